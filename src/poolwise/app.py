@@ -1,0 +1,312 @@
+"""The composition root: the only room that sees the config object. From here on all is typed settings.
+
+Nothing heavy is imported before a job starts, so that `--help` and mistakes are quick.
+"""
+
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from poolwise import settings as types
+from poolwise.settings import UserError, problems_with, unknown_key
+
+log = logging.getLogger(__name__)
+
+Plain = dict[str, Any]
+Kind = TypeVar("Kind")
+
+
+@dataclass
+class CommonSchema:
+    """Keys of both stages. What a group holds depends on its choice, and is checked by `checked`."""
+
+    stage: str = MISSING
+    seed: int = MISSING
+    runs_dir: str = MISSING
+    cache_dir: str = MISSING
+    workers: int = MISSING
+    data: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+
+
+@dataclass
+class MLMSchema(CommonSchema):
+    """Keys of stage 1."""
+
+    pretraining: dict[str, Any] = MISSING
+    objective: dict[str, Any] = MISSING
+
+
+@dataclass
+class SentimentSchema(CommonSchema):
+    """Keys of stage 2."""
+
+    repr: dict[str, Any] = MISSING
+    protocol: dict[str, Any] = MISSING
+    encoder: str = MISSING
+    stage1: dict[str, Any] = MISSING
+
+
+SCHEMAS: dict[str, type[CommonSchema]] = {"mlm": MLMSchema, "sentiment": SentimentSchema}
+
+
+def register_schemas() -> None:
+    """Put the schemas where `conf/stage/*.yaml` look for them."""
+    for stage, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
+
+
+def conf_dir() -> str:
+    """The folder of the config: the checkout's, or the one inside an installed package."""
+    here = Path(__file__).resolve().parent
+    checkout = here.parents[1] / "conf"
+    return str(checkout if checkout.is_dir() else here / "conf")
+
+
+def main() -> None:
+    """Compose the config from the command line, and train."""
+    try:
+        sys.argv[1:] = prepared(sys.argv[1:])
+    except UserError as error:
+        leave(error)
+    register_schemas()
+    hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(run_job)()
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
+
+    Raises:
+        UserError: more than one stage is asked for: the two have settings and seeds of their own.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "stage" and "," in value:
+            raise UserError(f"{argument}: one stage at a time; run stage=mlm first, then stage=sentiment")
+        if key == "model" and _is_place(value):
+            name = Path(value).name
+            found += ["model=pretrained", f"model.path='{value}'", f"model.name='{name}'"]
+        else:
+            found.append(argument)
+    return found
+
+
+def _is_place(model: str) -> bool:
+    """Whether a model is given by folder or hub name: by a path, and not by choices of the group."""
+    choices = {file.stem for file in Path(conf_dir(), "model").glob("*.yaml")}
+    return "," not in model and model not in choices and ("/" in model or Path(model).is_dir())
+
+
+def run_job(cfg: DictConfig) -> None:
+    """Do one job; a mistake of the person is one message and exit code 2, which also ends a sweep."""
+    try:
+        settings = typed_settings(cfg)
+        quieten()
+        from poolwise.jobs import MLMJob, SentimentJob
+        from poolwise.stages.loop import run
+
+        run(MLMJob(settings) if isinstance(settings, types.MLMSettings) else SentimentJob(settings))
+    except UserError as error:
+        leave(error)
+
+
+def leave(error: UserError) -> None:
+    """Show the message and end the program."""
+    print(f"poolwise: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def quieten() -> None:
+    """Have libraries report what a person can act on, and no more."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def typed_settings(cfg: DictConfig) -> types.MLMSettings | types.SentimentSettings:
+    """Check the composed config as a whole and turn it into typed settings.
+
+    Raises:
+        UserError: all problems found, each with key, value and what is allowed.
+    """
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config is incomplete: {error}") from error
+    assert isinstance(config, dict)
+    plain: Plain = {str(key): value for key, value in config.items() if key != "experiment"}
+    problems = problems_in(plain)
+    if problems:
+        raise UserError("\n  ".join(["the config has mistakes:", *problems]))
+    return _mlm(plain) if plain["stage"] == "mlm" else _sentiment(plain)
+
+
+def problems_in(config: Plain) -> list[str]:
+    """All that is wrong with a composed config, one line each."""
+    schema = SCHEMAS[config["stage"]]
+    allowed = [field.name for field in fields(schema)]
+    found = [unknown_key(key, allowed) for key in config if key not in allowed]
+    common = {"seed": types.Seed, "workers": types.NonNegativeCount}
+    for key, hint in common.items():
+        found += types.problems_with_value(hint, config[key], key)
+    found += problems_in_group(config["data"], "source", types.DATA_SOURCES, "data.")
+    found += problems_in_group(config["model"], "source", types.MODEL_SOURCES, "model.")
+    found += problems_in_group(config["logger"], "name", types.LOGGERS, "logger.")
+    found += problems_in_trainer(config["trainer"])
+    if config["stage"] == "mlm":
+        found += problems_with(types.Pretraining, config["pretraining"], "pretraining.")
+        found += problems_in_objective(config["objective"], "objective.")
+    else:
+        found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
+        found += problems_in_representation(config["repr"])
+        found += problems_in_stage1(config["stage1"])
+    return found
+
+
+def problems_in_group(
+    group: Plain, chooser: str, kinds: Mapping[str, type], where: str
+) -> list[str]:
+    """Check a group whose key `chooser` names the class that takes its values."""
+    choice = group.get(chooser)
+    if choice not in kinds:
+        return [f"{where}{chooser}={choice!r}: must be one of {', '.join(kinds)}"]
+    return problems_with(kinds[choice], group, where)
+
+
+def problems_in_objective(objective: Plain, where: str) -> list[str]:
+    """Check an objective against the keyword-only arguments of its class."""
+    from poolwise.objectives import OBJECTIVES
+
+    return _problems_in_class(objective, OBJECTIVES, where)
+
+
+def problems_in_representation(representation: Plain) -> list[str]:
+    """Check a representation against the keyword-only arguments of its class."""
+    from poolwise.representations import REPRESENTATIONS
+
+    return _problems_in_class(representation, REPRESENTATIONS, "repr.")
+
+
+def _problems_in_class(group: Plain, kinds: Mapping[str, type], where: str) -> list[str]:
+    name = group.get("name")
+    if name not in kinds:
+        return [f"{where}name={name!r}: must be one of {', '.join(kinds)}"]
+    return problems_with(kinds[name], {k: v for k, v in group.items() if k != "name"}, where)
+
+
+def problems_in_stage1(stage1: Plain) -> list[str]:
+    """Check stage 2's subtree `stage1`: the settings of stage 1, its objective and its seed."""
+    pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
+    return [
+        *problems_with(types.Pretraining, pretraining, "stage1."),
+        *problems_in_objective(stage1["objective"], "stage1.objective."),
+        *types.problems_with_value(types.Seed, stage1["seed"], "stage1.seed"),
+    ]
+
+
+def problems_in_trainer(trainer: Plain) -> list[str]:
+    """Check `trainer.*` against the signature of `lightning.Trainer`."""
+    import lightning
+
+    from poolwise.stages.loop import OWN_TRAINER_ARGUMENTS
+
+    allowed = set(inspect.signature(lightning.Trainer).parameters) - set(OWN_TRAINER_ARGUMENTS)
+    return [
+        f"trainer.{key} is set by poolwise itself, from settings of its own"
+        if key in OWN_TRAINER_ARGUMENTS
+        else unknown_key(f"trainer.{key}", [f"trainer.{name}" for name in sorted(allowed)])
+        for key in trainer
+        if key not in allowed
+    ]
+
+
+def _mlm(config: Plain) -> types.MLMSettings:
+    return types.MLMSettings(
+        **_common(config),
+        pretraining=built(types.Pretraining, config["pretraining"]),
+        objective=config["objective"],
+    )
+
+
+def _sentiment(config: Plain) -> types.SentimentSettings:
+    stage1 = config["stage1"]
+    pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
+    return types.SentimentSettings(
+        **_common(config),
+        representation=config["repr"]["name"],
+        protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
+        encoder=config["encoder"],
+        stage1=types.Stage1Choice(
+            built(types.Pretraining, pretraining), stage1["objective"], stage1["seed"]
+        ),
+        stage1_command=stage1_command(
+            HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        ),
+    )
+
+
+def _common(config: Plain) -> Plain:
+    data, model, logger = config["data"], config["model"], config["logger"]
+    return {
+        "seed": config["seed"],
+        "runs_dir": Path(config["runs_dir"]),
+        "cache_dir": Path(config["cache_dir"]),
+        "workers": config["workers"],
+        "data": built(types.DATA_SOURCES[data["source"]], data),
+        "model": built(types.MODEL_SOURCES[model["source"]], model),
+        "logger": built(types.LOGGERS[logger["name"]], logger),
+        "trainer": config["trainer"],
+        "config": config,
+    }
+
+
+def built(kind: type[Kind], values: Plain) -> Kind:
+    """A dataclass from plain, checked values; nested dataclasses too, lists become tuples."""
+    hints = get_type_hints(kind)
+    arguments = {
+        key: built(hints[key], value)
+        if is_dataclass(hints[key])
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for key, value in values.items()
+    }
+    return kind(**arguments)
+
+
+def stage1_command(overrides: Sequence[str]) -> str:
+    """The command that makes the encoder which a stage-2 command line asks for."""
+    kept = []
+    for override in overrides:
+        key, value = override.split("=", 1)
+        name = key.lstrip("+")
+        if name == "objective@stage1.objective":
+            kept.append(f"objective={value}")
+        elif name == "stage1.seed" or name.startswith("stage1.objective."):
+            kept.append(f"{name.removeprefix('stage1.')}={value}")
+        elif name.startswith("stage1."):
+            kept.append(f"pretraining.{name.removeprefix('stage1.')}={value}")
+        elif re.match(r"(data|model|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b", name):
+            kept.append(override)
+    return " ".join(["python train.py stage=mlm", *kept])

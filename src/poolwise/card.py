@@ -1,0 +1,52 @@
+"""The short model card that lies in each export."""
+
+from typing import Any
+
+from poolwise.runs import RunIdentity
+
+POOLER_IN_WORDS = {
+    "trained": "was trained in this run",
+    "random": "was drawn at random, and no loss trained it",
+    "stale": "comes from the starting checkpoint; the encoder moved under it and no loss trained it",
+    "as released": "comes from the starting checkpoint, under an encoder that did not move",
+}
+
+
+def model_card(
+    identity: RunIdentity, provenance: dict[str, Any], metrics: dict[str, float]
+) -> str:
+    """Markdown: what was trained on what, the state of the pooler, dev figures, how to load it."""
+    settings = identity.flat
+    rows = "\n".join(
+        f"| {name} | {part['origin']} | {', '.join(part['losses']) or 'none'} "
+        f"| {part['mean_gradient_norm']:.3g} | {part['distance_moved']:.3g} |"
+        for name, part in provenance["parts"].items()
+    )
+    figures = "\n".join(
+        f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/")
+    )
+    return f"""---
+library_name: transformers
+tags: [poolwise, fill-mask, feature-extraction]
+---
+# {identity.name}
+
+`{settings["model"]}` after masked language modelling on `{settings["data"]}` with the pooler objective
+`{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER")  # no missing key: the pooler is in the file
+vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
+```
+
+| part | weights came from | losses that reached it | mean gradient norm | distance moved (L2) |
+|---|---|---|---|---|
+{rows}
+
+| dev figure | value |
+|---|---|
+{figures}
+"""

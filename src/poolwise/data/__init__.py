@@ -1,0 +1,1 @@
+"""From sources to batches: texts, tokens, masks, length-grouped batches."""

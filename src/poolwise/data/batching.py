@@ -1,0 +1,158 @@
+"""Batches of texts of like length, padded to the longest text of the batch.
+
+Shapes: B texts, T tokens, N examples.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from poolwise.data.masking import mask_batch
+from poolwise.data.tokens import TokenisedTexts
+from poolwise.settings import Masking
+
+BATCHES_PER_POOL = 50
+"""Texts are sorted by length within pools of this many batches: little padding, and a fresh mix each epoch."""
+
+DEV_MASK_SEED = 0
+"""Dev masks are the same in every epoch and for every seed and objective, so that dev losses compare."""
+
+Batch = Mapping[str, Tensor | int]
+Request = tuple[int, int]
+"""(epoch, example): the epoch travels with the request, so that a loader's workers never lag behind it."""
+
+
+class LengthGroupedBatches(Sampler[list[Request]]):
+    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch)."""
+
+    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to come, counted from 0; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        batches: list[ndarray] = []
+        for pool in _chunks(order, self.batch_size * BATCHES_PER_POOL):
+            by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += _chunks(by_length, self.batch_size)
+        for number in random.permutation(len(batches)):
+            yield [(self.epoch, int(example)) for example in batches[number]]
+
+
+class SortedBatches(Sampler[list[Request]]):
+    """Batches for evaluation: sorted by length, the same each time, epoch 0."""
+
+    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int) -> None:
+        self.batches = _chunks(np.argsort(lengths, kind="stable"), batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for batch in self.batches:
+            yield [(0, int(example)) for example in batch]
+
+
+def _chunks(values: ndarray, size: int) -> list[ndarray]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+class LabelledBatches(Dataset[Batch]):
+    """Stage 2's batches: `input_ids`, `attention_mask` (B, T); `labels`, `examples` (B,); `tokens`, a count."""
+
+    def __init__(self, texts: TokenisedTexts) -> None:
+        self.texts = texts
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        examples = np.array([example for _, example in requests])
+        token_ids, present = self.texts.padded(examples)
+        return {
+            "input_ids": torch.from_numpy(token_ids),
+            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "labels": torch.from_numpy(self.texts.labels[examples]),
+            "examples": torch.from_numpy(examples),
+            "tokens": int(present.sum()),
+        }
+
+
+class MaskedBatches(Dataset[Batch]):
+    """Stage 1's batches: `input_ids` masked, `labels`, `original_ids`, `attention_mask` (B, T); `tokens`."""
+
+    def __init__(
+        self,
+        texts: TokenisedTexts,
+        tokenizer: PreTrainedTokenizerBase,
+        masking: Masking,
+        seed: int,
+    ) -> None:
+        self.texts = texts
+        self.masking = masking
+        self.seed = seed
+        self.mask_id = int(tokenizer.mask_token_id)
+        self.is_special = np.zeros(len(tokenizer), dtype=bool)
+        self.is_special[tokenizer.all_special_ids] = True
+        self.replacement_ids = np.flatnonzero(~self.is_special)
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        examples = np.array([example for _, example in requests])
+        token_ids, present = self.texts.padded(examples)
+        input_ids, labels = mask_batch(
+            token_ids,
+            self.maskable(token_ids, present),
+            examples,
+            self.masking,
+            mask_id=self.mask_id,
+            replacement_ids=self.replacement_ids,
+            seed=self.seed,
+            epoch=requests[0][0],
+        )
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "labels": torch.from_numpy(labels),
+            "original_ids": torch.from_numpy(token_ids),
+            "tokens": int(present.sum()),
+        }
+
+    def maskable(
+        self, token_ids: Int64[ndarray, "B T"], present: Bool[ndarray, "B T"]
+    ) -> Bool[ndarray, "B T"]:
+        """Where a mask may fall: on tokens that are neither special nor padding."""
+        maskable: ndarray = present & ~self.is_special[token_ids]
+        return maskable
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """The collate function: a data set above returns whole batches already."""
+    return batch
+
+
+def loader(
+    batches: Dataset[Batch], sampler: Sampler[list[Request]], workers: int
+) -> DataLoader[Batch]:
+    """A loader over whole batches; `workers` changes speed only."""
+    return DataLoader(
+        batches,
+        batch_sampler=sampler,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
+        generator=torch.Generator().manual_seed(0),
+    )

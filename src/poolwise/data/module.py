@@ -1,0 +1,86 @@
+"""The LightningDataModule of both stages."""
+
+from collections.abc import Mapping
+
+import lightning
+from torch.utils.data import DataLoader, Dataset
+
+from poolwise.data.batching import (
+    DEV_MASK_SEED,
+    Batch,
+    LabelledBatches,
+    LengthGroupedBatches,
+    MaskedBatches,
+    SortedBatches,
+    loader,
+)
+from poolwise.data.tokens import TokenisedTexts
+from poolwise.settings import Masking
+from transformers import PreTrainedTokenizerBase
+
+
+class TextDataModule(lightning.LightningDataModule):
+    """Loaders over `train`, `dev` and, in stage 2, `test`."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, TokenisedTexts],
+        batches: Mapping[str, Dataset[Batch]],
+        batch_size: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        """Args:
+        texts: the tokenised texts of each split.
+        batches: what makes batches of them.
+        batch_size: texts a batch.
+        seed: of the order of training examples.
+        workers: loader processes; changes speed only.
+        """
+        super().__init__()
+        self.texts = texts
+        self.batches = batches
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Length-grouped batches in a new order each epoch."""
+        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed)
+        return loader(self.batches["train"], sampler, self.workers)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The dev split, always in the same order."""
+        return self._in_order("dev")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split, always in the same order."""
+        return self._in_order("test")
+
+    def _in_order(self, split: str) -> DataLoader[Batch]:
+        sampler = SortedBatches(self.texts[split].lengths, self.batch_size)
+        return loader(self.batches[split], sampler, self.workers)
+
+
+def masked_data(
+    texts: Mapping[str, TokenisedTexts],
+    tokenizer: PreTrainedTokenizerBase,
+    masking: Masking,
+    batch_size: int,
+    seed: int,
+    workers: int,
+) -> TextDataModule:
+    """Stage 1's data: masks change with each epoch in train, and never in dev."""
+    seeds = {"train": seed, "dev": DEV_MASK_SEED}
+    batches = {
+        split: MaskedBatches(texts[split], tokenizer, masking, seeds[split]) for split in texts
+    }
+    return TextDataModule(texts, batches, batch_size, seed, workers)
+
+
+def labelled_data(
+    texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int
+) -> TextDataModule:
+    """Stage 2's data."""
+    batches = {split: LabelledBatches(texts[split]) for split in texts}
+    return TextDataModule(texts, batches, batch_size, seed, workers)

@@ -1,0 +1,385 @@
+"""Load, check and export a BERT encoder with its pooler and its MLM head.
+
+Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrainedModel
+from transformers.utils import ModelOutput, cached_file, can_return_tuple
+
+from poolwise.settings import PretrainedModel, ScratchModel, UserError
+
+log = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100
+"""Label of a position that no loss reads (the default `ignore_index` of torch's cross entropy)."""
+
+WEIGHTS_FILE = "model.safetensors"
+PROVENANCE_FILE = "provenance.json"
+POOLER_KEYS = {"pooler.dense.weight", "pooler.dense.bias"}
+UNREAD_KEYS = re.compile(r"^(cls|classifier|dropout)\.|position_ids$")
+"""What stage 2 leaves aside in a checkpoint: heads of other tasks, and buffers of old releases."""
+
+
+@dataclass
+class MaskedLMWithPoolerOutput(ModelOutput):
+    """What `BertForMaskedLMWithPooler` returns.
+
+    Attributes:
+        loss: cross entropy in nats, mean over masked positions; None without labels.
+        logits: (B, T, V), or (M, V) with `masked_only=True`.
+        pooler_output: (B, H), each unit in [-1, 1].
+        last_hidden_state: (B, T, H).
+        hidden_states: embeddings and each layer, (B, T, H) each, on request (`output_hidden_states=True`).
+        attentions: on request (`output_attentions=True`, eager attention).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    pooler_output: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BertForMaskedLMWithPooler(BertPreTrainedModel):  # type: ignore[misc]
+    """BERT with an MLM head and the pooler `tanh(Linear(h_cls))`, stored where `BertModel` looks for it.
+
+    One encoder pass gives token states, MLM logits and the pooler's output. The MLM loss alone never
+    reaches the pooler: add a loss on `pooler_output` to train it (see `poolwise.objectives`).
+
+    Attributes:
+        pooler_origin: where the pooler's weights came from, in words.
+        loading_info: missing and unexpected keys of the checkpoint; empty for a model from a config.
+    """
+
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=True)
+        self.cls = BertOnlyMLMHead(config)
+        self.pooler_origin = "fresh: model built from a config"
+        self.loading_info: dict[str, set[str]] = {}
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *args: Any,
+        pooler_init: Literal["keep", "fresh"] = "keep",
+        **kwargs: Any,
+    ) -> Any:
+        """Load any BERT checkpoint or hub name, whatever heads it has.
+
+        An MLM head that is missing is drawn fresh and tied to the embeddings. The pooler is kept unless it is
+        missing or was never trained (its bias is exactly zero, as initialisation leaves it); then, or with
+        `pooler_init="fresh"`, it is drawn from torch's global generator. Each case is logged. Other arguments
+        go to `transformers.PreTrainedModel.from_pretrained`, and its return value is passed on.
+
+        Raises:
+            ValueError: `pooler_init` is neither `keep` nor `fresh`.
+        """
+        if pooler_init not in ("keep", "fresh"):
+            raise ValueError(f"pooler_init={pooler_init!r}: must be keep or fresh")
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        model.loading_info = {key: set(info[key]) for key in ("missing_keys", "unexpected_keys")}
+        model._settle_pooler(pooler_init)
+        if any(key.startswith("cls.") for key in info["missing_keys"]):
+            log.warning(
+                "%s has no MLM head: drew a fresh one, tied to its embeddings",
+                pretrained_model_name_or_path,
+            )
+        return (model, info) if wants_info else model
+
+    def _settle_pooler(self, pooler_init: str) -> None:
+        missing = any(key.startswith("bert.pooler.") for key in self.loading_info["missing_keys"])
+        if pooler_init == "fresh":
+            self.pooler_origin = "fresh: asked for"
+        elif missing:
+            self.pooler_origin = "fresh: the checkpoint has none"
+        elif never_trained(self.bert.pooler):
+            self.pooler_origin = "fresh: the checkpoint's was never trained (its bias is all zero)"
+        else:
+            self.pooler_origin = "kept"
+        if self.pooler_origin != "kept":
+            draw_dense(self.bert.pooler.dense, self.config.initializer_range)
+        log.log(
+            logging.INFO if self.pooler_origin == "kept" else logging.WARNING,
+            "pooler %s",
+            self.pooler_origin,
+        )
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The layer from hidden states to vocabulary logits, tied to the input embeddings."""
+        decoder: nn.Module = self.cls.predictions.decoder
+        return decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Put another output layer in place (transformers calls this when the vocabulary is resized)."""
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Int[Tensor, "B T"] | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Float[Tensor, "B T H"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        masked_only: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMWithPoolerOutput:
+        """One encoder pass; the loss when `labels` are given.
+
+        Args:
+            input_ids: (B, T) token ids, or `inputs_embeds` (B, T, H) in their place.
+            attention_mask: (B, T), 1 at tokens and 0 at padding; or 4-D as `BertModel` takes it.
+            token_type_ids: (B, T), zeros if not given.
+            position_ids: (1, T) or (B, T), 0 to T-1 if not given.
+            inputs_embeds: (B, T, H) in place of `input_ids`.
+            labels: (B, T) token ids at masked positions, -100 elsewhere.
+            masked_only: form logits (M, V) at the labelled positions only; the loss is the same.
+            num_items_in_batch: what the summed loss is divided by, if not the number of labelled positions
+                (`transformers.Trainer` gives the count over accumulated batches).
+
+        Returns:
+            The output; its loss is 0, not NaN, for a batch without a masked position.
+
+        Raises:
+            ValueError: `masked_only` without labels.
+        """
+        if masked_only and labels is None:
+            raise ValueError("masked_only=True needs labels: they say which positions are masked")
+        body = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        states = body.last_hidden_state
+        loss = None
+        if labels is None:
+            logits = self.cls(states)
+        else:
+            masked = labels != IGNORED_LABEL
+            logits = self.cls(states[masked] if masked_only else states)
+            loss = masked_lm_loss(
+                logits if masked_only else logits[masked], labels[masked], num_items_in_batch
+            )
+        return MaskedLMWithPoolerOutput(
+            loss=loss,
+            logits=logits,
+            pooler_output=body.pooler_output,
+            last_hidden_state=states,
+            hidden_states=body.hidden_states,
+            attentions=body.attentions,
+        )
+
+
+def masked_lm_loss(
+    logits: Float[Tensor, "M V"], targets: Int[Tensor, "M"], count: Tensor | int | None = None
+) -> Float[Tensor, ""]:
+    """Cross entropy in nats at M masked positions, divided by `count` (M if not given); 0 where M is 0."""
+    total = functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return total / (max(len(targets), 1) if count is None else count)
+
+
+def draw_dense(dense: nn.Linear, deviation: float) -> None:
+    """Initialise a dense layer as BERT does: normal weights (Devlin et al. 2019: deviation 0.02), zero bias."""
+    nn.init.normal_(dense.weight, std=deviation)
+    nn.init.zeros_(dense.bias)
+
+
+def never_trained(pooler: nn.Module) -> bool:
+    """Whether the pooler's bias is exactly zero: initialisation leaves it so, one step of training does not."""
+    return bool((pooler.dense.bias == 0).all())
+
+
+def build_from_scratch(
+    model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> BertForMaskedLMWithPooler:
+    """A BERT with random weights drawn with `seed`; torch's global generator is left as it was."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.attention_heads,
+        intermediate_size=model.intermediate_size,
+        hidden_dropout_prob=model.dropout,
+        attention_probs_dropout_prob=model.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertForMaskedLMWithPooler(config).train()
+
+
+def load_for_pretraining(
+    path: str, pooler_init: Literal["keep", "fresh"], seed: int
+) -> BertForMaskedLMWithPooler:
+    """Load a checkpoint for stage 1 in train mode; what is fresh is drawn with `seed`.
+
+    Raises:
+        UserError: the folder or hub name holds no BERT in safetensors.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: BertForMaskedLMWithPooler = BertForMaskedLMWithPooler.from_pretrained(
+                path, pooler_init=pooler_init, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"model={path}: no BERT encoder could be loaded from it ({error})") from error
+    return model.train()
+
+
+def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel, str]:
+    """Load an encoder for stage 2 in train mode and check that what is in memory is what is on disk.
+
+    Args:
+        path: a folder or hub name.
+        seed: draws the pooler where the checkpoint has none.
+        pooler_required: refuse a checkpoint without a pooler.
+
+    Returns:
+        The encoder and the status of its pooler in words (see `pooler_status`).
+
+    Raises:
+        UserError: no BERT in safetensors there, or keys are missing or unexpected; both sides are listed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model, info = BertModel.from_pretrained(
+                path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"encoder={path}: no BERT encoder could be loaded from it ({error})") from error
+    missing = set(info["missing_keys"]) - (set() if pooler_required else POOLER_KEYS)
+    unexpected = {key for key in info["unexpected_keys"] if not UNREAD_KEYS.search(key)}
+    if missing or unexpected:
+        raise UserError(
+            f"encoder={path} does not fit a BERT encoder with its pooler.\n"
+            f"  missing: {', '.join(sorted(missing)) or 'none'}\n"
+            f"  unexpected: {', '.join(sorted(unexpected)) or 'none'}"
+        )
+    has_pooler = not POOLER_KEYS & set(info["missing_keys"])
+    if has_pooler:
+        check_pooler(model, weights_file(path))
+    return model.train(), pooler_status(path, model, has_pooler)
+
+
+def check_pooler(model: BertModel, file: Path) -> None:
+    """Raise an AssertionError unless the pooler in memory equals the one in the safetensors file."""
+    with safe_open(file, framework="pt") as tensors:
+        names = {name.removeprefix("bert."): name for name in tensors.keys()}  # noqa: SIM118
+        for key in POOLER_KEYS:
+            on_disk = tensors.get_tensor(names[key]).to(torch.float32)
+            if not torch.equal(model.get_parameter(key).detach().cpu(), on_disk):
+                raise AssertionError(f"{key} in memory differs from {file}")
+
+
+def pooler_status(path: str, model: BertModel, has_pooler: bool) -> str:
+    """The pooler in one or two words, for every table it appears in.
+
+    `trained`, `stale` or `random` as an export of stage 1 says in its provenance; else `random` where the
+    checkpoint has none, `never trained` where its bias is all zero, and `as released` otherwise.
+    """
+    if not has_pooler:
+        return "random"
+    provenance = Path(path) / PROVENANCE_FILE
+    if provenance.is_file():
+        return str(json.loads(provenance.read_text())["pooler_status"])
+    return "never trained" if never_trained(model.pooler) else "as released"
+
+
+def locate(model: PretrainedModel) -> str:
+    """The folder inside the installed package that carries the model, if there is one; else `model.path`."""
+    spec = importlib.util.find_spec(model.package) if model.package else None
+    if spec is not None and spec.origin is not None:
+        for config in sorted(Path(spec.origin).parent.rglob("config.json")):
+            if (config.parent / WEIGHTS_FILE).is_file():
+                return str(config.parent)
+    return model.path
+
+
+def weights_file(path: str) -> Path:
+    """The safetensors file of a folder or hub name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        file = cached_file(path, WEIGHTS_FILE)
+    except OSError as error:
+        raise UserError(f"{path} holds no {WEIGHTS_FILE} that could be read ({error})") from error
+    return Path(str(file))
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def export(
+    model: BertForMaskedLMWithPooler,
+    tokenizer: PreTrainedTokenizerBase,
+    provenance: dict[str, Any],
+    card: str,
+    folder: Path,
+) -> None:
+    """Write the checkpoint so that it appears whole or not at all, and check that `BertModel` finds it all.
+
+    The folder holds config, safetensors weights, tokenizer files, `provenance.json` and a model card. Its
+    `architectures` entry names a class that every transformers installation has.
+
+    Raises:
+        UserError: what was written does not load without a missing key, or the folder cannot be written.
+    """
+    draft = folder.with_name(folder.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        model.save_pretrained(draft)
+        config = json.loads((draft / "config.json").read_text())
+        config["architectures"] = ["BertForMaskedLM"]
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save_pretrained(draft)
+        (draft / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (draft / "README.md").write_text(card)
+        load_encoder(str(draft), seed=0, pooler_required=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except OSError as error:
+        raise UserError(f"the export could not be written to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

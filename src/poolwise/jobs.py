@@ -1,0 +1,368 @@
+"""Typed settings to jobs: what a run is called, what its numbers depend on, and which parts it is built of."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import lightning
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from poolwise import encoder
+from poolwise.card import model_card
+from poolwise.data.corpus import Corpus
+from poolwise.data.module import TextDataModule, labelled_data, masked_data
+from poolwise.data.sources import load_corpus
+from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.objectives import build_objective
+from poolwise.provenance import ProvenanceTracker
+from poolwise.representations import representation_class
+from poolwise.runs import RunIdentity, RunRecord, without_seeds
+from poolwise.settings import (
+    CommonSettings,
+    MLMSettings,
+    ScratchModel,
+    SentimentSettings,
+    Stage1Choice,
+    UserError,
+)
+from poolwise.stages.loop import Job, plain
+from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.sentiment import SELECTION_METRIC, Sentiment, SentimentClassifier
+from poolwise.stages.stage import Stage
+
+log = logging.getLogger(__name__)
+
+EXPORT_FOLDER = "export"
+SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "accelerator", "precision"}
+"""Left out of a run's key: they change no number, or enter it resolved (device class, precision)."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What an unadapted encoder is: tokenizer, place (None for random weights) and a hash of its content."""
+
+    tokenizer: PreTrainedTokenizerBase
+    path: str | None
+    fingerprint: str
+
+
+def starting_point(settings: CommonSettings) -> StartingPoint:
+    """The encoder that `model` names, before any adaptation."""
+    return _starting_point(settings.model, settings.data)
+
+
+@lru_cache(maxsize=4)
+def _starting_point(model: Any, data: Any) -> StartingPoint:
+    if isinstance(model, ScratchModel):
+        texts = load_corpus(data).text["train"]
+        tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
+        shape = {key: value for key, value in asdict(model).items() if "learning_rate" not in key}
+        return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True))
+    path = encoder.locate(model)
+    return StartingPoint(load_tokenizer(path), path, encoder.file_hash(encoder.weights_file(path)))
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no tokenizer could be loaded from it ({error})") from error
+    return tokenizer
+
+
+def platform(trainer: dict[str, Any]) -> dict[str, Any]:
+    """Device class and precision as Lightning resolves them, and trainer arguments that change numbers."""
+    resolved = lightning.Trainer(
+        accelerator=trainer["accelerator"],
+        devices=trainer["devices"],
+        precision=trainer["precision"],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return {
+        "device": resolved.strategy.root_device.type,
+        "precision": resolved.precision,
+        **{k: v for k, v in trainer.items() if k not in SPEED_ONLY_TRAINER_ARGUMENTS},
+    }
+
+
+def stage1_identity(
+    settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]
+) -> RunIdentity:
+    """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
+    start = starting_point(settings)
+    texts = load_corpus(settings.data).text
+    material: dict[str, Any] = {
+        "stage": "mlm",
+        "seed": choice.seed,
+        "weights": start.fingerprint,
+        "tokenizer": tokenizer_hash(start.tokenizer),
+        "text": {split: content_hash(rows) for split, rows in texts.items()},
+        "max_length": settings.data.max_length,
+        "pretraining": asdict(choice.pretraining),
+        "objective": choice.objective,
+        "platform": platform(trainer),
+    }
+    condition = f"{settings.data.name}-{settings.model.name}-{choice.objective['name']}"
+    return RunIdentity(
+        stage="mlm",
+        name=f"{condition}-seed{choice.seed}",
+        condition=condition,
+        material=material,
+        condition_material=without_seeds(material),
+        flat={
+            "data": settings.data.name,
+            "model": settings.model.name,
+            "objective": choice.objective["name"],
+            "seed": choice.seed,
+        },
+    )
+
+
+class MLMJob(Job):
+    """Stage 1: train encoder, MLM head and pooler on text, and export the last step."""
+
+    def __init__(self, settings: MLMSettings) -> None:
+        self.settings: MLMSettings = settings
+        choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
+        self.identity = stage1_identity(settings, choice, settings.trainer)
+        self.start = starting_point(settings)
+        self.optimisation = settings.pretraining.optimisation
+        self.epochs = settings.pretraining.epochs
+
+    def build(self) -> tuple[Stage, TextDataModule]:
+        """Model, objective and masked batches."""
+        settings, start = self.settings, self.start
+        if start.path is None:
+            assert isinstance(settings.model, ScratchModel)
+            model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
+        else:
+            model = encoder.load_for_pretraining(
+                start.path, settings.pretraining.pooler_init, settings.seed
+            )
+        source = None if start.path is None else f"{settings.model.name}, sha256 {start.fingerprint}"
+        stage = MaskedLanguageModelling(
+            model,
+            build_objective(settings.objective, start.tokenizer),
+            ProvenanceTracker(model, source, settings.seed),
+            self.optimisation,
+        )
+        data = masked_data(
+            tokenised(load_corpus(settings.data).text, start.tokenizer, settings),
+            start.tokenizer,
+            settings.pretraining.masking,
+            settings.pretraining.batch_size,
+            settings.seed,
+            settings.workers,
+        )
+        return stage, data
+
+    def conclude(
+        self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord
+    ) -> None:
+        """Export the model with its provenance."""
+        assert isinstance(stage, MaskedLanguageModelling)
+        provenance = {
+            **stage.provenance.summary(),
+            **self.identity.flat,
+            "key": self.identity.key,
+            "condition": self.identity.group,
+        }
+        record.results["provenance"] = provenance
+        folder = record.folder / EXPORT_FOLDER
+        card = model_card(self.identity, provenance, record.results["metrics"])
+        encoder.export(stage.model, self.start.tokenizer, provenance, card, folder)
+        log.info("pooler: %s. Export: %s", provenance["pooler_status"], folder)
+
+
+@dataclass(frozen=True)
+class ChosenEncoder:
+    """The encoder that a stage-2 run reads.
+
+    Attributes:
+        label: for names and tables: the objective, `base`, or the folder's name.
+        path: folder or hub name; None for random weights.
+        tokenizer: the encoder's own.
+        fingerprint: hash of the weights, or the shape of random ones.
+        condition: what the encoder is, seeds left out.
+        flat: settings by which tables group.
+    """
+
+    label: str
+    path: str | None
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    condition: str
+    flat: dict[str, Any]
+
+
+def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
+    """Follow `encoder=`: the export of stage 1, the unadapted encoder, or a folder.
+
+    Raises:
+        UserError: the stage-1 export is missing; the message holds the command that makes it.
+    """
+    if settings.encoder == "base":
+        start = starting_point(settings)
+        flat = {"encoder": "base", "objective": None, "stage1_seed": None}
+        return ChosenEncoder(
+            "base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat
+        )
+    if settings.encoder == "stage1":
+        # Stage 2's own `+trainer.KEY` are not stage 1's: such an encoder is named by its folder.
+        shared = {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
+        identity = stage1_identity(settings, settings.stage1, shared)
+        folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
+        if not folder.is_dir():
+            raise UserError(missing_stage1(settings, folder))
+        label, condition = settings.stage1.objective["name"], identity.group
+        flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
+    else:
+        folder = Path(settings.encoder)
+        label = condition = folder.name
+        flat = {"encoder": settings.encoder, "objective": None, "stage1_seed": None}
+    path = str(folder)
+    fingerprint = encoder.file_hash(encoder.weights_file(path))
+    return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition, flat)
+
+
+def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
+    """The message for a stage-1 export that is not there, with the command that makes it."""
+    return (
+        f"The stage-1 encoder is missing: {folder}\n"
+        f"  make it:                {settings.stage1_command}\n"
+        "  or use it unadapted:    encoder=base\n"
+        "  or name another folder: encoder=FOLDER"
+    )
+
+
+class SentimentJob(Job):
+    """Stage 2: train a classifier on one representation, keep the best epoch on dev, read test once."""
+
+    selection_metric = SELECTION_METRIC
+
+    def __init__(self, settings: SentimentSettings) -> None:
+        self.settings: SentimentSettings = settings
+        self.chosen = choose_encoder(settings)
+        self.optimisation = settings.protocol.optimisation
+        self.epochs = settings.protocol.epochs
+        self.corpus = labelled_corpus(settings)
+        self.identity = self._identity()
+        self.pooler_status = ""
+
+    def _identity(self) -> RunIdentity:
+        settings, chosen = self.settings, self.chosen
+        material = {
+            "stage": "sentiment",
+            "seed": settings.seed,
+            "weights": chosen.fingerprint,
+            "tokenizer": tokenizer_hash(chosen.tokenizer),
+            "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
+            "max_length": settings.data.max_length,
+            "representation": settings.representation,
+            "protocol": asdict(settings.protocol),
+            "platform": platform(settings.trainer),
+        }
+        condition = "-".join(
+            (
+                settings.data.name,
+                settings.model.name,
+                chosen.label,
+                settings.representation,
+                settings.protocol.name,
+            )
+        )
+        stage1_seed = chosen.flat["stage1_seed"]
+        seeds = f"seed{settings.seed}" + ("" if stage1_seed is None else f"-stage1seed{stage1_seed}")
+        return RunIdentity(
+            stage="sentiment",
+            name=f"{condition}-{seeds}",
+            condition=condition,
+            material=material,
+            condition_material=without_seeds({**material, "weights": chosen.condition}),
+            flat={
+                "data": settings.data.name,
+                "model": settings.model.name,
+                **chosen.flat,
+                "repr": settings.representation,
+                "protocol": settings.protocol.name,
+                "seed": settings.seed,
+            },
+        )
+
+    def build(self) -> tuple[Stage, TextDataModule]:
+        """Classifier and labelled batches."""
+        settings, chosen = self.settings, self.chosen
+        kind = representation_class(settings.representation)
+        if chosen.path is None:
+            assert isinstance(settings.model, ScratchModel)
+            model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).bert
+            self.pooler_status = "random"
+        else:
+            model, self.pooler_status = encoder.load_encoder(
+                chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
+            )
+        classifier = SentimentClassifier(
+            model,
+            kind(model.config.hidden_size, model.config.initializer_range),
+            len(self.corpus.label_names),
+            settings.protocol.dropout,
+        )
+        data = labelled_data(
+            tokenised(self.corpus.labelled, chosen.tokenizer, settings),
+            settings.protocol.batch_size,
+            settings.seed,
+            settings.workers,
+        )
+        return Sentiment(classifier, self.optimisation), data
+
+    def conclude(
+        self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord
+    ) -> None:
+        """Evaluate the best checkpoint on dev and, once, on test; keep every prediction."""
+        assert isinstance(stage, Sentiment)
+        best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+        trainer.validate(stage, data, ckpt_path=best, verbose=False, weights_only=True)
+        dev = plain(trainer.callback_metrics)
+        trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
+        record.results["metrics"] = {**dev, **plain(trainer.callback_metrics)}
+        record.results["representation"] = {
+            "name": self.settings.representation,
+            "formula": stage.classifier.representation.formula,
+        }
+        record.results["pooler_status"] = self.pooler_status
+        record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
+        record.results["label_names"] = list(self.corpus.label_names)
+        record.write_predictions(stage.predictions)
+
+
+def labelled_corpus(settings: SentimentSettings) -> Corpus:
+    """The corpus, if it has labels.
+
+    Raises:
+        UserError: it has none.
+    """
+    corpus = load_corpus(settings.data)
+    if not corpus.labelled:
+        raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
+    return corpus
+
+
+def tokenised(
+    splits: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: CommonSettings
+) -> dict[str, TokenisedTexts]:
+    """The splits as token ids, by way of the cache."""
+    return {
+        split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens")
+        for split, rows in splits.items()
+    }

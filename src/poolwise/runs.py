@@ -1,0 +1,213 @@
+"""Run keys and run records: what a run was, in files that need no account and no network."""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import subprocess
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pandas
+import torch
+from torch import Tensor
+
+NUMERICS_VERSION = 1
+"""Raised by hand when the code's numbers change for the same settings; part of every run key."""
+
+RECORD_FILE = "record.json"
+METRICS_FILE = "metrics.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
+RECORDED_LIBRARIES = (
+    "poolwise torch lightning transformers datasets tokenizers hydra-core torchmetrics wandb".split()
+)
+
+
+def hash_of(material: Any) -> str:
+    """SHA-256 in hex of plain data (dicts, lists, numbers, text), whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+
+
+def without_seeds(settings: Any) -> Any:
+    """Plain settings less every `seed`: what makes a condition."""
+    if isinstance(settings, Mapping):
+        return {k: without_seeds(v) for k, v in settings.items() if not k.endswith("seed")}
+    return settings
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, never sees half of it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is called and what tells it from others.
+
+    Attributes:
+        stage: `mlm` or `sentiment`.
+        name: readable, with the seed.
+        condition: the same without seeds.
+        material: plain data: all that changes the run's numbers.
+        condition_material: plain data: `material` less everything that seeds decide.
+        flat: settings at the top level by which tables and W&B group runs.
+    """
+
+    stage: str
+    name: str
+    condition: str
+    material: dict[str, Any]
+    condition_material: dict[str, Any]
+    flat: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Hash of the material and of the version of the code's numbers."""
+        return hash_of([NUMERICS_VERSION, self.material])
+
+    @property
+    def group(self) -> str:
+        """The condition's name and the first letters of its hash; runs that differ in seeds only share it."""
+        return f"{self.condition}-{hash_of([NUMERICS_VERSION, self.condition_material])[:8]}"
+
+    def folder(self, runs: Path) -> Path:
+        """Where the run lies: named readably, plus the key's first letters."""
+        return runs / self.stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name)}-{self.key[:8]}"
+
+
+@dataclass
+class RunRecord:
+    """The record of one run, a context manager around its work.
+
+    On entry the record says `running`, on exit `finished`, or `failed` with the error; the exception goes on.
+
+    Attributes:
+        identity: what the run is.
+        folder: where its files lie.
+        config: the resolved config as plain data.
+        results: filled while it runs: metrics, throughput, provenance and so on.
+    """
+
+    identity: RunIdentity
+    folder: Path
+    config: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
+    _started: float = 0.0
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / METRICS_FILE).write_text("")
+        self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._started = time.perf_counter()
+        forget_peak_memory()
+        self._write("running")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.results["wall_seconds"] = round(time.perf_counter() - self._started, 2)
+        self.results["peak_memory_mib"] = peak_memory_mib()
+        if error is not None:
+            self.results["error"] = f"{type(error).__name__}: {error}"
+            self.results["traceback"] = traceback.format_exception(error)
+        self._write("finished" if error is None else "failed")
+
+    def _write(self, status: str) -> None:
+        identity = self.identity
+        record = {
+            "key": identity.key,
+            "status": status,
+            "stage": identity.stage,
+            "name": identity.name,
+            "condition": identity.group,
+            **identity.flat,
+            **self.results,
+            "config": self.config,
+            "material": identity.material,
+            "versions": {name: version(name) for name in RECORDED_LIBRARIES},
+            "git_commit": git_commit(),
+        }
+        write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+
+    def write_predictions(self, predictions: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example."""
+        frames = [
+            pandas.DataFrame(
+                {
+                    "split": split,
+                    "example": columns["examples"].numpy(),
+                    "label": columns["labels"].numpy(),
+                    "logits": list(columns["logits"].numpy()),
+                }
+            )
+            for split, columns in predictions.items()
+        ]
+        draft = self.folder / (PREDICTIONS_FILE + ".draft")
+        pandas.concat(frames).to_parquet(draft, index=False)
+        draft.replace(self.folder / PREDICTIONS_FILE)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder; None where there is none."""
+    file = folder / RECORD_FILE
+    record: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return record
+
+
+def finished(identity: RunIdentity, runs: Path) -> bool:
+    """Whether this very run has been done."""
+    record = read_record(identity.folder(runs))
+    return record is not None and record["key"] == identity.key and record["status"] == "finished"
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code lies in, with `+changes` if it was edited; None outside git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    with suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    return None
+
+
+def forget_peak_memory() -> None:
+    """Start measuring peak memory anew: the jobs of a sweep share a process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> dict[str, float]:
+    """Peak memory in MiB since `forget_peak_memory`: the process's resident set, and the GPU's if there is one.
+
+    Where the system cannot forget a peak (other than Linux), the figure is the process's own.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        resident = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+    except (OSError, IndexError):
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peaks = {"resident": round(resident, 1)}
+    if torch.cuda.is_available():
+        peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peaks

@@ -1,0 +1,339 @@
+"""The typed settings that a person writes, and the check of their values.
+
+Ranges and choices are part of the type (`Annotated`, `Literal`), so one function checks dataclasses and the
+keyword arguments of objectives and representations alike. This module imports no torch: `--help` stays quick.
+"""
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend: shown as one message, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The range of a number. `above` and `below` are exclusive, `at_least` and `at_most` inclusive."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether `value` lies in the range."""
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        words = {
+            "above": self.above,
+            "at least": self.at_least,
+            "below": self.below,
+            "at most": self.at_most,
+        }
+        return " and ".join(
+            f"{word} {limit:g}" for word, limit in words.items() if limit is not None
+        )
+
+
+Count = Annotated[int, Bounds(at_least=1)]
+NonNegativeCount = Annotated[int, Bounds(at_least=0)]
+Seed = Annotated[int, Bounds(at_least=0, below=2**32)]
+Positive = Annotated[float, Bounds(above=0)]
+NonNegative = Annotated[float, Bounds(at_least=0)]
+Share = Annotated[float, Bounds(at_least=0, at_most=1)]
+OpenShare = Annotated[float, Bounds(above=0, below=1)]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with linear warm-up and linear decay (Devlin et al. 2019, appendix A.2)."""
+
+    learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_share: Share
+    """Share of all optimiser steps in which the learning rate climbs from 0."""
+    gradient_clip_norm: Positive
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which word pieces a masked language model must predict, and what stands in their place."""
+
+    mask_probability: OpenShare
+    mask_token_share: Share
+    random_token_share: Share
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How stage 1 trains: `pretraining.*` in stage 1, `stage1.*` in stage 2."""
+
+    epochs: Count
+    batch_size: Count
+    masking: Masking
+    optimisation: Optimisation
+    pooler_init: Literal["keep", "fresh"]
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Stage 2 in which encoder, representation and head are all trained."""
+
+    name: Literal["finetune"]
+    epochs: Count
+    batch_size: Count
+    dropout: Annotated[float, Bounds(at_least=0, below=1)]
+    optimisation: Optimisation
+
+
+@dataclass(frozen=True)
+class ScratchModel:
+    """A BERT with random weights and a WordPiece vocabulary trained on the stage-1 text."""
+
+    source: Literal["scratch"]
+    name: str
+    vocabulary_size: Annotated[int, Bounds(at_least=100)]
+    hidden_size: Count
+    layers: Count
+    attention_heads: Count
+    intermediate_size: Count
+    dropout: Annotated[float, Bounds(at_least=0, below=1)]
+    mlm_learning_rate: Positive
+    finetune_learning_rate: Positive
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A BERT folder or hub name; `package` is an installed Python package that carries the same model."""
+
+    source: Literal["pretrained"]
+    name: str
+    path: str
+    package: str | None
+    mlm_learning_rate: Positive
+    """What suits this encoder; `pretraining` and `protocol` refer to it unless they are given a rate."""
+    finetune_learning_rate: Positive
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """The generated reviews of `poolwise.data.demo`: sizes are numbers of reviews."""
+
+    source: Literal["demo"]
+    name: str
+    text: Count
+    text_dev: Count
+    train: Count
+    dev: Count
+    test: Count
+    seed: Seed
+    label_noise: Annotated[float, Bounds(at_least=0, below=0.5)]
+    max_length: Annotated[int, Bounds(at_least=4)]
+
+
+@dataclass(frozen=True)
+class FilesData:
+    """A person's own files: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2."""
+
+    source: Literal["files"]
+    name: str
+    text: str | None
+    text_dev: str | None
+    train: str | None
+    dev: str | None
+    test: str | None
+    text_column: str
+    label_column: str
+    text_dev_share: OpenShare
+    """Share of `text` held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
+    max_length: Annotated[int, Bounds(at_least=4)]
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the Hugging Face hub; `dev` may be null: then `dev_share` of train is held out."""
+
+    source: Literal["hub"]
+    name: str
+    path: str
+    configuration: str | None
+    text: tuple[str, ...]
+    """Splits whose texts stage 1 reads; what is held out of train as dev is left out of them."""
+    train: str
+    dev: str | None
+    test: str
+    dev_share: OpenShare
+    text_column: str
+    label_column: str
+    max_length: Annotated[int, Bounds(at_least=4)]
+
+
+@dataclass(frozen=True)
+class WandbLogging:
+    """Weights & Biases, beside the run's own record."""
+
+    name: Literal["wandb"]
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline"]
+    start_seconds: Count
+    """The longest that a W&B run may take to start before it is made offline."""
+
+
+@dataclass(frozen=True)
+class LocalLogging:
+    """Lightning's CSV or TensorBoard logger, in the run's folder."""
+
+    name: Literal["csv", "tensorboard"]
+
+
+@dataclass(frozen=True)
+class Stage1Choice:
+    """Which stage-1 run stage 2 reads."""
+
+    pretraining: Pretraining
+    objective: dict[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """What both stages need. `trainer` holds arguments of `lightning.Trainer`."""
+
+    seed: int
+    runs_dir: Path
+    cache_dir: Path
+    workers: int
+    data: "DataSettings"
+    model: "ModelSettings"
+    trainer: dict[str, Any]
+    logger: "LoggerSettings"
+    config: dict[str, Any]
+    """The resolved config as plain data, for the record."""
+
+
+@dataclass(frozen=True)
+class MLMSettings(CommonSettings):
+    """Stage 1."""
+
+    pretraining: Pretraining
+    objective: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SentimentSettings(CommonSettings):
+    """Stage 2. `encoder` is `stage1`, `base` or a folder."""
+
+    representation: str
+    protocol: Finetune
+    encoder: str
+    stage1: Stage1Choice
+    stage1_command: str
+    """The command that makes the stage-1 encoder, for the message that it is missing."""
+
+
+ModelSettings = ScratchModel | PretrainedModel
+DataSettings = DemoData | FilesData | HubData
+MODEL_SOURCES: dict[str, type[ModelSettings]] = {
+    "scratch": ScratchModel,
+    "pretrained": PretrainedModel,
+}
+DATA_SOURCES: dict[str, type[DataSettings]] = {
+    "demo": DemoData,
+    "files": FilesData,
+    "hub": HubData,
+}
+LoggerSettings = WandbLogging | LocalLogging
+LOGGERS: dict[str, type[LoggerSettings]] = {
+    "wandb": WandbLogging,
+    "csv": LocalLogging,
+    "tensorboard": LocalLogging,
+}
+PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
+
+
+def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str]:
+    """Say what is wrong with `values` as settings of `kind`: unknown or missing keys, types, ranges.
+
+    Settings are the fields of a dataclass (nested ones are followed), the keyword-only arguments of another class.
+    `where` is the prefix of the keys in the messages, such as `data.`.
+    """
+    if is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        allowed = [field.name for field in fields(kind)]
+    else:
+        hints = get_type_hints(kind.__init__, include_extras=True)
+        parameters = inspect.signature(kind).parameters.items()
+        allowed = [name for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    found = [unknown_key(where + key, [where + name for name in allowed]) for key in values if key not in allowed]
+    found += [f"{where}{name} is missing" for name in allowed if name not in values]
+    for name in allowed:
+        if name in values:
+            found += problems_with_value(hints[name], values[name], where + name)
+    return found
+
+
+def unknown_key(key: str, allowed: Iterable[str]) -> str:
+    """The message for a key that does not exist, with the nearest right spelling."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{key} is no setting here{hint}; allowed: {', '.join(allowed) or 'none'}"
+
+
+def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
+    """Say what is wrong with one value: its type, or its range."""
+    bounds: list[Bounds] = []
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        bounds = [extra for extra in extras if isinstance(extra, Bounds)]
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            return [f"{where}={value!r}: must be a group of settings"]
+        return problems_with(hint, value, where + ".")
+    if not _has_type(hint, value):
+        return [f"{where}={value!r}: must be {_type_in_words(hint)}"]
+    return [
+        f"{where}={value!r}: must be {bound}"
+        for bound in bounds
+        if value is not None and not bound.hold(value)
+    ]
+
+
+def _has_type(hint: Any, value: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_has_type(part, value) for part in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, list) and all(_has_type(get_args(hint)[0], v) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_in_words(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type_in_words(part) for part in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
+    if origin is tuple:
+        return f"a list, each item {_type_in_words(get_args(hint)[0])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return words.get(hint, "null")

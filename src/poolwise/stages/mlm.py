@@ -1,0 +1,94 @@
+"""Stage 1: masked language modelling with a pooler that is trained jointly.
+
+Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from poolwise.data.batching import Batch
+from poolwise.encoder import IGNORED_LABEL, BertForMaskedLMWithPooler, MaskedLMWithPoolerOutput
+from poolwise.objectives import Objective
+from poolwise.provenance import ProvenanceTracker
+from poolwise.settings import Optimisation
+from poolwise.stages.stage import Stage
+
+
+class MaskedLanguageModelling(Stage):
+    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective."""
+
+    def __init__(
+        self,
+        model: BertForMaskedLMWithPooler,
+        objective: Objective,
+        provenance: ProvenanceTracker,
+        optimisation: Optimisation,
+    ) -> None:
+        super().__init__(optimisation)
+        self.model = model
+        self.objective = objective
+        self.provenance = provenance
+        self.dev_metrics = nn.ModuleDict(
+            {name: MeanMetric() for name in ("mlm_loss", "masked_accuracy", "objective_loss")}
+        )
+
+    def trained_modules(self) -> Iterable[nn.Module]:
+        """The model, and what the objective may hold."""
+        return (self.model, self.objective)
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], MaskedLMWithPoolerOutput]:
+        """The MLM loss and the objective's, unweighted, from one encoder pass; and the model's output."""
+        output: MaskedLMWithPoolerOutput = self.model(
+            batch["input_ids"], batch["attention_mask"], labels=batch["labels"], masked_only=True
+        )
+        objective = self.objective(output.pooler_output, batch["original_ids"], self.model.cls)
+        return {"mlm": output.loss, self.objective.name: objective}, output
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """MLM loss + weight x objective loss."""
+        losses, output = self.losses(batch)
+        if self.global_step == 0 and batch_idx == 0:
+            self.provenance.probe(losses)
+        objective = losses[self.objective.name]
+        self.log_dict(
+            {
+                "train/mlm_loss": losses["mlm"].detach(),
+                "train/perplexity": losses["mlm"].detach().exp(),
+                "train/masked_accuracy": masked_accuracy(output.logits, batch["labels"]),
+                "train/objective_loss": objective.detach(),
+            }
+        )
+        return losses["mlm"] + self.objective.weight * objective
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
+        self.log("train/pooler_gradient_norm", self.provenance.note_gradients())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect dev losses: MLM weighted by masked positions, the objective by texts."""
+        losses, output = self.losses(batch)
+        masked = (batch["labels"] != IGNORED_LABEL).sum()
+        self.dev_metrics["mlm_loss"].update(losses["mlm"], masked)
+        self.dev_metrics["masked_accuracy"].update(
+            masked_accuracy(output.logits, batch["labels"]), masked
+        )
+        self.dev_metrics["objective_loss"].update(
+            losses[self.objective.name], len(batch["labels"])
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
+        values = {f"dev/{name}": metric.compute() for name, metric in self.dev_metrics.items()}
+        values["dev/perplexity"] = values["dev/mlm_loss"].exp()
+        self.log_dict(values)
+        for metric in self.dev_metrics.values():
+            metric.reset()
+
+
+def masked_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the M masked positions whose word piece has the highest of the (M, V) logits; 0 where M is 0."""
+    targets = labels[labels != IGNORED_LABEL]
+    return (logits.argmax(dim=-1) == targets).sum() / max(len(targets), 1)

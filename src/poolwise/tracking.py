@@ -1,0 +1,150 @@
+"""Loggers of a run: its own metrics file always, and W&B, CSV or TensorBoard beside it."""
+
+import json
+import logging
+import netrc
+import os
+import urllib.error
+import urllib.request
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from poolwise.runs import METRICS_FILE, RunRecord
+from poolwise.settings import LoggerSettings, WandbLogging
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5
+"""How long the W&B service may take to answer before a run starts offline."""
+
+
+class RecordLogger(Logger):
+    """Writes each logged step as one JSON line into the run's folder, and flushes it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.file = folder / METRICS_FILE
+
+    @property
+    def name(self) -> str:
+        """The logger's name."""
+        return "record"
+
+    @property
+    def version(self) -> str:
+        """One file a run."""
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line."""
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the record holds the config."""
+
+
+@contextmanager
+def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator[list[Logger]]:
+    """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by."""
+    own = RecordLogger(record.folder)
+    if settings.name == "csv":
+        yield [own, CSVLogger(record.folder, name=None, version="csv")]
+    elif settings.name == "tensorboard":
+        yield [own, TensorBoardLogger(record.folder, name=None, version="tensorboard")]
+    elif isinstance(settings, WandbLogging):
+        run = start_wandb(settings, record, runs)
+        record.results["wandb"] = {"id": run.id, "folder": run.dir, "url": run.url, "mode": run.settings.mode}
+        try:
+            yield [own, WandbLogger(experiment=run)]
+        except BaseException:
+            run.finish(exit_code=1)
+            raise
+        run.summary.update(record.results.get("metrics", {}))
+        run.finish()
+
+
+def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run:
+    """A new W&B run, online if somebody is logged in and the service answers, else offline; never a prompt."""
+    mode = wandb_mode(settings.mode)
+    try:
+        return _start_wandb(mode, settings, record, runs)
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        log.warning("W&B did not start online (%s); this run is offline", error)
+        wandb.teardown()
+        return _start_wandb("offline", settings, record, runs)
+
+
+def _start_wandb(
+    mode: str, settings: WandbLogging, record: RunRecord, runs: Path
+) -> wandb.Run:
+    identity = record.identity
+    return wandb.init(
+        project=settings.project,
+        entity=settings.entity,
+        name=identity.name,
+        group=identity.group,
+        job_type=identity.stage,
+        config={**identity.flat, "key": identity.key, "config": record.config},
+        dir=runs,
+        mode=mode,
+        # One run a job, also when the jobs of a sweep share a process.
+        reinit="finish_previous",
+        settings=wandb.Settings(
+            init_timeout=settings.start_seconds, silent=True, console="off", disable_git=True
+        ),
+    )
+
+
+def wandb_mode(wanted: str) -> str:
+    """`online` or `offline`: what is wanted, or for `auto` whether somebody is logged in and W&B answers."""
+    if wanted != "auto":
+        return wanted
+    chosen = os.environ.get("WANDB_MODE")
+    if chosen:
+        return "online" if chosen in ("online", "run", "shared") else "offline"
+    if not logged_in():
+        return "offline"
+    if not answers(_service()):
+        log.warning("W&B did not answer within %d s: runs are offline", ANSWER_SECONDS)
+        return "offline"
+    return "online"
+
+
+def logged_in() -> bool:
+    """Whether a W&B key can be found, in the environment or in a netrc file; asks nobody."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    hosts = {urlsplit(_service()).hostname, "api.wandb.ai"}
+    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        try:
+            found = netrc.netrc(path) if path else None
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if found and any(host and found.authenticators(host) for host in hosts):
+            return True
+    return False
+
+
+def _service() -> str:
+    return str(wandb.Settings().base_url)
+
+
+@cache
+def answers(url: str) -> bool:
+    """Whether a web server answers at `url` within `ANSWER_SECONDS`; asked once a process."""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
