@@ -5,9 +5,9 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 
 import inspect
 import logging
-import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from poolwise import machine
 from poolwise import settings as types
 from poolwise.settings import UserError, problems_with, unknown_key
 
@@ -79,6 +80,7 @@ def conf_dir() -> str:
 
 def main() -> None:
     """Compose the config from the command line, and train."""
+    machine.prepare()
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
@@ -133,7 +135,6 @@ def leave(error: UserError) -> None:
 
 def quieten() -> None:
     """Have libraries report what a person can act on, and no more."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
@@ -142,6 +143,10 @@ def quieten() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The run's folder holds its record before Lightning looks at it.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # Lightning 2.6 reads its own trees with a class that torch 2.13 renames; nothing is wrong.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
 
 
 def typed_settings(cfg: DictConfig) -> types.MLMSettings | types.SentimentSettings:

@@ -62,7 +62,13 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
         yield [own, TensorBoardLogger(record.folder, name=None, version="tensorboard")]
     elif isinstance(settings, WandbLogging):
         run = start_wandb(settings, record, runs)
-        record.results["wandb"] = {"id": run.id, "folder": run.dir, "url": run.url, "mode": run.settings.mode}
+        mode = run.settings.mode
+        record.results["wandb"] = {
+            "id": run.id,
+            "mode": mode,
+            "folder": str(Path(run.dir).parent),
+            "url": run.url if mode == "online" else None,
+        }
         try:
             yield [own, WandbLogger(experiment=run)]
         except BaseException:

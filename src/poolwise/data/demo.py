@@ -162,14 +162,14 @@ NEGATIONS = ("not", "not", "hardly", "far from", "anything but")
 PLAIN_OPINIONS = (
     "the {aspect} {be} {adjective}",
     "the {aspect} {be} quite {adjective}",
-    "the {aspect} {seem} {adjective} to me",
+    "the {aspect} {seem} {adjective}",
     "I found the {aspect} {adjective}",
     "I would call the {aspect} {adjective}",
 )
 NEGATED_OPINIONS = (
     "the {aspect} {be} {negation} {adjective}",
     "the {aspect} {be} {negation} {adjective}",
-    "the {aspect} never {seem} {adjective} to me",
+    "the {aspect} never {seem} {adjective}",
     "I never found the {aspect} {adjective}",
     "I would not call the {aspect} {adjective}",
 )
@@ -193,9 +193,9 @@ HEARSAY_VERDICTS = (
     "my {person} called it {opposite}, but I disagree",
 )
 VERDICTS = (PLAIN_VERDICTS, NEGATED_VERDICTS, CONTRASTED_VERDICTS, HEARSAY_VERDICTS)
-VERDICT_WEIGHTS = (50, 25, 20, 5)
-AGREEMENT = 0.85  # chance that the main opinion of a sentence has the polarity of the verdict
-NEGATED_SHARE = 0.3
+VERDICT_WEIGHTS = (60, 22, 13, 5)
+AGREEMENT = 0.92  # chance that the main opinion of a sentence has the polarity of the verdict
+NEGATED_SHARE = 0.22
 
 
 def generate_reviews(count: int, seed: int, label_noise: float = 0.0) -> list[Review]:
@@ -240,10 +240,10 @@ def _opinions(rng: random.Random, domain: Domain, kind: str, polarity: int) -> l
         main = polarity if rng.random() < AGREEMENT else 1 - polarity
         clause = _opinion(rng, domain.lexicons, next(aspects), main)
         form = rng.random()
-        if form < 0.35:
+        if form < 0.25:
             other = _opinion(rng, domain.lexicons, next(aspects), 1 - main)
             clause = rng.choice(CONTRASTS).format(first=other, second=clause)
-        elif form < 0.55:
+        elif form < 0.6:
             clause += " and " + _opinion(rng, domain.lexicons, next(aspects), main)
         sentences.append(_sentence(clause))
     return sentences

@@ -5,6 +5,8 @@ Shapes: B texts, T tokens, N examples.
 
 import hashlib
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
 
 ROWS_AT_A_TIME = 1000
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ALPHABET_SIZE = 1000
+"""Characters kept, the most frequent ones; the default of `tokenizers`."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,40 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> BertTokenizer:
-    """A lower-casing WordPiece tokenizer trained on the texts (Rust library `tokenizers`; deterministic)."""
+    """A lower-casing WordPiece tokenizer trained on the texts by the Rust library `tokenizers`.
+
+    The library numbers the continuing letters (`##a`) in the order of a hash map that changes with each process,
+    and breaks ties between merges by these numbers. Named up front, they are in a fixed order, and the
+    vocabulary is the same each time.
+    """
     trainer = BertWordPieceTokenizer(lowercase=True)
+    letters: Counter[str] = Counter()
+    for text in _texts(texts):
+        letters.update(trainer.normalizer.normalize_str(text))
+    kept = sorted(sorted(letters, key=lambda c: (-letters[c], c))[:ALPHABET_SIZE])
+    continuing = [f"##{letter}" for letter in kept if not _stands_alone(letter)]
     trainer.train_from_iterator(
-        (row for rows in batches_of_rows(texts) for row in rows["text"]),
+        _texts(texts),
         vocab_size=vocabulary_size,
+        limit_alphabet=ALPHABET_SIZE,
+        initial_alphabet=kept,
+        special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
     return BertTokenizer(
         vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length
     )
+
+
+def _texts(texts: Dataset) -> Iterator[str]:
+    return (text for rows in batches_of_rows(texts) for text in rows["text"])
+
+
+def _stands_alone(letter: str) -> bool:
+    """Whether BERT's pre-tokenizer makes a word of this character: blanks, punctuation, Chinese characters."""
+    is_punctuation = unicodedata.category(letter)[0] in "PZ"
+    is_ascii_sign = letter.isascii() and not letter.isalnum()
+    return is_punctuation or is_ascii_sign or "CJK" in unicodedata.name(letter, "")
 
 
 def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:

@@ -1,0 +1,1 @@
+"""Finished runs, read together: statistics, figure, report."""

@@ -1,0 +1,123 @@
+"""The comparison as files: CSV, figure and one self-contained HTML page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+from jinja2 import Environment
+from markupsafe import Markup
+
+from poolwise.compare.figures import dot_plot
+from poolwise.compare.statistics import read_runs, table_of, verdicts
+from poolwise.runs import write_atomically
+from poolwise.settings import UserError
+
+PERCENT_METRICS = {
+    "dev F1": "dev/macro_f1",
+    "test accuracy": "test/accuracy",
+    "test F1": "test/macro_f1",
+    "test Matthews": "test/matthews",
+    "test calibration error": "test/calibration_error",
+}
+TEXT_COLUMNS = ["data", "model", "objective", "protocol", "representation"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report.
+
+    Attributes:
+        verdicts: one answer in words a question.
+        columns, rows: the table as text.
+        page, csv, figure: where the files lie.
+    """
+
+    verdicts: list[str]
+    columns: list[str]
+    rows: list[list[str]]
+    page: Path
+    csv: Path
+    figure: Path
+
+
+def write_report(runs_folder: Path) -> Report:
+    """Read all finished stage-2 runs and write the comparison into `report/` beside them.
+
+    Raises:
+        UserError: there is no finished stage-2 run, or the folder cannot be written.
+    """
+    runs = read_runs(runs_folder, "sentiment")
+    if runs.empty:
+        raise UserError(
+            f"no finished stage-2 run in {runs_folder}; make some:\n"
+            "  python train.py stage=sentiment repr=cls,pooler,mean,cls_linear -m"
+        )
+    table = table_of(runs)
+    rows = [_cells(row) for _, row in table.iterrows()]
+    columns = [*TEXT_COLUMNS, "runs", *PERCENT_METRICS, "test loss"]
+    figure = dot_plot(runs)
+    answers = verdicts(runs)
+    page = Environment(autoescape=True).from_string(_template()).render(
+        verdicts=answers,
+        figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; its labels are escaped by matplotlib
+        columns=columns,
+        rows=rows,
+        text_columns=len(TEXT_COLUMNS),
+        formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
+        stage1=_stage1_rows(read_runs(runs_folder, "mlm")),
+        run_count=len(runs),
+        folder=runs_folder,
+    )
+    folder = runs_folder / "report"
+    report = Report(
+        answers, columns, rows, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg"
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(report.csv, table.to_csv(index=False))
+        write_atomically(report.figure, figure)
+        write_atomically(report.page, page)
+    except OSError as error:
+        raise UserError(f"the report could not be written to {folder}: {error}") from error
+    return report
+
+
+def _template() -> str:
+    return (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
+
+
+def _cells(row: pandas.Series) -> list[str]:
+    encoder = row["objective"] if pandas.notna(row["objective"]) else row["encoder"]
+    return [
+        row["data"],
+        row["model"],
+        str(encoder),
+        row["protocol"],
+        row["label"],
+        str(row["runs"]),
+        *(mean_and_spread(row, metric, 100, 1) for metric in PERCENT_METRICS.values()),
+        mean_and_spread(row, "test/loss", 1, 3),
+    ]
+
+
+def mean_and_spread(row: pandas.Series, metric: str, scale: float, digits: int) -> str:
+    """`mean ± sd`; the mean alone where one run gives no spread."""
+    mean, spread = scale * row[f"{metric} mean"], scale * row[f"{metric} std"]
+    return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+
+def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for _, run in runs.iterrows():
+        pooler = run["provenance"]["parts"]["pooler"]
+        rows.append(
+            {
+                "name": run["name"],
+                "status": run["provenance"]["pooler_status"],
+                "gradient": f"{pooler['mean_gradient_norm']:.3g}",
+                "moved": f"{pooler['distance_moved']:.3g}",
+                "perplexity": f"{run['dev/perplexity']:.1f}",
+            }
+        )
+    return rows

@@ -1,0 +1,186 @@
+"""What a set of finished runs says about representations, with its spread.
+
+Shapes: S seeds, N test examples.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from jaxtyping import Bool
+from numpy import ndarray
+from scipy import stats
+
+from poolwise.runs import PREDICTIONS_FILE, read_record
+
+SETTING_COLUMNS = ["data", "model", "encoder", "objective", "stage1_seed", "protocol", "repr"]
+"""What a row of the comparison shares; runs in it differ in `seed` only."""
+
+QUESTION_COLUMNS = SETTING_COLUMNS[:-1]
+"""Rows that share these answer one question: which representation?"""
+
+METRICS = [
+    f"{split}/{name}"
+    for split in ("dev", "test")
+    for name in ("accuracy", "macro_f1", "matthews", "loss", "calibration_error")
+]
+CHOICE_METRIC = "dev/macro_f1"
+REPORTED_METRIC = "test/accuracy"
+CONFIDENCE = 0.95
+DISTRUSTED_POOLERS = ("random", "stale", "never trained")
+
+
+def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
+    """One row per finished run of a stage, with its settings, metrics and folder; empty where there is none."""
+    rows: list[dict[str, Any]] = []
+    for folder in sorted((runs / stage).glob("*")):
+        record = read_record(folder)
+        if record is not None and record["status"] == "finished":
+            rows.append({**record, **record["metrics"], "folder": str(folder)})
+    return pandas.DataFrame(rows)
+
+
+def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """One row per condition: number of runs, and mean, sd (n - 1), lowest and highest of each metric.
+
+    A pooler that is random, stale or was never trained is called that beside its name.
+    """
+    runs = runs.assign(label=[label_of(run) for _, run in runs.iterrows()])
+    groups = runs.groupby(["condition", *SETTING_COLUMNS, "label"], dropna=False, sort=False)
+    columns = {"runs": ("seed", "nunique")}
+    for metric in METRICS:
+        for statistic in ("mean", "std", "min", "max"):
+            columns[f"{metric} {statistic}"] = (metric, statistic)
+    table = groups.agg(**columns).reset_index()
+    return table.sort_values([*QUESTION_COLUMNS, f"{CHOICE_METRIC} mean"], ascending=False)
+
+
+def label_of(run: pandas.Series) -> str:
+    """The representation's name, with the pooler's state where it should not be trusted."""
+    status = run["pooler_status"]
+    doubtful = run["repr"] == "pooler" and status in DISTRUSTED_POOLERS
+    return f"{run['repr']} ({status})" if doubtful else str(run["repr"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference in test accuracy between two conditions, in points (0 to 100), over S common seeds.
+
+    Attributes:
+        points: mean difference.
+        low, high: 95 % t interval over seeds; assumes that the S differences are independent and normal.
+            NaN for fewer than two common seeds.
+        example_error: 1.96 standard errors from the draw of test examples alone, in points.
+        seeds: S.
+    """
+
+    points: float
+    low: float
+    high: float
+    example_error: float
+    seeds: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval over seeds leaves out 0 and the draw of test examples cannot explain it."""
+        return (self.low > 0 or self.high < 0) and abs(self.points) > self.example_error
+
+
+def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Difference:
+    """First less second, paired by seed and by test example.
+
+    Args:
+        first: the runs of one condition, as from `read_runs`.
+        second: the runs of another on the same test set.
+    """
+    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    correct = [
+        np.stack([_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds])
+        for runs in (first, second)
+    ]
+    differences = 100 * (correct[0].astype(float) - correct[1].astype(float))
+    by_seed, by_example = differences.mean(axis=1), differences.mean(axis=0)
+    low, high = t_interval(by_seed)
+    return Difference(
+        points=float(by_seed.mean()),
+        low=low,
+        high=high,
+        example_error=1.96 * float(by_example.std(ddof=1)) / math.sqrt(len(by_example)),
+        seeds=len(seeds),
+    )
+
+
+def t_interval(values: ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean by Student's t; (NaN, NaN) for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def _correct(folder: str) -> Bool[ndarray, " N"]:
+    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
+    test = rows[rows["split"] == "test"].sort_values("example")
+    return np.stack(list(test["logits"])).argmax(axis=1) == test["label"].to_numpy()
+
+
+def verdicts(runs: pandas.DataFrame) -> list[str]:
+    """For each question one answer in words: the best on dev, its test figure, and how sure that is."""
+    table = table_of(runs)
+    answers = []
+    for settings, rows in table.groupby(QUESTION_COLUMNS, dropna=False, sort=False):
+        answers.append(f"{question_of(settings)}: {_answer(rows, runs)}")
+    return answers
+
+
+def question_of(settings: tuple[Any, ...]) -> str:
+    """The settings of a question in words, such as `demo, tiny after stage 1 with bow, finetune`."""
+    data, model, encoder, objective, seed, protocol = settings
+    if pandas.notna(objective):
+        model = f"{model} after stage 1 with {objective} (seed {seed:g})"
+    elif encoder != "base":
+        model = encoder
+    else:
+        model = f"{model}, not adapted"
+    return f"{data}, {model}, {protocol}"
+
+
+def _answer(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
+    best = rows.iloc[0]
+    mean, spread = 100 * best[f"{REPORTED_METRIC} mean"], 100 * best[f"{REPORTED_METRIC} std"]
+    words = f"use {best['label']}, the best on dev; test accuracy {mean:.1f} % (sd {spread:.1f} over {best['runs']} seeds)."
+    if len(rows) == 1:
+        return words + " There is nothing to compare it with yet."
+    compared = {
+        other["label"]: difference(_runs_of(best, runs), _runs_of(other, runs))
+        for _, other in rows.iloc[1:].iterrows()
+    }
+    return f"{words} {_comparison_in_words(best['label'], compared)}"
+
+
+def _runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
+    return runs[(runs["condition"] == row["condition"]) & _same(runs["stage1_seed"], row["stage1_seed"])]
+
+
+def _same(column: pandas.Series, value: Any) -> pandas.Series:
+    return column.isna() if pandas.isna(value) else column == value
+
+
+def _comparison_in_words(best: str, compared: dict[str, Difference]) -> str:
+    shown = [_in_words(other, gap) for other, gap in compared.items() if gap.shown]
+    open_ones = [_in_words(other, gap) for other, gap in compared.items() if not gap.shown]
+    parts = []
+    if shown:
+        parts.append(f"On test {best} is apart from {'; '.join(shown)}.")
+    if open_ones:
+        parts.append(f"These runs cannot tell {best} apart from {'; '.join(open_ones)}.")
+    return " ".join(parts)
+
+
+def _in_words(other: str, gap: Difference) -> str:
+    if gap.seeds < 2:
+        return f"{other} (by {gap.points:+.1f} points, one seed only)"
+    return f"{other} (by {gap.points:+.1f} points, {gap.low:+.1f} to {gap.high:+.1f} over seeds)"

@@ -1,0 +1,96 @@
+"""The generated demo corpus: reproducible, balanced, varied, and not solved by counting words."""
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from poolwise.data.demo import Review, generate_reviews
+
+TRAIN, DEV, TEST = 5000, 1000, 2000
+
+
+@pytest.fixture(scope="module")
+def reviews() -> list[Review]:
+    return generate_reviews(TRAIN + DEV + TEST, seed=7)
+
+
+def _texts(reviews: Sequence[Review]) -> list[str]:
+    return [review.text for review in reviews]
+
+
+def _labels(reviews: Sequence[Review]) -> list[int]:
+    return [review.label for review in reviews]
+
+
+def test_same_seed_gives_same_reviews_and_another_seed_does_not() -> None:
+    assert generate_reviews(50, seed=3) == generate_reviews(50, seed=3)
+    assert generate_reviews(50, seed=3) != generate_reviews(50, seed=4)
+
+
+@pytest.mark.parametrize("label_noise", [0.0, 0.2])
+def test_longer_corpus_starts_with_the_shorter_one(label_noise: float) -> None:
+    longer = generate_reviews(80, seed=3, label_noise=label_noise)
+    assert longer[:30] == generate_reviews(30, seed=3, label_noise=label_noise)
+
+
+def test_labels_are_balanced(reviews: list[Review]) -> None:
+    assert sum(_labels(reviews)) / len(reviews) == pytest.approx(0.5, abs=0.02)
+
+
+def test_noise_flips_the_asked_share_of_labels_and_nothing_else(reviews: list[Review]) -> None:
+    noisy = generate_reviews(len(reviews), seed=7, label_noise=0.2)
+    assert _texts(noisy) == _texts(reviews)
+    assert [review.stars for review in noisy] == [review.stars for review in reviews]
+    flips = [a.label != b.label for a, b in zip(noisy, reviews, strict=True)]
+    assert sum(flips) / len(flips) == pytest.approx(0.2, abs=0.02)
+
+
+def test_stars_agree_with_the_true_label(reviews: list[Review]) -> None:
+    seen = {(review.label, review.stars) for review in reviews}
+    assert seen == {(0, 1), (0, 2), (1, 4), (1, 5)}
+
+
+def test_reviews_are_several_plain_sentences(reviews: list[Review]) -> None:
+    for review in reviews:
+        assert re.fullmatch(r"([A-Z][A-Za-z, ]*\. ){1,5}[A-Z][A-Za-z, ]*\.", review.text)
+    mean_words = sum(len(review.text.split()) for review in reviews) / len(reviews)
+    assert 30 <= mean_words <= 45
+
+
+def test_articles_and_verbs_agree_with_their_nouns(reviews: list[Review]) -> None:
+    text = " ".join(_texts(reviews))
+    assert not re.search(r"\b(a [aeiou]|an [^aeiou])", text, re.IGNORECASE)
+    assert not re.search(r"s (is|seems|never seems) (?!not a)", re.sub(r"\bthis is\b", "", text))
+    assert not re.search(r"\b[Tt]he [a-z ]*[^s ] (are|seem)\b", text)
+
+
+def test_few_reviews_are_duplicates() -> None:
+    assert len(set(_texts(generate_reviews(5000, seed=11)))) > 0.995 * 5000
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_count_below_one_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        generate_reviews(count, seed=1)
+
+
+@pytest.mark.parametrize("label_noise", [-0.1, 0.5, float("nan")])
+def test_label_noise_out_of_range_is_refused(label_noise: float) -> None:
+    with pytest.raises(ValueError, match="label_noise must be in"):
+        generate_reviews(1, seed=1, label_noise=label_noise)
+
+
+def test_counting_words_tells_only_part_of_the_label(reviews: list[Review]) -> None:
+    train, dev, test = reviews[:TRAIN], reviews[TRAIN : TRAIN + DEV], reviews[TRAIN + DEV :]
+    vectorizer = CountVectorizer()
+    counts = vectorizer.fit_transform(_texts(train))
+    models = [
+        LogisticRegression(C=strength, max_iter=500).fit(counts, _labels(train))
+        for strength in (0.01, 0.1, 1.0)
+    ]
+    dev_counts = vectorizer.transform(_texts(dev))
+    best = max(models, key=lambda model: model.score(dev_counts, _labels(dev)))
+    assert 0.72 <= best.score(vectorizer.transform(_texts(test)), _labels(test)) <= 0.85
