@@ -63,8 +63,8 @@ def test_reviews_are_several_plain_sentences(reviews: list[Review]) -> None:
 def test_articles_and_verbs_agree_with_their_nouns(reviews: list[Review]) -> None:
     text = " ".join(_texts(reviews))
     assert not re.search(r"\b(a [aeiou]|an [^aeiou])", text, re.IGNORECASE)
-    assert not re.search(r"s (is|seems|never seems) (?!not a)", re.sub(r"\bthis is\b", "", text))
-    assert not re.search(r"\b[Tt]he [a-z ]*[^s ] (are|seem)\b", text)
+    assert not re.search(r"\bthe \w+s (is|seems|never seems)\b", text, re.IGNORECASE)
+    assert not re.search(r"\bthe \w*[^s\W] (are|seem|never seem)\b", text, re.IGNORECASE)
 
 
 def test_few_reviews_are_duplicates() -> None:

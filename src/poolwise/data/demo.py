@@ -26,7 +26,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words of one polarity, each equally likely within its row."""
+    """Words of one polarity; "strong" ones earn 1 or 5 stars, the others 2 or 4."""
 
     mild: tuple[str, ...]
     strong: tuple[str, ...]
@@ -37,7 +37,7 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Domain:
-    """What reviews of one sort of goods speak of.
+    """What reviews of products, or of films, are made from.
 
     Attributes:
         kinds: the aspects of each kind of goods; a plural aspect is one that ends in "s".
@@ -124,7 +124,9 @@ FILMS = Domain(
             ),
         ),
         Lexicon(
-            mild=_row("good, charming, gripping, clever, lively, convincing, fresh, subtle, moving"),
+            mild=_row(
+                "good, charming, gripping, clever, lively, convincing, fresh, subtle, moving"
+            ),
             strong=_row("excellent, superb, brilliant, outstanding, perfect, wonderful"),
             nouns=_row("success, treat, pleasure, delight, winner, surprise hit, wise choice"),
             strong_nouns=_row("triumph, masterpiece, complete joy, total success"),
@@ -205,7 +207,7 @@ def generate_reviews(count: int, seed: int, label_noise: float = 0.0) -> list[Re
 
     Args:
         count: number of reviews, at least 1.
-        seed: seed of the corpus; any integer.
+        seed: seed of the corpus; its sign is ignored.
         label_noise: probability, in [0, 0.5), that a label is flipped. It changes no text.
 
     Raises:
