@@ -9,9 +9,9 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from poolwise import machine
 from poolwise import settings as types
-from poolwise.settings import UserError, problems_with, unknown_key
+from poolwise.settings import UserError, problems_with, typed, unknown_key
 
 log = logging.getLogger(__name__)
 
@@ -189,11 +189,9 @@ def problems_in(config: Plain) -> list[str]:
     return found
 
 
-def problems_in_group(
-    group: Plain, chooser: str, kinds: Mapping[str, type], where: str
-) -> list[str]:
+def problems_in_group(group: Plain, chooser: str, kinds: Mapping[str, type], where: str) -> list[str]:
     """Check a group whose key `chooser` names the class that takes its values."""
-    choice = group.get(chooser)
+    choice = group.get(chooser, "")
     if choice not in kinds:
         return [f"{where}{chooser}={choice!r}: must be one of {', '.join(kinds)}"]
     return problems_with(kinds[choice], group, where)
@@ -214,7 +212,7 @@ def problems_in_representation(representation: Plain) -> list[str]:
 
 
 def _problems_in_class(group: Plain, kinds: Mapping[str, type], where: str) -> list[str]:
-    name = group.get("name")
+    name = group.get("name", "")
     if name not in kinds:
         return [f"{where}name={name!r}: must be one of {', '.join(kinds)}"]
     return problems_with(kinds[name], {k: v for k, v in group.items() if k != "name"}, where)
@@ -250,7 +248,7 @@ def _mlm(config: Plain) -> types.MLMSettings:
     return types.MLMSettings(
         **_common(config),
         pretraining=built(types.Pretraining, config["pretraining"]),
-        objective=config["objective"],
+        objective=_objective(config["objective"]),
     )
 
 
@@ -263,11 +261,9 @@ def _sentiment(config: Plain) -> types.SentimentSettings:
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         encoder=config["encoder"],
         stage1=types.Stage1Choice(
-            built(types.Pretraining, pretraining), stage1["objective"], stage1["seed"]
+            built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]
         ),
-        stage1_command=stage1_command(
-            HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-        ),
+        stage1_command=stage1_command(HydraConfig.get().overrides.task if HydraConfig.initialized() else []),
     )
 
 
@@ -287,17 +283,14 @@ def _common(config: Plain) -> Plain:
 
 
 def built(kind: type[Kind], values: Plain) -> Kind:
-    """A dataclass from plain, checked values; nested dataclasses too, lists become tuples."""
-    hints = get_type_hints(kind)
-    arguments = {
-        key: built(hints[key], value)
-        if is_dataclass(hints[key])
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for key, value in values.items()
-    }
-    return kind(**arguments)
+    """A dataclass from plain, checked values."""
+    return kind(**typed(kind, values))
+
+
+def _objective(values: Plain) -> Plain:
+    from poolwise.objectives import objective_class
+
+    return typed(objective_class(values["name"]), values)
 
 
 def stage1_command(overrides: Sequence[str]) -> str:

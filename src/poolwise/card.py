@@ -12,9 +12,7 @@ POOLER_IN_WORDS = {
 }
 
 
-def model_card(
-    identity: RunIdentity, provenance: dict[str, Any], metrics: dict[str, float]
-) -> str:
+def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[str, float]) -> str:
     """Markdown: what was trained on what, the state of the pooler, dev figures, how to load it."""
     settings = identity.flat
     rows = "\n".join(
@@ -22,9 +20,7 @@ def model_card(
         f"| {part['mean_gradient_norm']:.3g} | {part['distance_moved']:.3g} |"
         for name, part in provenance["parts"].items()
     )
-    figures = "\n".join(
-        f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/")
-    )
+    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/"))
     return f"""---
 library_name: transformers
 tags: [poolwise, fill-mask, feature-extraction]

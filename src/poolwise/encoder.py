@@ -37,7 +37,7 @@ UNREAD_KEYS = re.compile(r"^(cls|classifier|dropout)\.|position_ids$")
 
 
 @dataclass
-class MaskedLMWithPoolerOutput(ModelOutput):
+class MaskedLMWithPoolerOutput(ModelOutput):  # type: ignore[misc]
     """What `BertForMaskedLMWithPooler` returns.
 
     Attributes:
@@ -102,9 +102,7 @@ class BertForMaskedLMWithPooler(BertPreTrainedModel):  # type: ignore[misc]
         if pooler_init not in ("keep", "fresh"):
             raise ValueError(f"pooler_init={pooler_init!r}: must be keep or fresh")
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model.loading_info = {key: set(info[key]) for key in ("missing_keys", "unexpected_keys")}
         model._settle_pooler(pooler_init)
         if any(key.startswith("cls.") for key in info["missing_keys"]):
@@ -192,9 +190,7 @@ class BertForMaskedLMWithPooler(BertPreTrainedModel):  # type: ignore[misc]
         else:
             masked = labels != IGNORED_LABEL
             logits = self.cls(states[masked] if masked_only else states)
-            loss = masked_lm_loss(
-                logits if masked_only else logits[masked], labels[masked], num_items_in_batch
-            )
+            loss = masked_lm_loss(logits if masked_only else logits[masked], labels[masked], num_items_in_batch)
         return MaskedLMWithPoolerOutput(
             loss=loss,
             logits=logits,
@@ -219,14 +215,12 @@ def draw_dense(dense: nn.Linear, deviation: float) -> None:
     nn.init.zeros_(dense.bias)
 
 
-def never_trained(pooler: nn.Module) -> bool:
+def never_trained(pooler: Any) -> bool:
     """Whether the pooler's bias is exactly zero: initialisation leaves it so, one step of training does not."""
     return bool((pooler.dense.bias == 0).all())
 
 
-def build_from_scratch(
-    model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> BertForMaskedLMWithPooler:
+def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> BertForMaskedLMWithPooler:
     """A BERT with random weights drawn with `seed`; torch's global generator is left as it was."""
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -236,16 +230,17 @@ def build_from_scratch(
         intermediate_size=model.intermediate_size,
         hidden_dropout_prob=model.dropout,
         attention_probs_dropout_prob=model.dropout,
+        initializer_range=model.initializer_range,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertForMaskedLMWithPooler(config).train()
+        drawn = BertForMaskedLMWithPooler(config)
+    drawn.train()
+    return drawn
 
 
-def load_for_pretraining(
-    path: str, pooler_init: Literal["keep", "fresh"], seed: int
-) -> BertForMaskedLMWithPooler:
+def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed: int) -> BertForMaskedLMWithPooler:
     """Load a checkpoint for stage 1 in train mode; what is fresh is drawn with `seed`.
 
     Raises:
@@ -259,7 +254,8 @@ def load_for_pretraining(
             )
         except (OSError, ValueError) as error:
             raise UserError(f"model={path}: no BERT encoder could be loaded from it ({error})") from error
-    return model.train()
+    model.train()
+    return model
 
 
 def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel, str]:

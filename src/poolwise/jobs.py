@@ -96,9 +96,7 @@ def platform(trainer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stage1_identity(
-    settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]
-) -> RunIdentity:
+def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
     """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
     start = starting_point(settings)
     texts = load_corpus(settings.data).text
@@ -147,9 +145,7 @@ class MLMJob(Job):
             assert isinstance(settings.model, ScratchModel)
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
-            model = encoder.load_for_pretraining(
-                start.path, settings.pretraining.pooler_init, settings.seed
-            )
+            model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
         source = None if start.path is None else f"{settings.model.name}, sha256 {start.fingerprint}"
         stage = MaskedLanguageModelling(
             model,
@@ -167,9 +163,7 @@ class MLMJob(Job):
         )
         return stage, data
 
-    def conclude(
-        self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord
-    ) -> None:
+    def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Export the model with its provenance."""
         assert isinstance(stage, MaskedLanguageModelling)
         provenance = {
@@ -214,10 +208,8 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     """
     if settings.encoder == "base":
         start = starting_point(settings)
-        flat = {"encoder": "base", "objective": None, "stage1_seed": None}
-        return ChosenEncoder(
-            "base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat
-        )
+        flat: dict[str, Any] = {"encoder": "base", "objective": None, "stage1_seed": None}
+        return ChosenEncoder("base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat)
     if settings.encoder == "stage1":
         # Stage 2's own `+trainer.KEY` are not stage 1's: such an encoder is named by its folder.
         shared = {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
@@ -326,9 +318,7 @@ class SentimentJob(Job):
         )
         return Sentiment(classifier, self.optimisation), data
 
-    def conclude(
-        self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord
-    ) -> None:
+    def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Evaluate the best checkpoint on dev and, once, on test; keep every prediction."""
         assert isinstance(stage, Sentiment)
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]

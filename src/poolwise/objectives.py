@@ -122,9 +122,7 @@ class BagOfWords(Objective):
         divergence = -(log_probabilities * wanted).sum(dim=1) / counts - counts.log()
         return (divergence * (sizes > 0)).sum() / (sizes > 0).sum().clamp(min=1)
 
-    def _vocabulary_logits(
-        self, pooler_output: Float[Tensor, "B H"], mlm_head: nn.Module
-    ) -> Float[Tensor, "B V"]:
+    def _vocabulary_logits(self, pooler_output: Float[Tensor, "B H"], mlm_head: nn.Module) -> Float[Tensor, "B V"]:
         if self.train_mlm_head:
             logits: Tensor = mlm_head(pooler_output)
         else:
@@ -157,9 +155,7 @@ def objective_class(name: str) -> type[Objective]:
     return OBJECTIVES[name]
 
 
-def build_objective(
-    settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> Objective:
+def build_objective(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Objective:
     """Build the objective that `settings["name"]` names from the other settings."""
     arguments = {key: value for key, value in settings.items() if key != "name"}
     return objective_class(settings["name"])(tokenizer, **arguments)

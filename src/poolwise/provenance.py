@@ -43,9 +43,7 @@ class ProvenanceTracker:
             self._origins[part] = f"fresh (seed {seed})" if fresh else str(source)
         if model.pooler_origin != "kept":
             self._origins[POOLER] = f"{model.pooler_origin} (seed {seed})"
-        self._start = {
-            part: [p.detach().clone() for p in group] for part, group in self.parts.items()
-        }
+        self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
         self._norm_sum = {part: torch.zeros(()) for part in self.parts}
         self._steps_reached = {part: torch.zeros(()) for part in self.parts}
         self._losses: dict[str, dict[str, float]] = {part: {} for part in self.parts}

@@ -33,7 +33,13 @@ def show(report: Report) -> None:
     for verdict in report.verdicts:
         console.print(verdict, markup=False)
     runs = report.page.parent.parent
-    console.print(f"page     {report.page}", f"table    {report.csv}", f"figure   {report.figure}", sep="\n", soft_wrap=True)
+    console.print(
+        f"page     {report.page}",
+        f"table    {report.csv}",
+        f"figure   {report.figure}",
+        sep="\n",
+        soft_wrap=True,
+    )
     console.print(f"records  {runs}/sentiment/*/record.json", f"W&B      {runs}/wandb", sep="\n", soft_wrap=True)
 
 

@@ -118,9 +118,7 @@ class ClsLinear(Representation):
         return torch.tanh(self.dense(hidden_states[-1][:, 0]))
 
 
-REPRESENTATIONS: dict[str, type[Representation]] = {
-    kind.name: kind for kind in (Cls, PoolerOutput, Mean, ClsLinear)
-}
+REPRESENTATIONS: dict[str, type[Representation]] = {kind.name: kind for kind in (Cls, PoolerOutput, Mean, ClsLinear)}
 
 
 def representation_class(name: str) -> type[Representation]:

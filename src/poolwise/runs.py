@@ -27,9 +27,7 @@ NUMERICS_VERSION = 1
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
-RECORDED_LIBRARIES = (
-    "poolwise torch lightning transformers datasets tokenizers hydra-core torchmetrics wandb".split()
-)
+RECORDED_LIBRARIES = ("poolwise torch lightning transformers datasets tokenizers hydra-core torchmetrics wandb").split()
 
 
 def hash_of(material: Any) -> str:

@@ -42,18 +42,16 @@ class Bounds:
             "below": self.below,
             "at most": self.at_most,
         }
-        return " and ".join(
-            f"{word} {limit:g}" for word, limit in words.items() if limit is not None
-        )
+        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
 
 
-Count = Annotated[int, Bounds(at_least=1)]
-NonNegativeCount = Annotated[int, Bounds(at_least=0)]
-Seed = Annotated[int, Bounds(at_least=0, below=2**32)]
-Positive = Annotated[float, Bounds(above=0)]
-NonNegative = Annotated[float, Bounds(at_least=0)]
-Share = Annotated[float, Bounds(at_least=0, at_most=1)]
-OpenShare = Annotated[float, Bounds(above=0, below=1)]
+Count = Annotated[int, Bounds(at_least=1.0)]
+NonNegativeCount = Annotated[int, Bounds(at_least=0.0)]
+Seed = Annotated[int, Bounds(at_least=0.0, below=2.0**32)]
+Positive = Annotated[float, Bounds(above=0.0)]
+NonNegative = Annotated[float, Bounds(at_least=0.0)]
+Share = Annotated[float, Bounds(at_least=0.0, at_most=1.0)]
+OpenShare = Annotated[float, Bounds(above=0.0, below=1.0)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Finetune:
     name: Literal["finetune"]
     epochs: Count
     batch_size: Count
-    dropout: Annotated[float, Bounds(at_least=0, below=1)]
+    dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     optimisation: Optimisation
 
 
@@ -104,12 +102,13 @@ class ScratchModel:
 
     source: Literal["scratch"]
     name: str
-    vocabulary_size: Annotated[int, Bounds(at_least=100)]
+    vocabulary_size: Annotated[int, Bounds(at_least=100.0)]
     hidden_size: Count
     layers: Count
     attention_heads: Count
     intermediate_size: Count
-    dropout: Annotated[float, Bounds(at_least=0, below=1)]
+    dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
+    initializer_range: Positive
     mlm_learning_rate: Positive
     finetune_learning_rate: Positive
 
@@ -139,8 +138,8 @@ class DemoData:
     dev: Count
     test: Count
     seed: Seed
-    label_noise: Annotated[float, Bounds(at_least=0, below=0.5)]
-    max_length: Annotated[int, Bounds(at_least=4)]
+    label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
+    max_length: Annotated[int, Bounds(at_least=4.0)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class FilesData:
     label_column: str
     text_dev_share: OpenShare
     """Share of `text` held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
-    max_length: Annotated[int, Bounds(at_least=4)]
+    max_length: Annotated[int, Bounds(at_least=4.0)]
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class HubData:
     dev_share: OpenShare
     text_column: str
     label_column: str
-    max_length: Annotated[int, Bounds(at_least=4)]
+    max_length: Annotated[int, Bounds(at_least=4.0)]
 
 
 @dataclass(frozen=True)
@@ -264,19 +263,46 @@ LOGGERS: dict[str, type[LoggerSettings]] = {
 PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
 
 
+def settings_of(kind: type) -> dict[str, Any]:
+    """Names and type hints of the settings of `kind`.
+
+    These are the fields of a dataclass, and the keyword-only arguments of another class.
+    """
+    if is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(kind)}
+    hints = get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]
+    parameters = inspect.signature(kind).parameters.items()
+    return {name: hints[name] for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings of `kind` as it takes them: 3 is 3.0 where a number is meant, so that keys of runs agree.
+
+    Nested dataclasses are built, lists become tuples; keys that are no setting stay as they are.
+    """
+    hints = settings_of(kind)
+    return {key: _typed_value(hints.get(key), value) for key, value in values.items()}
+
+
+def _typed_value(hint: Any, value: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint(**typed(hint, value))
+    if hint is float:
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str]:
     """Say what is wrong with `values` as settings of `kind`: unknown or missing keys, types, ranges.
 
     Settings are the fields of a dataclass (nested ones are followed), the keyword-only arguments of another class.
     `where` is the prefix of the keys in the messages, such as `data.`.
     """
-    if is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
-        allowed = [field.name for field in fields(kind)]
-    else:
-        hints = get_type_hints(kind.__init__, include_extras=True)
-        parameters = inspect.signature(kind).parameters.items()
-        allowed = [name for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    hints = settings_of(kind)
+    allowed = list(hints)
     found = [unknown_key(where + key, [where + name for name in allowed]) for key in values if key not in allowed]
     found += [f"{where}{name} is missing" for name in allowed if name not in values]
     for name in allowed:
@@ -299,17 +325,13 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         bounds = [extra for extra in extras if isinstance(extra, Bounds)]
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, Mapping):
             return [f"{where}={value!r}: must be a group of settings"]
         return problems_with(hint, value, where + ".")
     if not _has_type(hint, value):
         return [f"{where}={value!r}: must be {_type_in_words(hint)}"]
-    return [
-        f"{where}={value!r}: must be {bound}"
-        for bound in bounds
-        if value is not None and not bound.hold(value)
-    ]
+    return [f"{where}={value!r}: must be {bound}" for bound in bounds if value is not None and not bound.hold(value)]
 
 
 def _has_type(hint: Any, value: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import wandb
@@ -90,7 +90,7 @@ def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.
 
 
 def _start_wandb(
-    mode: str, settings: WandbLogging, record: RunRecord, runs: Path
+    mode: Literal["online", "offline"], settings: WandbLogging, record: RunRecord, runs: Path
 ) -> wandb.Run:
     identity = record.identity
     return wandb.init(
@@ -104,13 +104,11 @@ def _start_wandb(
         mode=mode,
         # One run a job, also when the jobs of a sweep share a process.
         reinit="finish_previous",
-        settings=wandb.Settings(
-            init_timeout=settings.start_seconds, silent=True, console="off", disable_git=True
-        ),
+        settings=wandb.Settings(init_timeout=settings.start_seconds, silent=True, console="off", disable_git=True),
     )
 
 
-def wandb_mode(wanted: str) -> str:
+def wandb_mode(wanted: Literal["auto", "online", "offline"]) -> Literal["online", "offline"]:
     """`online` or `offline`: what is wanted, or for `auto` whether somebody is logged in and W&B answers."""
     if wanted != "auto":
         return wanted

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from poolwise.data.demo import Review, generate_reviews
 
-TRAIN, DEV, TEST = 5000, 1000, 2000
+TRAIN, DEV, TEST = 6000, 1000, 2000
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,7 @@ def test_counting_words_tells_only_part_of_the_label(reviews: list[Review]) -> N
     train, dev, test = reviews[:TRAIN], reviews[TRAIN : TRAIN + DEV], reviews[TRAIN + DEV :]
     vectorizer = CountVectorizer()
     counts = vectorizer.fit_transform(_texts(train))
-    models = [
-        LogisticRegression(C=strength, max_iter=500).fit(counts, _labels(train))
-        for strength in (0.01, 0.1, 1.0)
-    ]
+    models = [LogisticRegression(C=strength, max_iter=500).fit(counts, _labels(train)) for strength in (0.01, 0.1, 1.0)]
     dev_counts = vectorizer.transform(_texts(dev))
     best = max(models, key=lambda model: model.score(dev_counts, _labels(dev)))
     assert 0.72 <= best.score(vectorizer.transform(_texts(test)), _labels(test)) <= 0.85

@@ -58,21 +58,23 @@ def write_report(runs_folder: Path) -> Report:
     columns = [*TEXT_COLUMNS, "runs", *PERCENT_METRICS, "test loss"]
     figure = dot_plot(runs)
     answers = verdicts(runs)
-    page = Environment(autoescape=True).from_string(_template()).render(
-        verdicts=answers,
-        figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; its labels are escaped by matplotlib
-        columns=columns,
-        rows=rows,
-        text_columns=len(TEXT_COLUMNS),
-        formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
-        stage1=_stage1_rows(read_runs(runs_folder, "mlm")),
-        run_count=len(runs),
-        folder=runs_folder,
+    page = (
+        Environment(autoescape=True)
+        .from_string(_template())
+        .render(
+            verdicts=answers,
+            figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; its labels are escaped by matplotlib
+            columns=columns,
+            rows=rows,
+            text_columns=len(TEXT_COLUMNS),
+            formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
+            stage1=_stage1_rows(read_runs(runs_folder, "mlm")),
+            run_count=len(runs),
+            folder=runs_folder,
+        )
     )
     folder = runs_folder / "report"
-    report = Report(
-        answers, columns, rows, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg"
-    )
+    report = Report(answers, columns, rows, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(report.csv, table.to_csv(index=False))

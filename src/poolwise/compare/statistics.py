@@ -98,8 +98,7 @@ def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Difference:
     """
     seeds = sorted(set(first["seed"]) & set(second["seed"]))
     correct = [
-        np.stack([_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds])
-        for runs in (first, second)
+        np.stack([_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds]) for runs in (first, second)
     ]
     differences = 100 * (correct[0].astype(float) - correct[1].astype(float))
     by_seed, by_example = differences.mean(axis=1), differences.mean(axis=0)
@@ -124,7 +123,8 @@ def t_interval(values: ndarray) -> tuple[float, float]:
 def _correct(folder: str) -> Bool[ndarray, " N"]:
     rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
     test = rows[rows["split"] == "test"].sort_values("example")
-    return np.stack(list(test["logits"])).argmax(axis=1) == test["label"].to_numpy()
+    correct: ndarray = np.stack(list(test["logits"])).argmax(axis=1) == test["label"].to_numpy()
+    return correct
 
 
 def verdicts(runs: pandas.DataFrame) -> list[str]:
@@ -151,12 +151,13 @@ def question_of(settings: tuple[Any, ...]) -> str:
 def _answer(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
     best = rows.iloc[0]
     mean, spread = 100 * best[f"{REPORTED_METRIC} mean"], 100 * best[f"{REPORTED_METRIC} std"]
-    words = f"use {best['label']}, the best on dev; test accuracy {mean:.1f} % (sd {spread:.1f} over {best['runs']} seeds)."
+    words = (
+        f"use {best['label']}, the best on dev; test accuracy {mean:.1f} % (sd {spread:.1f} over {best['runs']} seeds)."
+    )
     if len(rows) == 1:
         return words + " There is nothing to compare it with yet."
     compared = {
-        other["label"]: difference(_runs_of(best, runs), _runs_of(other, runs))
-        for _, other in rows.iloc[1:].iterrows()
+        other["label"]: difference(_runs_of(best, runs), _runs_of(other, runs)) for _, other in rows.iloc[1:].iterrows()
     }
     return f"{words} {_comparison_in_words(best['label'], compared)}"
 

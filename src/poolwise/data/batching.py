@@ -4,12 +4,12 @@ Shapes: B texts, T tokens, N examples.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from numpy import ndarray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,8 @@ BATCHES_PER_POOL = 50
 DEV_MASK_SEED = 0
 """Dev masks are the same in every epoch and for every seed and objective, so that dev losses compare."""
 
-Batch = Mapping[str, Tensor | int]
+Batch = Mapping[str, Any]
+"""Tensors, and the plain number `tokens`."""
 Request = tuple[int, int]
 """(epoch, example): the epoch travels with the request, so that a loader's workers never lag behind it."""
 
@@ -130,22 +131,18 @@ class MaskedBatches(Dataset[Batch]):
             "tokens": int(present.sum()),
         }
 
-    def maskable(
-        self, token_ids: Int64[ndarray, "B T"], present: Bool[ndarray, "B T"]
-    ) -> Bool[ndarray, "B T"]:
+    def maskable(self, token_ids: Int64[ndarray, "B T"], present: Bool[ndarray, "B T"]) -> Bool[ndarray, "B T"]:
         """Where a mask may fall: on tokens that are neither special nor padding."""
         maskable: ndarray = present & ~self.is_special[token_ids]
         return maskable
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     """The collate function: a data set above returns whole batches already."""
     return batch
 
 
-def loader(
-    batches: Dataset[Batch], sampler: Sampler[list[Request]], workers: int
-) -> DataLoader[Batch]:
+def loader(batches: Dataset[Batch], sampler: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:
     """A loader over whole batches; `workers` changes speed only."""
     return DataLoader(
         batches,

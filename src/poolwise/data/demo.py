@@ -66,22 +66,18 @@ PRODUCTS = Domain(
     },
     lexicons=(
         Lexicon(
-            mild=_row("bad, poor, weak, clumsy, awkward, flimsy, annoying, disappointing, crude"),
-            strong=_row("terrible, awful, dreadful, horrible, hopeless, useless"),
-            nouns=_row("failure, mistake, disappointment, nuisance, burden, bad buy, poor choice"),
+            mild=_row("bad, poor, weak, clumsy, flimsy, annoying"),
+            strong=_row("terrible, awful, horrible, useless"),
+            nouns=_row("failure, mistake, disappointment, nuisance, bad buy"),
             strong_nouns=_row("disaster, nightmare, complete waste of money, total failure"),
-            actions=_row(
-                "send it back, ask for a refund, warn my friends about it, regret the purchase"
-            ),
+            actions=_row("send it back, ask for a refund, warn my friends about it, regret the purchase"),
         ),
         Lexicon(
-            mild=_row("good, nice, solid, pleasant, clever, handy, neat, impressive, sensible"),
-            strong=_row("excellent, superb, brilliant, outstanding, perfect, wonderful"),
-            nouns=_row("success, bargain, pleasure, help, winner, good buy, wise choice"),
+            mild=_row("good, nice, solid, clever, handy, pleasant"),
+            strong=_row("excellent, superb, brilliant, perfect"),
+            nouns=_row("success, bargain, pleasure, winner, good buy"),
             strong_nouns=_row("triumph, dream, complete joy, total success"),
-            actions=_row(
-                "buy it again, recommend it, tell my friends to get one, give one as a present"
-            ),
+            actions=_row("buy it again, recommend it, tell my friends to get one, give one as a present"),
         ),
     ),
     asides=(
@@ -115,24 +111,18 @@ FILMS = Domain(
     },
     lexicons=(
         Lexicon(
-            mild=_row("bad, dull, tedious, weak, clumsy, predictable, stale, shallow, confusing"),
-            strong=_row("terrible, awful, dreadful, horrible, hopeless, unbearable"),
-            nouns=_row("failure, mistake, disappointment, bore, letdown, muddle, poor choice"),
+            mild=_row("bad, dull, tedious, weak, clumsy, stale"),
+            strong=_row("terrible, awful, horrible, unbearable"),
+            nouns=_row("failure, mistake, disappointment, bore, letdown"),
             strong_nouns=_row("disaster, nightmare, complete waste of time, total failure"),
-            actions=_row(
-                "leave before the end, ask for a refund, warn my friends about it, forget it"
-            ),
+            actions=_row("leave before the end, ask for a refund, warn my friends about it, forget it"),
         ),
         Lexicon(
-            mild=_row(
-                "good, charming, gripping, clever, lively, convincing, fresh, subtle, moving"
-            ),
-            strong=_row("excellent, superb, brilliant, outstanding, perfect, wonderful"),
-            nouns=_row("success, treat, pleasure, delight, winner, surprise hit, wise choice"),
+            mild=_row("good, charming, gripping, clever, lively, fresh"),
+            strong=_row("excellent, superb, brilliant, perfect"),
+            nouns=_row("success, treat, pleasure, delight, winner"),
             strong_nouns=_row("triumph, masterpiece, complete joy, total success"),
-            actions=_row(
-                "watch it again, recommend it, tell my friends to see it, buy it for my shelf"
-            ),
+            actions=_row("watch it again, recommend it, tell my friends to see it, buy it for my shelf"),
         ),
     ),
     asides=(
@@ -195,9 +185,9 @@ HEARSAY_VERDICTS = (
     "my {person} called it {opposite}, but I disagree",
 )
 VERDICTS = (PLAIN_VERDICTS, NEGATED_VERDICTS, CONTRASTED_VERDICTS, HEARSAY_VERDICTS)
-VERDICT_WEIGHTS = (60, 22, 13, 5)
+VERDICT_WEIGHTS = (55, 25, 15, 5)
 AGREEMENT = 0.92  # chance that the main opinion of a sentence has the polarity of the verdict
-NEGATED_SHARE = 0.22
+NEGATED_SHARE = 0.25
 
 
 def generate_reviews(count: int, seed: int, label_noise: float = 0.0) -> list[Review]:
@@ -238,7 +228,7 @@ def _opinions(rng: random.Random, domain: Domain, kind: str, polarity: int) -> l
     """Return one to three sentences on aspects, whose polarities may differ from the verdict's."""
     aspects = iter(rng.sample(domain.kinds[kind], 6))
     sentences = []
-    for _ in range(rng.choice((1, 2, 3))):
+    for _ in range(rng.choice((1, 2, 2, 3))):
         main = polarity if rng.random() < AGREEMENT else 1 - polarity
         clause = _opinion(rng, domain.lexicons, next(aspects), main)
         form = rng.random()
@@ -251,9 +241,7 @@ def _opinions(rng: random.Random, domain: Domain, kind: str, polarity: int) -> l
     return sentences
 
 
-def _opinion(
-    rng: random.Random, lexicons: tuple[Lexicon, Lexicon], aspect: str, polarity: int
-) -> str:
+def _opinion(rng: random.Random, lexicons: tuple[Lexicon, Lexicon], aspect: str, polarity: int) -> str:
     plural = aspect.endswith("s")
     negated = rng.random() < NEGATED_SHARE
     lexicon = lexicons[polarity ^ negated]
@@ -296,7 +284,7 @@ def _judgement(rng: random.Random, lexicon: Lexicon, kind: str, strong: bool) ->
 
 def _asides(rng: random.Random, domain: Domain, kind: str) -> list[str]:
     words = {name: rng.choice(values) for name, values in ASIDE_WORDS.items()}
-    templates = rng.sample(domain.asides, rng.choice((0, 1, 1, 2)))
+    templates = rng.sample(domain.asides, rng.choice((0, 0, 1, 2)))
     return [template.format(kind=kind, **words) for template in templates]
 
 

@@ -61,9 +61,7 @@ def _read_labelled(data: FilesData) -> tuple[dict[str, Dataset], tuple[str, ...]
     }, names
 
 
-def _class_ids(
-    rows: list[Row], label_column: str, names: tuple[str, ...], path: str
-) -> list[int]:
+def _class_ids(rows: list[Row], label_column: str, names: tuple[str, ...], path: str) -> list[int]:
     found = [str(row[label_column]) for row in rows]
     unknown = sorted(set(found) - set(names))
     if unknown:
@@ -132,7 +130,7 @@ def _json_rows(path: str) -> Iterator[Row]:
 
 def _lines(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             yield from stream
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error

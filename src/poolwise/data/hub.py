@@ -16,7 +16,8 @@ def load_hub(data: HubData) -> Corpus:
     Raises:
         UserError: the data set cannot be had, lacks a split or column, or its test labels are hidden.
     """
-    splits = {name: _load_split(data, name) for name in {*data.text, data.train, data.dev, data.test} - {None}}
+    wanted = {*data.text, data.train, data.test, *([data.dev] if data.dev else [])}
+    splits = {name: _load_split(data, name) for name in wanted}
     train = splits[data.train]
     if data.dev is None:
         train, dev = held_out(train, data.dev_share)
@@ -47,6 +48,8 @@ def _load_split(data: HubData, split: str) -> Dataset:
             f"it has {', '.join(rows.column_names)}"
         )
     rows = rows.select_columns([data.text_column, data.label_column])
-    return rows.rename_columns({data.text_column: "text", data.label_column: "label"}) if (
-        (data.text_column, data.label_column) != ("text", "label")
-    ) else rows
+    return (
+        rows.rename_columns({data.text_column: "text", data.label_column: "label"})
+        if ((data.text_column, data.label_column) != ("text", "label"))
+        else rows
+    )

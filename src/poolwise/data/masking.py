@@ -20,14 +20,15 @@ def mix(values: UInt64[ndarray, "..."]) -> UInt64[ndarray, "..."]:
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    scrambled: ndarray = values ^ (values >> np.uint64(31))
+    return scrambled
 
 
 def random_bits(
     seed: int, epoch: int, examples: Int64[ndarray, " B"], length: int, stream: int
 ) -> UInt64[ndarray, "B T"]:
     """64 uniform bits for each position 0 to `length` - 1 of each example; streams are independent."""
-    state = np.uint64(0)
+    state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in (seed, epoch, stream):
             state = mix((state + np.uint64(part) + np.uint64(1)) * _GOLDEN)
@@ -72,8 +73,6 @@ def mask_batch(
     return inputs, np.where(chosen, token_ids, IGNORED_LABEL)
 
 
-def _uniform(
-    seed: int, epoch: int, examples: Int64[ndarray, " B"], length: int, stream: int
-) -> ndarray:
+def _uniform(seed: int, epoch: int, examples: Int64[ndarray, " B"], length: int, stream: int) -> ndarray:
     """Uniform numbers in [0, 1), of the 53 bits that a float64 holds."""
     return (random_bits(seed, epoch, examples, length, stream) >> np.uint64(11)) * 2.0**-53

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import lightning
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.batching import (
     DEV_MASK_SEED,
@@ -16,7 +17,6 @@ from poolwise.data.batching import (
 )
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.settings import Masking
-from transformers import PreTrainedTokenizerBase
 
 
 class TextDataModule(lightning.LightningDataModule):
@@ -72,15 +72,11 @@ def masked_data(
 ) -> TextDataModule:
     """Stage 1's data: masks change with each epoch in train, and never in dev."""
     seeds = {"train": seed, "dev": DEV_MASK_SEED}
-    batches = {
-        split: MaskedBatches(texts[split], tokenizer, masking, seeds[split]) for split in texts
-    }
+    batches = {split: MaskedBatches(texts[split], tokenizer, masking, seeds[split]) for split in texts}
     return TextDataModule(texts, batches, batch_size, seed, workers)
 
 
-def labelled_data(
-    texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int
-) -> TextDataModule:
+def labelled_data(texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int) -> TextDataModule:
     """Stage 2's data."""
     batches = {split: LabelledBatches(texts[split]) for split in texts}
     return TextDataModule(texts, batches, batch_size, seed, workers)

@@ -53,9 +53,7 @@ class TokenisedTexts:
         """(N,) word pieces a text, special tokens counted."""
         return np.diff(self.offsets)
 
-    def padded(
-        self, examples: Int64[ndarray, " B"]
-    ) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
+    def padded(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
         """Ids (B, T) padded to the longest of these texts, and where a token is present."""
         starts, lengths = self.offsets[examples], self.lengths[examples]
         positions = np.arange(lengths.max())
@@ -64,9 +62,7 @@ class TokenisedTexts:
         return np.where(present, self.ids[places], self.pad_id).astype(np.int64), present
 
 
-def tokenise(
-    texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path
-) -> TokenisedTexts:
+def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> TokenisedTexts:
     """Tokenise a data set with column `text` (and `label`, if it has one), or read what was kept in `cache`.
 
     Texts are truncated to `max_length` word pieces, special tokens counted.
@@ -149,9 +145,7 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> Be
         special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
-    return BertTokenizer(
-        vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length
-    )
+    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length)
 
 
 def _texts(texts: Dataset) -> Iterator[str]:

@@ -50,9 +50,7 @@ class Job(ABC):
         """The module to train, and its data. Called after the seed is set."""
 
     @abstractmethod
-    def conclude(
-        self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord
-    ) -> None:
+    def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Evaluate, export, and fill in the record."""
 
 
@@ -122,9 +120,7 @@ def plain(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
 def in_words(metrics: dict[str, float]) -> str:
     """The figures of the last split evaluated, on one line."""
     split = "test" if any(name.startswith("test/") for name in metrics) else "dev"
-    return ", ".join(
-        f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith(split)
-    )
+    return ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith(split))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from poolwise.data.batching import Batch
-from poolwise.encoder import IGNORED_LABEL, BertForMaskedLMWithPooler, MaskedLMWithPoolerOutput
+from poolwise.encoder import IGNORED_LABEL, BertForMaskedLMWithPooler
 from poolwise.objectives import Objective
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
@@ -31,25 +31,22 @@ class MaskedLanguageModelling(Stage):
         self.model = model
         self.objective = objective
         self.provenance = provenance
-        self.dev_metrics = nn.ModuleDict(
-            {name: MeanMetric() for name in ("mlm_loss", "masked_accuracy", "objective_loss")}
-        )
+        self.dev_loss, self.dev_accuracy, self.dev_objective = MeanMetric(), MeanMetric(), MeanMetric()
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], MaskedLMWithPoolerOutput]:
-        """The MLM loss and the objective's, unweighted, from one encoder pass; and the model's output."""
-        output: MaskedLMWithPoolerOutput = self.model(
-            batch["input_ids"], batch["attention_mask"], labels=batch["labels"], masked_only=True
-        )
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The MLM loss and the objective's, unweighted, from one encoder pass; and the masked accuracy."""
+        output = self.model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"], masked_only=True)
         objective = self.objective(output.pooler_output, batch["original_ids"], self.model.cls)
-        return {"mlm": output.loss, self.objective.name: objective}, output
+        accuracy = masked_accuracy(output.logits, batch["labels"])
+        return {"mlm": output.loss, self.objective.name: objective}, accuracy
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """MLM loss + weight x objective loss."""
-        losses, output = self.losses(batch)
+        losses, accuracy = self.losses(batch)
         if self.global_step == 0 and batch_idx == 0:
             self.provenance.probe(losses)
         objective = losses[self.objective.name]
@@ -57,7 +54,7 @@ class MaskedLanguageModelling(Stage):
             {
                 "train/mlm_loss": losses["mlm"].detach(),
                 "train/perplexity": losses["mlm"].detach().exp(),
-                "train/masked_accuracy": masked_accuracy(output.logits, batch["labels"]),
+                "train/masked_accuracy": accuracy,
                 "train/objective_loss": objective.detach(),
             }
         )
@@ -68,23 +65,25 @@ class MaskedLanguageModelling(Stage):
         self.log("train/pooler_gradient_norm", self.provenance.note_gradients())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect dev losses: MLM weighted by masked positions, the objective by texts."""
-        losses, output = self.losses(batch)
+        """Collect dev figures: MLM weighted by masked positions, the objective by texts."""
+        losses, accuracy = self.losses(batch)
         masked = (batch["labels"] != IGNORED_LABEL).sum()
-        self.dev_metrics["mlm_loss"].update(losses["mlm"], masked)
-        self.dev_metrics["masked_accuracy"].update(
-            masked_accuracy(output.logits, batch["labels"]), masked
-        )
-        self.dev_metrics["objective_loss"].update(
-            losses[self.objective.name], len(batch["labels"])
-        )
+        self.dev_loss.update(losses["mlm"], masked)
+        self.dev_accuracy.update(accuracy, masked)
+        self.dev_objective.update(losses[self.objective.name], len(batch["labels"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
-        values = {f"dev/{name}": metric.compute() for name, metric in self.dev_metrics.items()}
-        values["dev/perplexity"] = values["dev/mlm_loss"].exp()
-        self.log_dict(values)
-        for metric in self.dev_metrics.values():
+        loss = self.dev_loss.compute()
+        self.log_dict(
+            {
+                "dev/mlm_loss": loss,
+                "dev/perplexity": loss.exp(),
+                "dev/masked_accuracy": self.dev_accuracy.compute(),
+                "dev/objective_loss": self.dev_objective.compute(),
+            }
+        )
+        for metric in (self.dev_loss, self.dev_accuracy, self.dev_objective):
             metric.reset()
 
 

@@ -30,9 +30,7 @@ SELECTION_METRIC = "dev/macro_f1"
 class SentimentClassifier(nn.Module):
     """Encoder, representation, dropout and a linear head."""
 
-    def __init__(
-        self, encoder: BertModel, representation: Representation, classes: int, dropout: float
-    ) -> None:
+    def __init__(self, encoder: BertModel, representation: Representation, classes: int, dropout: float) -> None:
         """Args:
         encoder: its pooler moves here if the representation uses it, and is dropped if not.
         representation: maps hidden states to vectors (B, D).
@@ -61,23 +59,60 @@ class SentimentClassifier(nn.Module):
         return logits
 
 
+class Scores(nn.Module):
+    """The figures and the predictions of one split: accuracy, macro F1, Matthews correlation, loss, calibration.
+
+    All but the loss (nats) lie in [0, 1]. The calibration error is the expected one over 15 bins (Guo et al.
+    2017), from torchmetrics as the rest.
+    """
+
+    def __init__(self, split: str, classes: int) -> None:
+        super().__init__()
+        self.figures = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(classes, average="micro"),
+                "macro_f1": MulticlassF1Score(classes, average="macro"),
+                "matthews": MulticlassMatthewsCorrCoef(classes),
+                "calibration_error": MulticlassCalibrationError(classes, n_bins=15, norm="l1"),
+            },
+            prefix=f"{split}/",
+        )
+        self.split = split
+        self.loss = MeanMetric()
+        self._collected: list[dict[str, Tensor]] = []
+
+    def update(self, batch: Batch, logits: Float[Tensor, "B C"]) -> None:
+        """Add the predictions (B, C) of a batch."""
+        labels = batch["labels"]
+        self.figures.update(logits.softmax(dim=-1), labels)
+        self.loss.update(functional.cross_entropy(logits, labels), len(labels))
+        columns = {"examples": batch["examples"], "labels": labels, "logits": logits.float()}
+        self._collected.append({name: column.cpu() for name, column in columns.items()})
+
+    def finish(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The figures, and `examples` (N,), `labels` (N,) and `logits` (N, C) in the examples' order; start anew."""
+        figures = {**self.figures.compute(), f"{self.split}/loss": self.loss.compute()}
+        columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
+        order = columns["examples"].argsort()
+        self.figures.reset()
+        self.loss.reset()
+        self._collected = []
+        return figures, {name: column[order] for name, column in columns.items()}
+
+
 class Sentiment(Stage):
     """Fine-tunes a `SentimentClassifier` with cross entropy.
 
     Attributes:
-        predictions: after an evaluation, example numbers (N,), labels (N,) and logits (N, C) of its split.
+        predictions: after an evaluation, its split's `examples` (N,), `labels` (N,) and `logits` (N, C).
     """
 
     def __init__(self, classifier: SentimentClassifier, optimisation: Optimisation) -> None:
         super().__init__(optimisation)
         self.classifier = classifier
-        classes = classifier.head.out_features
-        self.metrics = nn.ModuleDict(
-            {split: classification_metrics(classes, split) for split in ("dev", "test")}
-        )
-        self.mean_loss = nn.ModuleDict({split: MeanMetric() for split in ("dev", "test")})
+        self.dev_scores = Scores("dev", classifier.head.out_features)
+        self.test_scores = Scores("test", classifier.head.out_features)
         self.predictions: dict[str, dict[str, Tensor]] = {}
-        self._collected: list[dict[str, Tensor]] = []
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """Encoder, representation and head."""
@@ -92,50 +127,23 @@ class Sentiment(Stage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the dev predictions."""
-        self._evaluate(batch, "dev")
+        self._predict(batch, self.dev_scores)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the test predictions."""
-        self._evaluate(batch, "test")
+        self._predict(batch, self.test_scores)
 
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures."""
-        self._finish("dev")
+        self._finish(self.dev_scores)
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
-        self._finish("test")
+        self._finish(self.test_scores)
 
-    def _evaluate(self, batch: Batch, split: str) -> None:
-        logits = self.classifier(batch["input_ids"], batch["attention_mask"])
-        labels = batch["labels"]
-        self.metrics[split].update(logits.softmax(dim=-1), labels)
-        self.mean_loss[split].update(functional.cross_entropy(logits, labels), len(labels))
-        self._collected.append(
-            {"examples": batch["examples"].cpu(), "labels": labels.cpu(), "logits": logits.float().cpu()}
-        )
+    def _predict(self, batch: Batch, scores: Scores) -> None:
+        scores.update(batch, self.classifier(batch["input_ids"], batch["attention_mask"]))
 
-    def _finish(self, split: str) -> None:
-        self.log_dict(self.metrics[split].compute())
-        self.log(f"{split}/loss", self.mean_loss[split].compute())
-        self.metrics[split].reset()
-        self.mean_loss[split].reset()
-        columns = {
-            name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]
-        }
-        order = columns["examples"].argsort()
-        self.predictions[split] = {name: column[order] for name, column in columns.items()}
-        self._collected = []
-
-
-def classification_metrics(classes: int, split: str) -> MetricCollection:
-    """Accuracy, macro F1, Matthews correlation and calibration error (15 bins, Guo et al. 2017), in [0, 1]."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "macro_f1": MulticlassF1Score(classes, average="macro"),
-            "matthews": MulticlassMatthewsCorrCoef(classes),
-            "calibration_error": MulticlassCalibrationError(classes, n_bins=15, norm="l1"),
-        },
-        prefix=f"{split}/",
-    )
+    def _finish(self, scores: Scores) -> None:
+        figures, self.predictions[scores.split] = scores.finish()
+        self.log_dict(figures)

@@ -42,9 +42,7 @@ class Stage(lightning.LightningModule, ABC):
             fused=True,
         )
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer, round(settings.warmup_share * steps), steps
-        )
+        schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_share * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
@@ -76,9 +74,7 @@ class Stage(lightning.LightningModule, ABC):
         self._seconds += time.perf_counter() - self._resumed_at
 
 
-def weight_decay_groups(
-    modules: Iterable[nn.Module], weight_decay: float
-) -> list[dict[str, list[Tensor] | float]]:
+def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
     """Every parameter once: matrices and embeddings with weight decay, biases and layer norms without."""
     with_decay: list[Tensor] = []
     without: list[Tensor] = []

@@ -1,0 +1,92 @@
+"""Shape checks on all of poolwise, and small models and data that need no network."""
+
+import os
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", WANDB_MODE="offline")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("poolwise", "beartype.beartype")
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertTokenizer
+
+from poolwise import app
+from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.settings import Masking
+
+REPOSITORY = Path(__file__).parents[1]
+TEXTS = [
+    "The kettle is not good at all.",
+    "A lovely film, although the ending drags.",
+    "I would buy this laptop again without a second thought, and so would my brother.",
+    "Dull.",
+    "Hardly a failure: the songs are lovely and the cast is never dull.",
+    "The screen is good but the battery is a failure.",
+]
+MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
+
+SMALL_RUN = (
+    "data.text=96 data.text_dev=32 data.train=64 data.dev=32 data.test=40 data.max_length=48 "
+    "model.hidden_size=32 model.layers=2 model.attention_heads=2 model.intermediate_size=64 "
+    "model.vocabulary_size=400 trainer.accelerator=cpu"
+).split()
+SMALL_STAGE1 = [*SMALL_RUN, "pretraining.epochs=1", "pretraining.batch_size=32"]
+SMALL_STAGE2 = [*SMALL_RUN, "stage1.epochs=1", "stage1.batch_size=32", "protocol.epochs=1"]
+
+
+@pytest.fixture
+def tokenizer() -> BertTokenizer:
+    return train_wordpiece(Dataset.from_dict({"text": TEXTS}), 200, 32)
+
+
+@pytest.fixture
+def config(tokenizer: BertTokenizer) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+
+
+@pytest.fixture
+def model(config: BertConfig) -> BertForMaskedLMWithPooler:
+    torch.manual_seed(0)
+    return BertForMaskedLMWithPooler(config).train()
+
+
+@pytest.fixture
+def texts(tokenizer: BertTokenizer, tmp_path: Path) -> TokenisedTexts:
+    rows = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 1, 0, 1, 0]})
+    return tokenise(rows, tokenizer, 32, tmp_path / "cache")
+
+
+Program = Callable[..., int]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """`train.py` in this process, with its runs and cache under `tmp_path`; returns the exit code."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    def run(*arguments: str) -> int:
+        places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *places, *arguments])
+        try:
+            app.main()
+        except SystemExit as leaving:
+            return int(leaving.code or 0)
+        return 0
+
+    return run
