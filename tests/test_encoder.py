@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_export_round_trip(model, exported):
 
 def test_a_failed_export_leaves_what_was_there(model, tokenizer, exported, monkeypatch):
     before = weights_file(str(exported)).read_bytes()
-    monkeypatch.setattr(tokenizer, "save_pretrained", lambda folder: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(tokenizer, "save_pretrained", Mock(side_effect=OSError("disk full")))
     with pytest.raises(UserError, match="disk full"):
         export(model, tokenizer, PROVENANCE, "# card", exported)
     assert weights_file(str(exported)).read_bytes() == before

@@ -86,7 +86,7 @@ class BertForMaskedLMWithPooler(BertPreTrainedModel):  # type: ignore[misc]
         cls,
         pretrained_model_name_or_path: str | Path,
         *args: Any,
-        pooler_init: Literal["keep", "fresh"] = "keep",
+        pooler_init: str = "keep",
         **kwargs: Any,
     ) -> Any:
         """Load any BERT checkpoint or hub name, whatever heads it has.

@@ -28,7 +28,7 @@ def random_bits(
     seed: int, epoch: int, examples: Int64[ndarray, " B"], length: int, stream: int
 ) -> UInt64[ndarray, "B T"]:
     """64 uniform bits for each position 0 to `length` - 1 of each example; streams are independent."""
-    state = np.zeros((), dtype=np.uint64)
+    state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in (seed, epoch, stream):
             state = mix((state + np.uint64(part) + np.uint64(1)) * _GOLDEN)

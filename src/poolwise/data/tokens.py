@@ -7,7 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
 
-    def encode(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         kept = tokenizer(
             rows["text"],
             truncation=True,

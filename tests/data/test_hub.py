@@ -1,0 +1,66 @@
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from poolwise.data import hub
+from poolwise.data.hub import load_hub
+from poolwise.settings import HubData, UserError
+
+FEATURES = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+SETTINGS = HubData(
+    source="hub",
+    name="sst2",
+    path="nyu-mll/glue",
+    configuration="sst2",
+    text=("train",),
+    train="train",
+    dev=None,
+    test="validation",
+    dev_share=0.2,
+    text_column="sentence",
+    label_column="label",
+    max_length=64,
+)
+
+
+def split(prefix: str, size: int, label: int | None = None) -> Dataset:
+    labels = [number % 2 if label is None else label for number in range(size)]
+    return Dataset.from_dict({"sentence": [f"{prefix} {n}" for n in range(size)], "label": labels}, features=FEATURES)
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """The hub's answer, in the form that `datasets` gives it; there is no network in tests."""
+    found = {"train": split("train", 50), "validation": split("validation", 10), "test": split("test", 10, -1)}
+    monkeypatch.setattr(hub, "load_dataset", lambda path, configuration, split: found[split])
+    return found
+
+
+def test_dev_is_carved_from_train_and_kept_out_of_stage_1(splits):
+    corpus = load_hub(SETTINGS)
+    train, dev = (set(corpus.labelled[name]["text"]) for name in ("train", "dev"))
+    assert (len(train), len(dev), len(corpus.labelled["test"])) == (40, 10, 10)
+    assert not train & dev
+    assert set(corpus.text["train"]["text"]) == train
+    assert set(corpus.text["dev"]["text"]) == dev
+    assert corpus.label_names == ("negative", "positive")
+
+
+def test_hidden_test_labels_are_refused(splits):
+    with pytest.raises(UserError, match="labels of its test split are hidden"):
+        load_hub(HubData(**{**SETTINGS.__dict__, "test": "test"}))
+
+
+def test_further_text_is_read_by_stage_1(splits):
+    corpus = load_hub(HubData(**{**SETTINGS.__dict__, "text": ("train", "test"), "dev": "validation"}))
+    assert len(corpus.text["train"]) == 60
+    assert len(corpus.labelled["train"]) == 50
+
+
+def test_a_column_that_is_not_there_is_told(splits):
+    with pytest.raises(UserError, match="no column text; it has sentence, label"):
+        load_hub(HubData(**{**SETTINGS.__dict__, "text_column": "text"}))
+
+
+def test_without_network_the_message_says_what_to_do_instead():
+    with pytest.raises(UserError, match="use data=demo"):
+        load_hub(SETTINGS)

@@ -1,0 +1,24 @@
+"""Small texts and settings that many tests share."""
+
+from pathlib import Path
+
+from poolwise.settings import Masking
+
+REPOSITORY = Path(__file__).parents[1]
+TEXTS = [
+    "The kettle is not good at all.",
+    "A lovely film, although the ending drags.",
+    "I would buy this laptop again without a second thought, and so would my brother.",
+    "Dull.",
+    "Hardly a failure: the songs are lovely and the cast is never dull.",
+    "The screen is good but the battery is a failure.",
+]
+MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
+
+SMALL_RUN = (
+    "data.text=96 data.text_dev=32 data.train=64 data.dev=32 data.test=40 data.max_length=48 "
+    "model.hidden_size=32 model.layers=2 model.attention_heads=2 model.intermediate_size=64 "
+    "model.vocabulary_size=400 trainer.accelerator=cpu"
+).split()
+SMALL_STAGE1 = [*SMALL_RUN, "pretraining.epochs=1", "pretraining.batch_size=32"]
+SMALL_STAGE2 = [*SMALL_RUN, "stage1.epochs=1", "stage1.batch_size=32", "protocol.epochs=1"]
