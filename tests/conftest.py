@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from helpers import TEXTS
 from transformers import BertConfig, BertTokenizer
 
+from helpers import TEXTS
 from poolwise import app
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.encoder import BertForMaskedLMWithPooler
+
 
 @pytest.fixture
 def tokenizer() -> BertTokenizer:

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY, TEXTS
 from torch.nn import functional
 
+from helpers import REPOSITORY, TEXTS
 from poolwise.objectives import OBJECTIVES, STOP_WORDS, BagOfWords, build_objective, distinct
 from poolwise.settings import UserError
 
@@ -52,9 +52,7 @@ def test_texts_without_a_piece_to_predict_count_for_nothing(model, tokenizer):
     pooled = torch.tanh(torch.randn(2, model.config.hidden_size))
     empty = token_ids.clone()
     empty[1] = tokenizer.pad_token_id
-    torch.testing.assert_close(
-        objective(pooled, empty, model.cls), objective(pooled[:1], token_ids[:1], model.cls)
-    )
+    torch.testing.assert_close(objective(pooled, empty, model.cls), objective(pooled[:1], token_ids[:1], model.cls))
     nothing = torch.full_like(token_ids, tokenizer.pad_token_id)
     assert objective(pooled, nothing, model.cls).item() == 0.0
 
@@ -71,9 +69,7 @@ def test_its_gradient_enters_the_mlm_head_on_request_only(model, tokenizer, trai
 
 
 def test_stop_words_are_left_out_on_request(tokenizer):
-    kept, dropped = (
-        build_objective({**BOW, "drop_stop_words": drop}, tokenizer).dropped for drop in (False, True)
-    )
+    kept, dropped = (build_objective({**BOW, "drop_stop_words": drop}, tokenizer).dropped for drop in (False, True))
     vocabulary = tokenizer.get_vocab()
     newly = {index for index in range(len(tokenizer)) if dropped[index] and not kept[index]}
     assert newly == {vocabulary[word] for word in STOP_WORDS if word in vocabulary}

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY
 from transformers import BertModel
 
+from helpers import REPOSITORY
 from poolwise.encoder import draw_dense
 from poolwise.representations import REPRESENTATIONS, ClsLinear, PoolerOutput, representation_class
 from poolwise.settings import UserError

@@ -319,13 +319,11 @@ class SentimentJob(Job):
         return Sentiment(classifier, self.optimisation), data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
-        """Evaluate the best checkpoint on dev and, once, on test; keep every prediction."""
+        """Read test once, with the best checkpoint; keep every prediction."""
         assert isinstance(stage, Sentiment)
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-        trainer.validate(stage, data, ckpt_path=best, verbose=False, weights_only=True)
-        dev = plain(trainer.callback_metrics)
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
-        record.results["metrics"] = {**dev, **plain(trainer.callback_metrics)}
+        record.results["metrics"] = plain({**stage.figures["dev"], **stage.figures["test"]})
         record.results["representation"] = {
             "name": self.settings.representation,
             "formula": stage.classifier.representation.formula,

@@ -102,12 +102,14 @@ class RunRecord:
     config: dict[str, Any]
     results: dict[str, Any] = field(default_factory=dict)
     _started: float = 0.0
+    _commit: str | None = None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
         self._started = time.perf_counter()
+        self._commit = git_commit()
         forget_peak_memory()
         self._write("running")
         return self
@@ -138,7 +140,7 @@ class RunRecord:
             "config": self.config,
             "material": identity.material,
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
-            "git_commit": git_commit(),
+            "git_commit": self._commit,
         }
         write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ class Bounds:
     below: float | None = None
     at_most: float | None = None
 
-    def hold(self, value: float) -> bool:
+    def hold(self, value: float | int) -> bool:
         """Whether `value` lies in the range."""
         return (
             (self.above is None or value > self.above)

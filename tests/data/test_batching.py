@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers import MASKING
 
+from helpers import MASKING
 from poolwise.data.batching import LabelledBatches, LengthGroupedBatches, MaskedBatches, SortedBatches, loader
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.module import labelled_data, masked_data
@@ -50,7 +50,7 @@ def test_evaluation_batches_are_sorted_and_complete():
 
 
 def test_labelled_batches_hold_the_texts(texts):
-    batch = LabelledBatches(texts).__getitems__([(0, 3), (0, 1)])
+    batch = LabelledBatches(texts)[[(0, 3), (0, 1)]]
     assert batch["examples"].tolist() == [3, 1]
     assert batch["labels"].tolist() == [0, 1]
     assert batch["attention_mask"].sum(dim=1).tolist() == texts.lengths[[3, 1]].tolist()
@@ -62,7 +62,7 @@ def test_labelled_batches_hold_the_texts(texts):
 
 def test_masks_spare_special_tokens_and_padding(texts, tokenizer):
     masking = MASKING.__class__(mask_probability=0.99, mask_token_share=0.0, random_token_share=1.0)
-    batch = MaskedBatches(texts, tokenizer, masking, seed=1).__getitems__([(0, n) for n in range(len(texts))])
+    batch = MaskedBatches(texts, tokenizer, masking, seed=1)[[(0, n) for n in range(len(texts))]]
     special = torch.isin(batch["original_ids"], torch.tensor(tokenizer.all_special_ids))
     assert (batch["labels"][special] == IGNORED_LABEL).all()
     assert torch.equal(batch["input_ids"][special], batch["original_ids"][special])
@@ -77,7 +77,7 @@ def test_masks_change_with_the_epoch_also_in_workers(texts, tokenizer, workers):
     data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=workers)
     train, seen = data.train_dataloader(), []
     for epoch in range(3):
-        train.batch_sampler.set_epoch(epoch)
+        train.sampler.set_epoch(epoch)
         seen.append(sorted(tuple(row) for batch in train for row in batch["labels"].tolist()))
     assert seen[0] != seen[1] != seen[2] != seen[0]
 
@@ -103,7 +103,6 @@ def test_loading_leaves_the_global_generator_alone(texts):
 def test_workers_change_nothing(texts):
     order = SortedBatches(texts.lengths, 2)
     plain, worked = (
-        [batch["input_ids"].tolist() for batch in loader(LabelledBatches(texts), order, workers)]
-        for workers in (0, 2)
+        [batch["input_ids"].tolist() for batch in loader(LabelledBatches(texts), order, workers)] for workers in (0, 2)
     )
     assert plain == worked

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from helpers import MASKING
 
+from helpers import MASKING
 from poolwise.data.masking import IGNORED_LABEL, mask_batch, mix, random_bits
 
 MASK, SPECIALS = 4, 5

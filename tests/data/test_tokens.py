@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers import TEXTS
 
+from helpers import TEXTS
 from poolwise.data.tokens import content_hash, tokenise, tokenizer_hash, train_wordpiece
 
 VOCABULARY_SCRIPT = """

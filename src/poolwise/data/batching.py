@@ -80,7 +80,7 @@ class LabelledBatches(Dataset[Batch]):
     def __init__(self, texts: TokenisedTexts) -> None:
         self.texts = texts
 
-    def __getitems__(self, requests: list[Request]) -> Batch:
+    def __getitem__(self, requests: list[Request]) -> Batch:
         examples = np.array([example for _, example in requests])
         token_ids, present = self.texts.padded(examples)
         return {
@@ -110,7 +110,7 @@ class MaskedBatches(Dataset[Batch]):
         self.is_special[tokenizer.all_special_ids] = True
         self.replacement_ids = np.flatnonzero(~self.is_special)
 
-    def __getitems__(self, requests: list[Request]) -> Batch:
+    def __getitem__(self, requests: list[Request]) -> Batch:
         examples = np.array([example for _, example in requests])
         token_ids, present = self.texts.padded(examples)
         input_ids, labels = mask_batch(
@@ -137,17 +137,16 @@ class MaskedBatches(Dataset[Batch]):
         return maskable
 
 
-def as_it_is(batch: Any) -> Any:
-    """The collate function: a data set above returns whole batches already."""
-    return batch
+def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:
+    """A loader over whole batches; `workers` changes speed only.
 
-
-def loader(batches: Dataset[Batch], sampler: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:
-    """A loader over whole batches; `workers` changes speed only."""
+    The order of batches is the loader's `sampler`, not its `batch_sampler`: Lightning tells the epoch only to the
+    former, and without it every epoch has the same order and the same masks.
+    """
     return DataLoader(
         batches,
-        batch_sampler=sampler,
-        collate_fn=as_it_is,
+        batch_size=None,
+        sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.

@@ -50,19 +50,19 @@ class MaskedLanguageModelling(Stage):
         if self.global_step == 0 and batch_idx == 0:
             self.provenance.probe(losses)
         objective = losses[self.objective.name]
-        self.log_dict(
+        self.log_training(
             {
-                "train/mlm_loss": losses["mlm"].detach(),
-                "train/perplexity": losses["mlm"].detach().exp(),
-                "train/masked_accuracy": accuracy,
-                "train/objective_loss": objective.detach(),
+                "mlm_loss": losses["mlm"].detach(),
+                "perplexity": losses["mlm"].detach().exp(),
+                "masked_accuracy": accuracy,
+                "objective_loss": objective.detach(),
             }
         )
         return losses["mlm"] + self.objective.weight * objective
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
-        self.log("train/pooler_gradient_norm", self.provenance.note_gradients())
+        self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect dev figures: MLM weighted by masked positions, the objective by texts."""

@@ -92,6 +92,7 @@ class Scores(nn.Module):
     def finish(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The figures, and `examples` (N,), `labels` (N,) and `logits` (N, C) in the examples' order; start anew."""
         figures = {**self.figures.compute(), f"{self.split}/loss": self.loss.compute()}
+        figures = {name: value.float() for name, value in figures.items()}  # Matthews can be an integer 0
         columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
         order = columns["examples"].argsort()
         self.figures.reset()
@@ -104,7 +105,8 @@ class Sentiment(Stage):
     """Fine-tunes a `SentimentClassifier` with cross entropy.
 
     Attributes:
-        predictions: after an evaluation, its split's `examples` (N,), `labels` (N,) and `logits` (N, C).
+        figures: of each split: of dev in the best epoch so far, of test when it is read.
+        predictions: the same for `examples` (N,), `labels` (N,) and `logits` (N, C).
     """
 
     def __init__(self, classifier: SentimentClassifier, optimisation: Optimisation) -> None:
@@ -112,6 +114,7 @@ class Sentiment(Stage):
         self.classifier = classifier
         self.dev_scores = Scores("dev", classifier.head.out_features)
         self.test_scores = Scores("test", classifier.head.out_features)
+        self.figures: dict[str, dict[str, Tensor]] = {}
         self.predictions: dict[str, dict[str, Tensor]] = {}
 
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -122,7 +125,7 @@ class Sentiment(Stage):
         """Cross entropy in nats, mean over the batch."""
         logits = self.classifier(batch["input_ids"], batch["attention_mask"])
         loss = functional.cross_entropy(logits, batch["labels"])
-        self.log("train/loss", loss.detach())
+        self.log_training({"loss": loss.detach()})
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -145,5 +148,8 @@ class Sentiment(Stage):
         scores.update(batch, self.classifier(batch["input_ids"], batch["attention_mask"]))
 
     def _finish(self, scores: Scores) -> None:
-        figures, self.predictions[scores.split] = scores.finish()
+        figures, predictions = scores.finish()
         self.log_dict(figures)
+        best = self.figures.get(scores.split, {}).get(SELECTION_METRIC)
+        if best is None or figures[SELECTION_METRIC] > best:
+            self.figures[scores.split], self.predictions[scores.split] = figures, predictions

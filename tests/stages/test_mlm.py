@@ -1,0 +1,124 @@
+import lightning
+import pytest
+import torch
+
+from helpers import MASKING
+from poolwise.data.module import masked_data
+from poolwise.objectives import build_objective
+from poolwise.provenance import ProvenanceTracker
+from poolwise.settings import Optimisation
+from poolwise.stages.mlm import MaskedLanguageModelling, masked_accuracy
+
+OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
+BOW = {"name": "bow", "weight": 2.0, "train_mlm_head": True, "drop_stop_words": False}
+
+
+class Watcher(lightning.Callback):
+    """Notes modes and pooler gradients while Lightning trains."""
+
+    def __init__(self):
+        self.modes, self.pooler_gradients, self.masks = [], [], []
+
+    def on_train_batch_start(self, trainer, stage, batch, batch_idx):
+        self.modes.append(all(module.training for module in stage.model.modules()))
+        self.masks.append(batch["labels"])
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        self.pooler_gradients.append(stage.model.bert.pooler.dense.weight.grad)
+
+
+def fit(model, texts, tokenizer, objective, epochs=2):
+    stage = MaskedLanguageModelling(
+        model, build_objective(objective, tokenizer), ProvenanceTracker(model, None, 1), OPTIMISATION
+    )
+    watcher = Watcher()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[watcher],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+    lightning.seed_everything(1, verbose=False)
+    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0)
+    trainer.fit(stage, data)
+    return stage, watcher, trainer
+
+
+def test_the_encoder_trains_in_train_mode_also_after_validation(model, texts, tokenizer):
+    """Held away: Lightning leaves a model that comes in eval mode so, without dropout, for the whole fit."""
+    _, watcher, _ = fit(model, texts, tokenizer, BOW)
+    assert watcher.modes == [True] * 6
+
+
+@pytest.mark.parametrize("objective", [{"name": "none"}, BOW])
+def test_the_pooler_gets_a_gradient_from_the_objective_only(model, texts, tokenizer, objective):
+    before = model.bert.pooler.dense.weight.detach().clone()
+    stage, watcher, trainer = fit(model, texts, tokenizer, objective)
+    trained = objective is BOW
+    assert len(watcher.pooler_gradients) == 6
+    assert all((gradient is not None) == trained for gradient in watcher.pooler_gradients)
+    assert torch.equal(before, model.bert.pooler.dense.weight) != trained
+    assert (trainer.callback_metrics["train/pooler_gradient_norm"] > 0) == trained
+    assert stage.provenance.summary()["pooler_status"] == ("trained" if trained else "random")
+
+
+def test_masks_are_fresh_in_every_epoch_under_lightning(model, texts, tokenizer):
+    _, watcher, _ = fit(model, texts, tokenizer, BOW)
+    first, second = (
+        sorted(tuple(row) for labels in watcher.masks[part] for row in labels.tolist())
+        for part in (slice(0, 3), slice(3, 6))
+    )
+    assert first != second
+
+
+def test_dev_figures_are_means_over_masked_positions(model, texts, tokenizer):
+    stage, _, trainer = fit(model, texts, tokenizer, BOW)
+    stage.eval()
+    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0)
+    (batch,) = data.val_dataloader()
+    with torch.no_grad():
+        expected = model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"]).loss
+    found = trainer.callback_metrics
+    torch.testing.assert_close(found["dev/mlm_loss"], expected)
+    torch.testing.assert_close(found["dev/perplexity"], expected.exp())
+
+
+def test_what_is_logged(model, texts, tokenizer):
+    _, _, trainer = fit(model, texts, tokenizer, BOW)
+    names = {
+        "train/mlm_loss",
+        "train/perplexity",
+        "train/masked_accuracy",
+        "train/objective_loss",
+        "train/pooler_gradient_norm",
+        "train/learning_rate",
+        "train/tokens_per_second",
+        "dev/mlm_loss",
+        "dev/perplexity",
+        "dev/masked_accuracy",
+        "dev/objective_loss",
+    }
+    assert set(trainer.callback_metrics) == names
+
+
+def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
+    stage, _, _ = fit(model, texts, tokenizer, BOW, epochs=1)
+    stage.eval()
+    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0)
+    (batch,) = data.val_dataloader()
+    losses, _ = stage.losses(batch)
+    stage.log_training = lambda figures: None
+    torch.testing.assert_close(stage.training_step(batch, 1), losses["mlm"] + 2.0 * losses["bow"])
+
+
+def test_masked_accuracy():
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    labels = torch.tensor([[-100, 1], [1, -100]])
+    assert masked_accuracy(logits, labels).item() == 0.5
+    assert masked_accuracy(logits[:0], torch.tensor([[-100]])).item() == 0.0

@@ -1,0 +1,111 @@
+import lightning
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
+from transformers import BertModel
+
+from poolwise.data.module import labelled_data
+from poolwise.representations import REPRESENTATIONS
+from poolwise.settings import Optimisation
+from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier
+
+OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
+
+
+def classifier(config, name="pooler", classes=2):
+    torch.manual_seed(3)
+    kind = REPRESENTATIONS[name]
+    representation = kind(config.hidden_size, config.initializer_range)
+    return SentimentClassifier(BertModel(config), representation, classes, dropout=0.1)
+
+
+class Modes(lightning.Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, stage, batch, batch_idx):
+        self.seen.append(all(module.training for module in stage.classifier.modules()))
+
+
+def fit(stage, texts):
+    modes = Modes()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        callbacks=[modes],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+    lightning.seed_everything(1, verbose=False)
+    data = labelled_data({"train": texts, "dev": texts, "test": texts}, 2, seed=1, workers=0)
+    trainer.fit(stage, data)
+    return trainer, data, modes
+
+
+@pytest.mark.parametrize("name", sorted(REPRESENTATIONS))
+def test_encoder_representation_and_head_are_all_trained_in_train_mode(config, texts, name):
+    stage = Sentiment(classifier(config, name), OPTIMISATION)
+    before = {key: value.clone() for key, value in stage.classifier.state_dict().items()}
+    _, _, modes = fit(stage, texts)
+    assert modes.seen == [True] * 6
+    unmoved = [n for n, p in stage.classifier.named_parameters() if torch.equal(before[n], p)]
+    assert unmoved == []
+
+
+def test_evaluation_keeps_one_prediction_an_example_in_order(config, texts):
+    stage = Sentiment(classifier(config), OPTIMISATION)
+    trainer, data, _ = fit(stage, texts)
+    trainer.test(stage, data, verbose=False)
+    assert set(stage.predictions) == {"dev", "test"}
+    predictions = stage.predictions["test"]
+    assert predictions["examples"].tolist() == list(range(len(texts)))
+    assert predictions["labels"].tolist() == texts.labels.tolist()
+    token_ids, present = texts.padded(np.array([4]))
+    stage.eval()
+    with torch.no_grad():
+        alone = stage.classifier(torch.from_numpy(token_ids), torch.from_numpy(present.astype(np.int64)))
+    torch.testing.assert_close(predictions["logits"][4], alone[0], rtol=1e-4, atol=1e-5)
+    accuracy = (predictions["logits"].argmax(dim=1) == predictions["labels"]).float().mean()
+    torch.testing.assert_close(trainer.callback_metrics["test/accuracy"], accuracy)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_scores_agree_with_scikit_learn(classes):
+    torch.manual_seed(0)
+    scores = Scores("test", classes)
+    logits, labels = torch.randn(60, classes), torch.arange(60) % classes
+    order = torch.randperm(60)
+    for part in order.split(7):
+        scores.update({"examples": part, "labels": labels[part]}, logits[part])
+    figures, predictions = scores.finish()
+    guesses = logits.argmax(dim=1)
+    assert figures["test/accuracy"].item() == pytest.approx(accuracy_score(labels, guesses))
+    assert figures["test/macro_f1"].item() == pytest.approx(f1_score(labels, guesses, average="macro"))
+    assert figures["test/matthews"].item() == pytest.approx(matthews_corrcoef(labels, guesses), abs=1e-6)
+    assert figures["test/loss"].item() == pytest.approx(log_loss(labels, logits.double().softmax(1)), abs=1e-5)
+    assert figures["test/calibration_error"].item() == pytest.approx(expected_calibration_error(logits, labels))
+    assert torch.equal(predictions["logits"], logits)
+
+
+def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Guo et al. 2017, equation 3, in plain numpy."""
+    confidence, guess = (values.numpy() for values in logits.softmax(dim=1).max(dim=1))
+    correct = guess == labels.numpy()
+    bins = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
+    gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    return float(sum(gaps))
+
+
+def test_scores_start_anew_after_finish():
+    scores = Scores("dev", 2)
+    for _ in range(2):
+        scores.update({"examples": torch.tensor([0, 1]), "labels": torch.tensor([0, 1])}, torch.eye(2))
+        figures, predictions = scores.finish()
+        assert figures["dev/accuracy"].item() == 1.0
+        assert len(predictions["labels"]) == 2

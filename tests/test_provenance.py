@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives import build_objective
+from poolwise.provenance import ProvenanceTracker, part_of, status
+
+BOW = {"name": "bow", "weight": 1.0, "train_mlm_head": True, "drop_stop_words": False}
+IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
+MASK = (IDS != 0).long()
+LABELS = torch.tensor([[-100, 7, -100, 9, -100], [-100, -100, 11, -100, -100]])
+
+
+def trained(model, tokenizer, objective: dict, steps: int = 3):
+    """Plain steps on MLM plus the objective; returns the summary and the pooler's last gradient."""
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    built = build_objective(objective, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(steps):
+        output = model(IDS, MASK, labels=LABELS, masked_only=True)
+        losses = {"mlm": output.loss, built.name: built(output.pooler_output, IDS, model.cls)}
+        if step == 0:
+            tracker.probe(losses)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        tracker.note_gradients()
+        optimizer.step()
+    return tracker.summary(), model.bert.pooler.dense.weight.grad
+
+
+def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, tokenizer):
+    before = model.bert.pooler.dense.weight.clone()
+    summary, gradient = trained(model, tokenizer, {"name": "none"})
+    assert gradient is None
+    assert torch.equal(before, model.bert.pooler.dense.weight)
+    pooler = summary["parts"]["pooler"]
+    assert (pooler["losses"], pooler["steps"], pooler["distance_moved"]) == ([], 0, 0.0)
+    assert summary["pooler_status"] == "random"
+    assert summary["parts"]["layer.0"]["losses"] == ["mlm"]
+    assert summary["parts"]["layer.0"]["distance_moved"] > 0
+
+
+def test_with_bow_the_pooler_gets_a_gradient_and_moves(model, tokenizer):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    summary, gradient = trained(model, tokenizer, BOW)
+    assert gradient.abs().sum() > 0
+    pooler = summary["parts"]["pooler"]
+    assert pooler["losses"] == ["bow"]
+    assert pooler["steps"] == 3
+    assert pooler["mean_gradient_norm"] > 0
+    assert summary["pooler_status"] == "trained"
+    assert summary["parts"]["layer.1"]["losses"] == ["bow", "mlm"]
+    moved = [p - before[name] for name, p in model.named_parameters() if "pooler" in name]
+    expected = torch.cat([m.flatten() for m in moved]).norm().item()
+    assert pooler["distance_moved"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_norms_are_those_of_each_loss_alone(model, tokenizer):
+    model.eval()
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    built = build_objective(BOW, tokenizer)
+    output = model(IDS, MASK, labels=LABELS, masked_only=True)
+    bow = built(output.pooler_output, IDS, model.cls)
+    tracker.probe({"mlm": output.loss, "bow": bow})
+    bow.backward()
+    pooler = torch.cat([p.grad.flatten() for p in model.bert.pooler.parameters()]).norm().item()
+    tracker.note_gradients()
+    part = tracker.summary()["parts"]["pooler"]
+    assert part["first_gradient_norm_by_loss"] == {"bow": pytest.approx(pooler, rel=1e-5)}
+    assert part["mean_gradient_norm"] == pytest.approx(pooler, rel=1e-5)
+
+
+def test_every_parameter_has_one_part(model):
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    assert set(tracker.parts) == {"embeddings", "layer.0", "layer.1", "pooler", "mlm_head"}
+    counted = sum(p.numel() for group in tracker.parts.values() for p in group)
+    assert counted == sum(p.numel() for p in model.parameters())
+    assert part_of("cls.predictions.transform.dense.weight") == "mlm_head"
+
+
+def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
+    from transformers import BertModel
+
+    source = BertModel(config)
+    source.save_pretrained(tmp_path)
+    model = BertForMaskedLMWithPooler.from_pretrained(tmp_path)
+    parts = ProvenanceTracker(model, source="base, sha256 abc", seed=7).summary()["parts"]
+    assert parts["layer.0"]["origin"] == parts["embeddings"]["origin"] == "base, sha256 abc"
+    assert parts["mlm_head"]["origin"] == "fresh (seed 7)"
+    assert parts["pooler"]["origin"].startswith("fresh: the checkpoint's was never trained")
+    assert parts["pooler"]["origin"].endswith("(seed 7)")
+
+
+@pytest.mark.parametrize(
+    ("origin", "steps", "moved", "encoder_moved", "expected"),
+    [
+        ("fresh (seed 1)", 5, 0.1, True, "trained"),
+        ("base", 5, 0.1, False, "trained"),
+        ("fresh (seed 1)", 0, 0.0, True, "random"),
+        ("base", 0, 0.0, True, "stale"),
+        ("base", 0, 0.0, False, "as released"),
+    ],
+)
+def test_status(origin, steps, moved, encoder_moved, expected):
+    pooler = {"origin": origin, "steps": steps, "distance_moved": moved}
+    assert status(pooler, encoder_moved) == expected

@@ -1,0 +1,75 @@
+import pytest
+
+from poolwise.objectives import BagOfWords
+from poolwise.settings import Finetune, HubData, Masking, Pretraining, problems_with, typed, unknown_key
+
+OPTIMISATION = {"learning_rate": 1e-3, "weight_decay": 0, "warmup_share": 0.1, "gradient_clip_norm": 1}
+MASKING = {"mask_probability": 0.15, "mask_token_share": 0.8, "random_token_share": 0.1}
+PRETRAINING = {
+    "epochs": 1,
+    "batch_size": 8,
+    "masking": MASKING,
+    "optimisation": OPTIMISATION,
+    "pooler_init": "keep",
+}
+
+
+def test_right_values_have_no_problem():
+    assert problems_with(Pretraining, PRETRAINING, "pretraining.") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "pretraining.epochs=0: must be at least 1"),
+        ({"epochs": 1.5}, "pretraining.epochs=1.5: must be a whole number"),
+        ({"epochs": True}, "pretraining.epochs=True: must be a whole number"),
+        ({"pooler_init": "zero"}, "pretraining.pooler_init='zero': must be one of keep, fresh"),
+        (
+            {"masking": {**MASKING, "mask_probability": 1}},
+            "pretraining.masking.mask_probability=1: must be above 0 and below 1",
+        ),
+        (
+            {"optimisation": {**OPTIMISATION, "learning_rate": "fast"}},
+            "pretraining.optimisation.learning_rate='fast': must be a number",
+        ),
+        ({"masking": 3}, "pretraining.masking=3: must be a group of settings"),
+    ],
+)
+def test_each_problem_names_key_value_and_what_is_allowed(changes, message):
+    assert problems_with(Pretraining, {**PRETRAINING, **changes}, "pretraining.") == [message]
+
+
+def test_all_problems_are_found_together():
+    wrong = {"epochs": 0, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
+    found = problems_with(Pretraining, wrong, "")
+    assert len(found) == 4
+    assert found[0].startswith("batchsize is no setting here (did you mean batch_size?)")
+    assert found[1:3] == ["batch_size is missing", "pooler_init is missing"]
+
+
+def test_settings_of_other_classes_are_their_keyword_only_arguments():
+    right = {"weight": 1.0, "train_mlm_head": True, "drop_stop_words": False}
+    assert problems_with(BagOfWords, right, "objective.") == []
+    assert problems_with(BagOfWords, {**right, "weight": -1}, "objective.") == [
+        "objective.weight=-1: must be at least 0"
+    ]
+
+
+def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
+    built = Finetune(
+        **typed(
+            Finetune,
+            {"name": "finetune", "epochs": 1, "batch_size": 8, "dropout": 0, "optimisation": OPTIMISATION},
+        )
+    )
+    assert built.optimisation.gradient_clip_norm == 1.0
+    assert type(built.optimisation.gradient_clip_norm) is float
+    assert type(built.dropout) is float
+    assert typed(BagOfWords, {"name": "bow", "weight": 3}) == {"name": "bow", "weight": 3.0}
+    assert typed(HubData, {"text": ["train"]}) == {"text": ("train",)}
+    assert typed(Pretraining, PRETRAINING)["masking"] == Masking(**MASKING)
+
+
+def test_unknown_key_without_a_near_one():
+    assert unknown_key("x", []) == "x is no setting here; allowed: none"
