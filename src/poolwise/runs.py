@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pandas
 import torch
@@ -104,7 +104,7 @@ class RunRecord:
     _started: float = 0.0
     _commit: str | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunRecord":
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}

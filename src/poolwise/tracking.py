@@ -139,7 +139,7 @@ def logged_in() -> bool:
 
 
 def _service() -> str:
-    return str(wandb.Settings().base_url)
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
 
 
 @cache
@@ -148,7 +148,8 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
             return True
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
         return True
     except (OSError, ValueError):
         return False

@@ -1,0 +1,109 @@
+import json
+
+import pandas
+import pytest
+import torch
+
+from poolwise import runs
+from poolwise.runs import RunIdentity, RunRecord, finished, hash_of, read_record, without_seeds
+
+
+def identity(**changes) -> RunIdentity:
+    material = {"stage": "mlm", "seed": 1, "objective": {"name": "bow", "weight": 3.0}, **changes}
+    return RunIdentity(
+        stage="mlm",
+        name=f"demo-tiny-bow-seed{material['seed']}",
+        condition="demo-tiny-bow",
+        material=material,
+        condition_material=without_seeds(material),
+        flat={"objective": "bow", "seed": material["seed"]},
+    )
+
+
+def record(tmp_path, **changes) -> RunRecord:
+    return RunRecord(identity(**changes), identity(**changes).folder(tmp_path), {"seed": 1})
+
+
+def test_the_key_is_a_hash_of_what_changes_the_numbers(monkeypatch):
+    assert identity().key == identity().key
+    assert len({identity(**c).key for c in ({}, {"seed": 2}, {"objective": {"name": "none"}})}) == 3
+    before = identity().key
+    monkeypatch.setattr(runs, "NUMERICS_VERSION", runs.NUMERICS_VERSION + 1)
+    assert identity().key != before
+
+
+def test_a_condition_is_the_settings_less_the_seeds():
+    assert identity().group == identity(seed=2).group
+    assert identity().group != identity(objective={"name": "none"}).group
+    assert without_seeds({"seed": 1, "a": {"stage1_seed": 2, "b": 3}}) == {"a": {"b": 3}}
+    assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
+
+
+def test_a_finished_run_leaves_its_record(tmp_path):
+    with record(tmp_path) as running:
+        during = read_record(running.folder)
+        running.results["metrics"] = {"dev/mlm_loss": 2.0}
+    found = read_record(running.folder)
+    assert (during["status"], found["status"]) == ("running", "finished")
+    assert found["key"] == identity().key
+    assert found["metrics"] == {"dev/mlm_loss": 2.0}
+    assert (found["objective"], found["seed"], found["config"]) == ("bow", 1, {"seed": 1})
+    assert found["wall_seconds"] >= 0
+    assert found["peak_memory_mib"]["resident"] > 10
+    assert set(found["versions"]) >= {"torch", "transformers", "lightning"}
+    assert finished(identity(), tmp_path)
+    assert not finished(identity(seed=2), tmp_path)
+    assert [file.name for file in running.folder.glob("*draft*")] == []
+
+
+def test_a_failed_run_says_so_with_its_error(tmp_path):
+    with pytest.raises(RuntimeError, match="out of luck"), record(tmp_path) as running:
+        raise RuntimeError("out of luck")
+    found = read_record(running.folder)
+    assert found["status"] == "failed"
+    assert found["error"] == "RuntimeError: out of luck"
+    assert not finished(identity(), tmp_path)
+
+
+def test_an_interrupted_run_is_failed_too(tmp_path):
+    with pytest.raises(KeyboardInterrupt), record(tmp_path) as running:
+        raise KeyboardInterrupt
+    assert read_record(running.folder)["status"] == "failed"
+
+
+def test_predictions_round_trip(tmp_path):
+    columns = {
+        "examples": torch.arange(2),
+        "labels": torch.tensor([1, 0]),
+        "logits": torch.tensor([[0.5, 1.5], [2.0, -1.0]]),
+    }
+    with record(tmp_path) as running:
+        running.write_predictions({"dev": columns, "test": columns})
+    found = pandas.read_parquet(running.folder / "predictions.parquet")
+    assert found["split"].tolist() == ["dev", "dev", "test", "test"]
+    assert [row.tolist() for row in found["logits"]] == [[0.5, 1.5], [2.0, -1.0]] * 2
+    assert found["label"].tolist() == [1, 0, 1, 0]
+
+
+def test_folder_names_are_readable_and_safe(tmp_path):
+    folder = identity().folder(tmp_path)
+    assert folder.parent.name == "mlm"
+    assert folder.name == f"demo-tiny-bow-seed1-{identity().key[:8]}"
+    odd = RunIdentity("mlm", "a/b c", "x", {}, {}, {})
+    assert odd.folder(tmp_path).name.startswith("a_b_c-")
+
+
+def test_peak_memory_is_forgotten_between_runs():
+    runs.forget_peak_memory()
+    before = runs.peak_memory_mib()["resident"]
+    block = torch.ones(64 * 2**18)
+    during = runs.peak_memory_mib()["resident"]
+    del block
+    assert during > before + 50
+
+
+def test_records_are_plain_json(tmp_path):
+    with record(tmp_path) as running:
+        pass
+    text = (running.folder / "record.json").read_text()
+    assert json.loads(text)["material"]["objective"] == {"name": "bow", "weight": 3.0}
