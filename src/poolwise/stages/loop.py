@@ -69,7 +69,7 @@ def run(job: Job) -> None:
     ):
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         stage, data = job.build()
-        trainer = make_trainer(job, folder, run_loggers)
+        trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()))
         trainer.fit(stage, data)
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
@@ -77,8 +77,10 @@ def run(job: Job) -> None:
     log.info("%s: finished, %s", identity.name, in_words(record.results["metrics"]))
 
 
-def make_trainer(job: Job, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
-    """Lightning's Trainer with the project's own arguments and those of `trainer.*`."""
+def make_trainer(job: Job, folder: Path, run_loggers: list[Any], steps_per_epoch: int) -> lightning.Trainer:
+    """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
+    arguments = dict(job.settings.trainer)
+    arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], steps_per_epoch)
     callbacks: list[lightning.Callback] = []
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(folder, job.selection_metric))
@@ -86,7 +88,7 @@ def make_trainer(job: Job, folder: Path, run_loggers: list[Any]) -> lightning.Tr
     if on_screen:
         callbacks.append(RichProgressBar(leave=False))
     return lightning.Trainer(
-        **job.settings.trainer,
+        **arguments,
         logger=run_loggers,
         callbacks=callbacks,
         max_epochs=job.epochs,

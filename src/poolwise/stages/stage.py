@@ -57,7 +57,7 @@ class Stage(lightning.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """See whether this step is logged: Lightning's bookkeeping costs a tiny BERT a fifth of each step."""
-        self._logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        self._logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log_training(self, figures: Mapping[str, Tensor | float]) -> None:
         """Log figures of a training step, if this is one in `log_every_n_steps`."""

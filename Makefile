@@ -1,0 +1,40 @@
+# `make` or `make help` lists what there is. Needs Python 3.11 to 3.13; everything else is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo report test test-slow lint
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.runs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.runs
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.runs ## install the program into $(VENV)
+
+demo: setup ## set up, then run the main job on generated reviews: stage 1, four representations x three seeds, report
+	$(RUN) train.py stage=mlm
+	$(RUN) train.py stage=sentiment repr=cls,pooler,mean,cls_linear seed=1,2,3 -m
+	$(RUN) -m poolwise.report
+
+report: setup ## compare the finished runs
+	$(RUN) -m poolwise.report
+
+test: $(VENV)/.tests ## set up, then run the tests, with coverage
+	$(RUN) -m pytest -m 'not slow' --cov --cov-report=term:skip-covered --durations=5
+
+test-slow: $(VENV)/.tests ## run the tests that take minutes
+	$(RUN) -m pytest -m slow --durations=5
+
+lint: $(VENV)/.tests ## check format, style and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy

@@ -1,0 +1,292 @@
+import json
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+import pandas
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from transformers import BertForMaskedLM, BertModel
+
+from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import app
+from poolwise.app import conf_dir, prepared, register_schemas, stage1_command, typed_settings
+from poolwise.objectives import OBJECTIVES
+from poolwise.representations import REPRESENTATIONS
+from poolwise.settings import MLMSettings, SentimentSettings, UserError
+
+CONF = REPOSITORY / "conf"
+FILES = sorted(str(file.relative_to(CONF).with_suffix("")) for file in CONF.rglob("*.yaml"))
+
+
+def compose(*overrides: str):
+    register_schemas()
+    with hydra.initialize_config_dir(conf_dir(), version_base="1.3"):
+        return hydra.compose("train", overrides=list(overrides), return_hydra_config=False)
+
+
+def overrides_for(file: str) -> list[str]:
+    """The command line that composes a file of `conf/`."""
+    if file in ("train", "hydra/help/poolwise", "hydra/job_logging/poolwise"):
+        return ["stage=mlm"]
+    group, choice = file.split("/")
+    stage = "sentiment" if group in ("repr", "protocol") else "mlm"
+    extra = ["model.path=somewhere"] if file == "model/pretrained" else []
+    selected = [] if group == "stage" else [f"{group}={choice}"]
+    return [f"stage={choice}" if group == "stage" else f"stage={stage}", *selected, *extra]
+
+
+def test_every_config_file_is_known_here():
+    assert len(FILES) == 28
+    assert {file.split("/")[0] for file in FILES} == {
+        "train",
+        "stage",
+        "pretraining",
+        "model",
+        "objective",
+        "repr",
+        "protocol",
+        "data",
+        "trainer",
+        "logger",
+        "experiment",
+        "hydra",
+    }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_config_file_composes_and_instantiates(file):
+    settings = typed_settings(compose(*overrides_for(file)))
+    assert isinstance(settings, SentimentSettings if "stage=sentiment" in overrides_for(file) else MLMSettings)
+    group, _, choice = file.partition("/")
+    named = {"model": settings.model, "data": settings.data, "logger": settings.logger}
+    if group in named:
+        assert named[group].name == choice
+
+
+def test_every_objective_and_representation_can_be_chosen():
+    for name in OBJECTIVES:
+        assert typed_settings(compose("stage=mlm", f"objective={name}")).objective["name"] == name
+    for name in REPRESENTATIONS:
+        assert typed_settings(compose("stage=sentiment", f"repr={name}")).representation == name
+
+
+def test_every_experiment_file_has_its_folder():
+    names = {file.split("/")[1] for file in FILES if file.startswith("experiment/")}
+    assert names
+    assert all((REPOSITORY / "experiments" / name / "README.md").is_file() for name in names)
+
+
+def test_the_config_stops_at_app():
+    sources = [file for file in (REPOSITORY / "src/poolwise").rglob("*.py") if file.name != "app.py"]
+    assert len(sources) > 20
+    assert [file for file in sources if re.search(r"DictConfig|\bcfg\b|omegaconf", file.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["stage=mlm", "pretraining.epochs=0"], ["pretraining.epochs=0: must be at least 1"]),
+        (["stage=mlm", "+pretrainin.epochs=2"], ["pretrainin is no setting here (did you mean pretraining?)"]),
+        (
+            ["stage=mlm", "+objective.wieght=2"],
+            ["objective.wieght is no setting here (did you mean objective.weight?)"],
+        ),
+        (
+            ["stage=mlm", "+trainer.max_step=2"],
+            ["trainer.max_step is no setting here (did you mean trainer.max_steps?)"],
+        ),
+        (["stage=mlm", "+trainer.max_epochs=2"], ["trainer.max_epochs is set by poolwise itself"]),
+        (
+            ["stage=mlm", "seed=-1", "data.label_noise=0.7", "model.layers=two", "objective.weight=-1"],
+            [
+                "seed=-1: must be at least 0",
+                "data.label_noise=0.7: must be at least 0 and below 0.5",
+                "model.layers='two': must be a whole number",
+                "objective.weight=-1: must be at least 0",
+            ],
+        ),
+        (
+            ["stage=sentiment", "stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1"],
+            ["stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1: must be at least 0 and below 1"],
+        ),
+    ],
+)
+def test_all_problems_are_told_together(overrides, messages):
+    with pytest.raises(UserError) as error:
+        typed_settings(compose(*overrides))
+    for message in messages:
+        assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1 + len(messages)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["stage=mlm", "repr=pooler"], "Could not override 'repr'"),
+        (["stage=sentiment", "objective=none"], "objective@stage1.objective"),
+        (["stage=mlm", "modell=tiny"], "Could not override 'modell'"),
+        (["stage=mlm", "objective=simcse"], "Available options"),
+        (["stage=mlm,sentiment", "-m"], "one stage at a time"),
+        (["stage=mlm", "pretraining.epochs=0"], "must be at least 1"),
+        (["stage=mlm", "model=/no/such/folder"], "/no/such/folder"),
+        (["stage=mlm", "data=files"], "data=files needs data.text"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(program, capsys, arguments, words):
+    code = program(*arguments)
+    printed = capsys.readouterr()
+    assert code != 0
+    assert words in printed.err + printed.out
+    assert "Traceback" not in printed.err + printed.out
+
+
+def test_a_model_can_be_given_by_its_place():
+    assert prepared(["model=minilm", "seed=1"]) == ["model=minilm", "seed=1"]
+    assert prepared(["model=my/bert"]) == ["model=pretrained", "model.path='my/bert'", "model.name='bert'"]
+    assert prepared(["model=tiny,minilm"]) == ["model=tiny,minilm"]
+
+
+def test_the_command_that_makes_the_stage_1_encoder():
+    overrides = [
+        "stage=sentiment",
+        "repr=pooler",
+        "seed=3",
+        "stage1.seed=2",
+        "stage1.epochs=5",
+        "stage1.objective.weight=2",
+        "objective@stage1.objective=bow",
+        "data=files",
+        "data.text=a.txt",
+        "protocol.epochs=1",
+        "+trainer.max_steps=5",
+        "trainer.precision=bf16-mixed",
+    ]
+    assert stage1_command(overrides) == (
+        "python train.py stage=mlm seed=2 pretraining.epochs=5 objective.weight=2 objective=bow "
+        "data=files data.text=a.txt trainer.precision=bf16-mixed"
+    )
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*/record.json"))]
+
+
+def test_the_main_job_end_to_end(program, tmp_path, capsys):
+    """Both stages as a person runs them: missing encoder, stage 1, a sweep, the same sweep again."""
+    assert program("stage=sentiment", *SMALL_STAGE2) == 2
+    message = capsys.readouterr().err
+    command = shlex.split(re.search(r"make it: +python train\.py (.*)", message).group(1))
+    assert program(*command) == 0
+    (stage1,) = records(tmp_path / "runs/mlm")
+    assert stage1["status"] == "finished"
+    assert stage1["provenance"]["pooler_status"] == "trained"
+    assert stage1["metrics"]["dev/perplexity"] > 1
+    export = next((tmp_path / "runs/mlm").glob("*/export"))
+    for kind in (BertModel, BertForMaskedLM):
+        assert not kind.from_pretrained(export, output_loading_info=True)[1]["missing_keys"]
+
+    assert program("stage=sentiment", "repr=pooler", *SMALL_STAGE2, "-m") == 0
+    found = records(tmp_path / "runs/sentiment")
+    assert [run["seed"] for run in found] == [1, 2, 3]
+    assert len({run["condition"] for run in found}) == 1
+    assert {run["status"] for run in found} == {"finished"}
+    assert {run["pooler_status"] for run in found} == {"trained"}
+    assert all(run["representation"]["formula"].startswith("tanh(W h[0] + b)") for run in found)
+    assert len({run["wandb"]["id"] for run in found}) == 3
+    predictions = pandas.read_parquet(next((tmp_path / "runs/sentiment").glob("*seed1-*/predictions.parquet")))
+    assert predictions["split"].value_counts().to_dict() == {"test": 40, "dev": 32}
+    test = predictions[predictions["split"] == "test"]
+    accuracy = (pandas.Series([row.argmax() for row in test["logits"]]) == test["label"].to_numpy()).mean()
+    assert accuracy == pytest.approx(found[0]["metrics"]["test/accuracy"], abs=1e-6)
+
+    before = [run["started"] for run in found]
+    assert program("stage=sentiment", "repr=pooler", *SMALL_STAGE2, "-m") == 0
+    assert [run["started"] for run in records(tmp_path / "runs/sentiment")] == before
+    assert capsys.readouterr().out.count("is finished") == 3
+
+
+def test_the_best_checkpoint_loads_without_running_code(program, tmp_path):
+    """Held away: hyper-parameters in a checkpoint that `weights_only` refuses."""
+    assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "protocol.epochs=3") == 0
+    (file,) = (tmp_path / "runs/sentiment").glob("*/best.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    assert "classifier.head.weight" in checkpoint["state_dict"]
+    (run,) = records(tmp_path / "runs/sentiment")
+    assert run["encoder"] == "base"
+    lines = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
+    by_epoch = [line["dev/macro_f1"] for line in lines if "dev/macro_f1" in line]
+    assert len(by_epoch) == 3
+    assert checkpoint["epoch"] == by_epoch.index(max(by_epoch))
+    assert run["metrics"]["dev/macro_f1"] == max(by_epoch)
+
+
+def test_the_same_command_gives_the_same_numbers(program, tmp_path):
+    for part in ("a", "b"):
+        assert program("stage=mlm", *SMALL_STAGE1, f"runs_dir={tmp_path / part}", "logger=csv") == 0
+    first, second = (records(tmp_path / part / "mlm")[0] for part in ("a", "b"))
+    assert first["metrics"].pop("train/tokens_per_second") != second["metrics"].pop("train/tokens_per_second")
+    assert first["metrics"] == second["metrics"]
+    assert first["key"] == second["key"]
+
+
+def test_a_run_that_fails_is_recorded_and_the_sweep_goes_on(program, tmp_path, monkeypatch):
+    from poolwise.stages.sentiment import Sentiment
+
+    step = Sentiment.training_step
+    failures = iter([True])
+
+    def failing_once(self, batch, batch_idx):
+        if next(failures, False):
+            raise RuntimeError("out of luck")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Sentiment, "training_step", failing_once)
+    assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "seed=1,2", "-m") == 1
+    assert [run["status"] for run in records(tmp_path / "runs/sentiment")] == ["failed", "finished"]
+    assert records(tmp_path / "runs/sentiment")[0]["error"] == "RuntimeError: out of luck"
+
+
+def test_own_files_with_three_classes(program, tmp_path):
+    rows = [(f"the {word} number {n} is {word}", word) for n in range(12) for word in ("good", "dull", "fine")]
+    for split in ("train", "dev", "test"):
+        lines = [f"{text},{label}" for text, label in rows]
+        (tmp_path / f"{split}.csv").write_text("review,stars\n" + "\n".join(lines) + "\n")
+    own = [f"data.{split}={tmp_path / split}.csv" for split in ("train", "dev", "test")]
+    own += ["data=files", "data.text_column=review", "data.label_column=stars", "data.max_length=16"]
+    model = [setting for setting in SMALL_RUN if setting.startswith(("model", "trainer"))]
+    assert program("stage=mlm", *own, *model, "pretraining.epochs=1", "logger=csv") == 0
+    assert program("stage=sentiment", *own, *model, "stage1.epochs=1", "protocol.epochs=1", "logger=csv") == 0
+    (run,) = records(tmp_path / "runs/sentiment")
+    assert run["label_names"] == ["dull", "fine", "good"]
+    assert run["data"] == "files"
+
+
+def test_a_folder_as_encoder(program, tmp_path):
+    assert program("stage=mlm", *SMALL_STAGE1, "objective=none", "logger=csv") == 0
+    export = next((tmp_path / "runs/mlm").glob("*/export"))
+    assert program("stage=sentiment", "repr=pooler", f"encoder={export}", *SMALL_STAGE2, "logger=csv") == 0
+    (run,) = records(tmp_path / "runs/sentiment")
+    assert run["pooler_status"] == "random"
+
+
+def test_help_is_the_projects_own(program, capsys):
+    program("--help")
+    printed = capsys.readouterr().out
+    for words in ("objective: bow, none", "repr: cls, cls_linear, mean, pooler", "python train.py stage=mlm"):
+        assert words in printed
+
+
+@pytest.fixture(autouse=True)
+def hydra_is_left_clean():
+    yield
+    GlobalHydra.instance().clear()
+
+
+def test_config_is_resolved_in_the_record():
+    config = OmegaConf.to_container(compose("stage=mlm"), resolve=True)
+    assert config["pretraining"]["optimisation"]["learning_rate"] == config["model"]["mlm_learning_rate"]
+    assert app.SCHEMAS.keys() == {"mlm", "sentiment"}
