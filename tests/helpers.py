@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
+from poolwise.compare.statistics import METRICS
+from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import Masking
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,3 +26,37 @@ SMALL_RUN = (
 ).split()
 SMALL_STAGE1 = [*SMALL_RUN, "pretraining.epochs=1", "pretraining.batch_size=32"]
 SMALL_STAGE2 = [*SMALL_RUN, "stage1.epochs=1", "stage1.batch_size=32", "protocol.epochs=1"]
+
+EXAMPLES = 200
+
+
+def write_run(runs: Path, name: str, seed: int, wrong: list[int], dev: float, status: str = "trained") -> None:
+    """A finished stage-2 run whose test predictions are wrong at the given examples."""
+    labels = torch.arange(EXAMPLES) % 2
+    guesses = labels.clone()
+    guesses[wrong] = 1 - guesses[wrong]
+    flat = {
+        "data": "demo",
+        "model": "tiny",
+        "encoder": "stage1",
+        "objective": "bow",
+        "stage1_seed": 1,
+        "repr": name,
+        "protocol": "finetune",
+        "seed": seed,
+    }
+    identity = RunIdentity("sentiment", f"{name}-{seed}", name, {"r": name, "s": seed}, {"r": name}, flat)
+    accuracy = 1 - len(wrong) / EXAMPLES
+    metrics = dict.fromkeys(METRICS, accuracy) | {"dev/macro_f1": dev}
+    columns = {
+        "examples": torch.arange(EXAMPLES),
+        "labels": labels,
+        "logits": torch.nn.functional.one_hot(guesses, 2).float(),
+    }
+    with RunRecord(identity, identity.folder(runs), {}) as record:
+        record.results |= {
+            "metrics": metrics,
+            "pooler_status": status,
+            "representation": {"name": name, "formula": f"formula of {name} <b>"},
+        }
+        record.write_predictions({"test": columns})

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from poolwise.app import leave
-from poolwise.compare.report import Report, write_report
+from poolwise.compare.report import COLUMNS, Report, write_report
 from poolwise.settings import UserError
 
 
@@ -22,25 +24,27 @@ def main() -> None:
 
 
 def show(report: Report) -> None:
-    """Print verdicts, table and places."""
+    """Print a table and the answer for each question, and where the files lie."""
     console = Console()
-    table = Table(caption="mean ± standard deviation over seeds, in points; ordered by macro F1 on dev")
-    for number, column in enumerate(report.columns):
-        table.add_column(column, justify="left" if number < 5 else "right")
-    for row in report.rows:
-        table.add_row(*row)
-    console.print(table)
-    for verdict in report.verdicts:
-        console.print(verdict, markup=False)
+    for section in report.sections:
+        table = Table(*COLUMNS, title=section.question, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.columns[0].no_wrap = True
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in section.rows:
+            table.add_row(*row)
+        console.print(table, Text(section.answer), "")
+    console.print("mean ± standard deviation over seeds, in points; in the order of macro F1 on dev\n")
     runs = report.page.parent.parent
-    console.print(
-        f"page     {report.page}",
-        f"table    {report.csv}",
-        f"figure   {report.figure}",
-        sep="\n",
-        soft_wrap=True,
-    )
-    console.print(f"records  {runs}/sentiment/*/record.json", f"W&B      {runs}/wandb", sep="\n", soft_wrap=True)
+    places = {
+        "page": report.page,
+        "table": report.csv,
+        "figure": report.figure,
+        "records": runs / "sentiment/*/record.json",
+        "W&B runs": runs / "wandb",
+    }
+    for name, place in places.items():
+        console.print(f"{name:<9}{place}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from poolwise.compare.statistics import QUESTION_COLUMNS, REPORTED_METRIC, question_of, table_of
+from poolwise.compare.statistics import REPORTED_METRIC, questions, runs_of, table_of
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -25,21 +25,20 @@ INK, PALE = "#1f4e79", "#7fa6c9"
 
 def dot_plot(runs: pandas.DataFrame) -> str:
     """Every run's test accuracy as a dot, each condition's mean as a bar; one panel a question. Returns SVG."""
-    table = table_of(runs)
-    questions = list(table.groupby(QUESTION_COLUMNS, dropna=False, sort=False))
-    heights = [len(rows) for _, rows in questions]
+    panels = questions(table_of(runs))
+    heights = [len(rows) for rows in panels.values()]
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
-            len(questions),
+            len(panels),
             1,
-            figsize=(6.4, 0.9 * len(questions) + 0.42 * sum(heights)),
+            figsize=(6.4, 0.9 * len(panels) + 0.42 * sum(heights)),
             height_ratios=heights,
             sharex=True,
             squeeze=False,
         )
-        for axis, (settings, rows) in zip(axes[:, 0], questions, strict=True):
+        for axis, (question, rows) in zip(axes[:, 0], panels.items(), strict=True):
             _panel(axis, rows, runs)
-            axis.set_title(question_of(settings), loc="left", fontsize=10)
+            axis.set_title(question, loc="left", fontsize=10)
         axes[-1, 0].set_xlabel("test accuracy, % (dots: runs; bars: means)")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -49,9 +48,7 @@ def dot_plot(runs: pandas.DataFrame) -> str:
 
 def _panel(axis: Any, rows: pandas.DataFrame, runs: pandas.DataFrame) -> None:
     for place, (_, row) in enumerate(rows.iloc[::-1].iterrows()):
-        own = runs[(runs["condition"] == row["condition"])]
-        if pandas.notna(row["stage1_seed"]):
-            own = own[own["stage1_seed"] == row["stage1_seed"]]
+        own = runs_of(row, runs)
         values = 100 * own[REPORTED_METRIC]
         axis.plot(values, [place] * len(values), "o", color=PALE, markersize=6, zorder=2)
         axis.plot([values.mean()], [place], "|", color=INK, markersize=18, markeredgewidth=2.5, zorder=3)

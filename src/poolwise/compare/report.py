@@ -9,7 +9,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from poolwise.compare.figures import dot_plot
-from poolwise.compare.statistics import read_runs, table_of, verdicts
+from poolwise.compare.statistics import questions, read_runs, table_of, verdict
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
 
@@ -17,25 +17,26 @@ PERCENT_METRICS = {
     "dev F1": "dev/macro_f1",
     "test accuracy": "test/accuracy",
     "test F1": "test/macro_f1",
-    "test Matthews": "test/matthews",
-    "test calibration error": "test/calibration_error",
+    "Matthews": "test/matthews",
+    "calibration": "test/calibration_error",
 }
-TEXT_COLUMNS = ["data", "model", "objective", "protocol", "representation"]
+COLUMNS = ["representation", "runs", *PERCENT_METRICS, "loss"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question: its words, the answer, and a row of text cells (as `COLUMNS`) for each representation."""
+
+    question: str
+    answer: str
+    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A written report.
+    """What a report says, and where its files lie."""
 
-    Attributes:
-        verdicts: one answer in words a question.
-        columns, rows: the table as text.
-        page, csv, figure: where the files lie.
-    """
-
-    verdicts: list[str]
-    columns: list[str]
-    rows: list[list[str]]
+    sections: list[Section]
     page: Path
     csv: Path
     figure: Path
@@ -54,19 +55,18 @@ def write_report(runs_folder: Path) -> Report:
             "  python train.py stage=sentiment repr=cls,pooler,mean,cls_linear -m"
         )
     table = table_of(runs)
-    rows = [_cells(row) for _, row in table.iterrows()]
-    columns = [*TEXT_COLUMNS, "runs", *PERCENT_METRICS, "test loss"]
+    sections = [
+        Section(question, verdict(rows, runs), [_cells(row) for _, row in rows.iterrows()])
+        for question, rows in questions(table).items()
+    ]
     figure = dot_plot(runs)
-    answers = verdicts(runs)
     page = (
         Environment(autoescape=True)
         .from_string(_template())
         .render(
-            verdicts=answers,
-            figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; its labels are escaped by matplotlib
-            columns=columns,
-            rows=rows,
-            text_columns=len(TEXT_COLUMNS),
+            sections=sections,
+            columns=COLUMNS,
+            figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; matplotlib escapes its labels
             formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
             stage1=_stage1_rows(read_runs(runs_folder, "mlm")),
             run_count=len(runs),
@@ -74,7 +74,7 @@ def write_report(runs_folder: Path) -> Report:
         )
     )
     folder = runs_folder / "report"
-    report = Report(answers, columns, rows, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
+    report = Report(sections, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(report.csv, table.to_csv(index=False))
@@ -90,16 +90,11 @@ def _template() -> str:
 
 
 def _cells(row: pandas.Series) -> list[str]:
-    encoder = row["objective"] if pandas.notna(row["objective"]) else row["encoder"]
     return [
-        row["data"],
-        row["model"],
-        str(encoder),
-        row["protocol"],
         row["label"],
         str(row["runs"]),
-        *(mean_and_spread(row, metric, 100, 1) for metric in PERCENT_METRICS.values()),
-        mean_and_spread(row, "test/loss", 1, 3),
+        *(mean_and_spread(row, metric, 100.0, 1) for metric in PERCENT_METRICS.values()),
+        mean_and_spread(row, "test/loss", 1.0, 3),
     ]
 
 

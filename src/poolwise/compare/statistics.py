@@ -127,42 +127,44 @@ def _correct(folder: str) -> Bool[ndarray, " N"]:
     return correct
 
 
-def verdicts(runs: pandas.DataFrame) -> list[str]:
-    """For each question one answer in words: the best on dev, its test figure, and how sure that is."""
-    table = table_of(runs)
-    answers = []
-    for settings, rows in table.groupby(QUESTION_COLUMNS, dropna=False, sort=False):
-        answers.append(f"{question_of(settings)}: {_answer(rows, runs)}")
-    return answers
+def questions(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """The rows of `table_of` that answer one question each, by the question's words, such as
+    `demo, tiny after stage 1 with bow (seed 1), finetune`."""
+    groups = table.groupby(QUESTION_COLUMNS, dropna=False, sort=False)
+    return {_question_in_words(rows.iloc[0]): rows for _, rows in groups}
 
 
-def question_of(settings: tuple[Any, ...]) -> str:
-    """The settings of a question in words, such as `demo, tiny after stage 1 with bow, finetune`."""
-    data, model, encoder, objective, seed, protocol = settings
-    if pandas.notna(objective):
-        model = f"{model} after stage 1 with {objective} (seed {seed:g})"
-    elif encoder != "base":
-        model = encoder
+def _question_in_words(row: pandas.Series) -> str:
+    if pandas.notna(row["objective"]):
+        encoder = f"{row['model']} after stage 1 with {row['objective']} (seed {row['stage1_seed']:g})"
+    elif row["encoder"] == "base":
+        encoder = f"{row['model']}, not adapted"
     else:
-        model = f"{model}, not adapted"
-    return f"{data}, {model}, {protocol}"
+        encoder = f"encoder {row['encoder']}"
+    return f"{row['data']}, {encoder}, {row['protocol']}"
 
 
-def _answer(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
+def verdict(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
+    """The answer to one question in words: the best on dev, its test figure, and how sure that is.
+
+    Args:
+        rows: of `questions`.
+        runs: of `read_runs`.
+    """
     best = rows.iloc[0]
     mean, spread = 100 * best[f"{REPORTED_METRIC} mean"], 100 * best[f"{REPORTED_METRIC} std"]
-    words = (
-        f"use {best['label']}, the best on dev; test accuracy {mean:.1f} % (sd {spread:.1f} over {best['runs']} seeds)."
-    )
+    over = "one seed" if best["runs"] == 1 else f"sd {spread:.1f} over {best['runs']} seeds"
+    words = f"Use {best['label']}, the best on dev; test accuracy {mean:.1f} % ({over})."
     if len(rows) == 1:
         return words + " There is nothing to compare it with yet."
     compared = {
-        other["label"]: difference(_runs_of(best, runs), _runs_of(other, runs)) for _, other in rows.iloc[1:].iterrows()
+        other["label"]: difference(runs_of(best, runs), runs_of(other, runs)) for _, other in rows.iloc[1:].iterrows()
     }
     return f"{words} {_comparison_in_words(best['label'], compared)}"
 
 
-def _runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
+def runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
+    """The runs that a row of `table_of` is about."""
     return runs[(runs["condition"] == row["condition"]) & _same(runs["stage1_seed"], row["stage1_seed"])]
 
 

@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pandas
+import pytest
+from scipy import stats
+
+from helpers import EXAMPLES, write_run
+from poolwise.compare.statistics import (
+    difference,
+    label_of,
+    questions,
+    read_runs,
+    t_interval,
+    table_of,
+    verdict,
+)
+
+
+def test_table_has_mean_and_spread_of_each_condition(runs):
+    table = table_of(read_runs(runs, "sentiment"))
+    assert table["label"].tolist() == ["mean", "cls", "pooler (random)"]
+    assert table["runs"].tolist() == [3, 3, 3]
+    pooler = table.iloc[2]
+    values = [1 - wrong / EXAMPLES for wrong in (30, 31, 32)]
+    assert pooler["test/accuracy mean"] == pytest.approx(np.mean(values))
+    assert pooler["test/accuracy std"] == pytest.approx(np.std(values, ddof=1))
+    assert (pooler["test/accuracy min"], pooler["test/accuracy max"]) == (min(values), max(values))
+
+
+def test_runs_that_did_not_finish_are_left_out(runs):
+    record = next((runs / "sentiment").glob("mean-1-*/record.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "status": "failed"}))
+    assert len(read_runs(runs, "sentiment")) == 8
+
+
+@pytest.mark.parametrize("status", ["random", "stale", "never trained"])
+def test_a_doubtful_pooler_is_called_that(status):
+    row = pandas.Series({"repr": "pooler", "pooler_status": status})
+    assert label_of(row) == f"pooler ({status})"
+    assert label_of(pandas.Series({"repr": "cls", "pooler_status": status})) == "cls"
+    assert label_of(pandas.Series({"repr": "pooler", "pooler_status": "trained"})) == "pooler"
+
+
+def test_difference_is_paired_by_seed_and_example(runs):
+    found = read_runs(runs, "sentiment")
+    gap = difference(found[found["repr"] == "mean"], found[found["repr"] == "pooler"])
+    by_seed = np.array([20, 21, 22]) / EXAMPLES * 100
+    reference = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+    assert gap.points == pytest.approx(by_seed.mean())
+    assert (gap.low, gap.high) == (pytest.approx(reference.low), pytest.approx(reference.high))
+    assert gap.seeds == 3
+    assert gap.shown
+    by_example = np.zeros(EXAMPLES)
+    by_example[10:32] = [100] * 20 + [200 / 3, 100 / 3]
+    assert gap.example_error == pytest.approx(1.96 * by_example.std(ddof=1) / EXAMPLES**0.5)
+
+
+def test_a_difference_that_test_examples_can_explain_is_not_shown(runs):
+    """Nearly as many mistakes, on other examples: no spread over seeds, and still nothing to tell."""
+    found = read_runs(runs, "sentiment")
+    gap = difference(found[found["repr"] == "mean"], found[found["repr"] == "cls"])
+    assert abs(gap.points) < gap.example_error
+    assert not gap.shown
+
+
+def test_t_interval_needs_two_values():
+    assert np.isnan(t_interval(np.array([1.0]))).all()
+    assert t_interval(np.array([1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_verdict_in_words(runs):
+    found = read_runs(runs, "sentiment")
+    ((question, rows),) = questions(table_of(found)).items()
+    assert question == "demo, tiny after stage 1 with bow (seed 1), finetune"
+    words = verdict(rows, found)
+    assert words.startswith("Use mean, the best on dev; test accuracy 95.0 % (sd 0.0 over 3 seeds).")
+    assert "On test mean is apart from pooler (random) (by +10.5 points, +9.3 to +11.7 over seeds)." in words
+    assert "cannot tell mean apart from cls (by +0.0 points, -1.2 to +1.2 over seeds)" in words
+
+
+def test_verdict_over_one_seed_claims_nothing(tmp_path):
+    write_run(tmp_path, "mean", 1, [], dev=0.9)
+    found = read_runs(tmp_path, "sentiment")
+    (rows,) = questions(table_of(found)).values()
+    assert verdict(rows, found).endswith("(one seed). There is nothing to compare it with yet.")
+    write_run(tmp_path, "cls", 1, list(range(90)), dev=0.5)
+    found = read_runs(tmp_path, "sentiment")
+    (rows,) = questions(table_of(found)).values()
+    assert "cannot tell mean apart from cls (by +45.0 points, one seed only)" in verdict(rows, found)

@@ -1,0 +1,77 @@
+"""The README's commands run as written, on small data."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import report
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+ROWS = [(f"the {word} film number {n}", word) for n in range(10) for word in ("fine", "dull")]
+
+
+def small(words: list[str]) -> list[str]:
+    """Settings that make a command of the README small, without those that its data or model do not have."""
+    settings = SMALL_STAGE1 if "stage=mlm" in words else SMALL_STAGE2
+    own_files = "data=files" in words
+    kept = [s for s in settings if not (own_files and s.startswith("data.") and "max_length" not in s)]
+    if "model=minilm" in words:
+        kept = [s for s in kept if not s.startswith("model.")] + ["+trainer.limit_train_batches=1"]
+    return [*kept, "logger=csv"]
+
+
+def test_the_commands_are_those_of_the_project():
+    assert [command.split()[0] for command in COMMANDS].count("make") == 2
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 7
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+    named = re.findall(r"`?make ([a-z-]+)", README)
+    assert set(named) <= set(targets)
+    assert {"demo", "test"} <= set(named)
+
+
+def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_texts.txt").write_text("\n".join(text for text, _ in ROWS) + "\n")
+    for split in ("train", "dev", "test"):
+        lines = "\n".join(f"{text},{label}" for text, label in ROWS)
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}\n")
+    for command in COMMANDS:
+        if command.startswith("python train.py"):
+            words = shlex.split(command)[2:]
+            assert program(*small(words), *words) == 0, command
+        elif command.startswith("python -m poolwise.report"):
+            monkeypatch.setattr(sys, "argv", ["report"])
+            report.main()
+    printed = capsys.readouterr().out
+    assert "runs/report/index.html" in printed
+    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 6
+    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3
+
+
+def test_layout_names_what_exists():
+    layout = README[README.index("train.py                  the entry") :]
+    layout = layout[: layout.index("```")]
+    for name in re.findall(r"([a-z0-9_]+\.py)", layout):
+        assert (REPOSITORY / name).is_file() or (REPOSITORY / "src/poolwise" / name).is_file(), name
+
+
+def test_train_py_shows_its_help_soon():
+    started = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "stage: mlm, sentiment" in found.stdout
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("group", ["repr", "objective", "data"])
+def test_every_choice_is_in_the_readme(group):
+    for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
+        assert f"`{file.stem}`" in README or f"{group}={file.stem}" in README, file.stem
