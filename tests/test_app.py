@@ -209,6 +209,17 @@ def test_the_main_job_end_to_end(program, tmp_path, capsys):
     assert capsys.readouterr().out.count("is finished") == 3
 
 
+def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
+    assert program("stage=sentiment", "stage1.seed=1,2,3", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("The stage-1 encoder is missing") == 2
+    assert [words for words in ("seed=1", "seed=2", "seed=3") if f"stage=mlm {words}" in printed.err] == []
+    assert re.findall(r"make it: .* seed=(\d)", printed.err) == ["2", "3"]
+    assert "training" not in printed.out.split("finished")[-1]
+    assert not (tmp_path / "runs/sentiment").exists()
+
+
 def test_the_best_checkpoint_loads_without_running_code(program, tmp_path):
     """Held away: hyper-parameters in a checkpoint that `weights_only` refuses."""
     assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "protocol.epochs=3") == 0

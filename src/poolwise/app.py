@@ -11,17 +11,23 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from poolwise import machine
 from poolwise import settings as types
 from poolwise.settings import UserError, problems_with, typed, unknown_key
+
+if TYPE_CHECKING:
+    from poolwise.stages.loop import Job
 
 log = logging.getLogger(__name__)
 
@@ -115,16 +121,47 @@ def _is_place(model: str) -> bool:
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Do one job; a mistake of the person is one message and exit code 2, which also ends a sweep."""
-    try:
-        settings = typed_settings(cfg)
-        quieten()
-        from poolwise.jobs import MLMJob, SentimentJob
-        from poolwise.stages.loop import run
+    """Do one job; a mistake of the person is one message and exit code 2."""
+    from poolwise.stages.loop import run
 
-        run(MLMJob(settings) if isinstance(settings, types.MLMSettings) else SentimentJob(settings))
+    try:
+        run(planned(cfg, HydraConfig.get().overrides.task))
     except UserError as error:
         leave(error)
+
+
+def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
+    """The job of a composed config: its settings are right, and what it reads is there.
+
+    Args:
+        cfg: the composed config.
+        overrides: the command line that composed it, for messages.
+
+    Raises:
+        UserError: a setting is wrong, or data or encoder are missing.
+    """
+    settings = typed_settings(cfg, overrides)
+    quieten()
+    from poolwise.jobs import MLMJob, SentimentJob
+
+    return MLMJob(settings) if isinstance(settings, types.MLMSettings) else SentimentJob(settings)
+
+
+class SweepCheck(Callback):
+    """Plans every job of a sweep before the first one starts: mistakes are told once, and nothing has run."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra calls this once a sweep; leaves the program with all messages if there are any."""
+        axes = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+        parsed = OverridesParser.create().parse_overrides([*axes, *config.hydra.overrides.task])
+        messages: dict[str, None] = {}
+        for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
+            try:
+                planned(hydra.compose("train", overrides=overrides), overrides)
+            except UserError as error:
+                messages[str(error)] = None
+        if messages:
+            leave(UserError("\n".join(messages)))
 
 
 def leave(error: UserError) -> None:
@@ -149,8 +186,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
 
 
-def typed_settings(cfg: DictConfig) -> types.MLMSettings | types.SentimentSettings:
-    """Check the composed config as a whole and turn it into typed settings.
+def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMSettings | types.SentimentSettings:
+    """Check the composed config as a whole and turn it into typed settings; `overrides` made it.
 
     Raises:
         UserError: all problems found, each with key, value and what is allowed.
@@ -164,7 +201,7 @@ def typed_settings(cfg: DictConfig) -> types.MLMSettings | types.SentimentSettin
     problems = problems_in(plain)
     if problems:
         raise UserError("\n  ".join(["the config has mistakes:", *problems]))
-    return _mlm(plain) if plain["stage"] == "mlm" else _sentiment(plain)
+    return _mlm(plain) if plain["stage"] == "mlm" else _sentiment(plain, overrides)
 
 
 def problems_in(config: Plain) -> list[str]:
@@ -252,7 +289,7 @@ def _mlm(config: Plain) -> types.MLMSettings:
     )
 
 
-def _sentiment(config: Plain) -> types.SentimentSettings:
+def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettings:
     stage1 = config["stage1"]
     pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
     return types.SentimentSettings(
@@ -263,7 +300,7 @@ def _sentiment(config: Plain) -> types.SentimentSettings:
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]
         ),
-        stage1_command=stage1_command(HydraConfig.get().overrides.task if HydraConfig.initialized() else []),
+        stage1_command=stage1_command(overrides),
     )
 
 
