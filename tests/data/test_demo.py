@@ -1,13 +1,18 @@
 """The generated demo corpus: reproducible, balanced, varied, and not solved by counting words."""
 
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from poolwise.data.demo import Review, generate_reviews
+from poolwise.data.sources import load_corpus
+from poolwise.settings import DemoData
 
 TRAIN, DEV, TEST = 6000, 1000, 2000
 
@@ -83,11 +88,32 @@ def test_label_noise_out_of_range_is_refused(label_noise: float) -> None:
         generate_reviews(1, seed=1, label_noise=label_noise)
 
 
+Split = tuple[list[str], list[int]]
+
+
+def bag_of_words_accuracy(train: Split, dev: Split, test: Split) -> float:
+    """Test accuracy of logistic regression on word counts, its regularisation chosen on dev."""
+    vectorizer = CountVectorizer().fit(train[0])
+    counts = {
+        name: vectorizer.transform(texts) for name, (texts, _) in (("train", train), ("dev", dev), ("test", test))
+    }
+    models = [LogisticRegression(C=c, max_iter=500).fit(counts["train"], train[1]) for c in (0.01, 0.1, 1.0)]
+    best = max(models, key=lambda model: model.score(counts["dev"], dev[1]))
+    return float(best.score(counts["test"], test[1]))
+
+
 def test_counting_words_tells_only_part_of_the_label(reviews: list[Review]) -> None:
-    train, dev, test = reviews[:TRAIN], reviews[TRAIN : TRAIN + DEV], reviews[TRAIN + DEV :]
-    vectorizer = CountVectorizer()
-    counts = vectorizer.fit_transform(_texts(train))
-    models = [LogisticRegression(C=strength, max_iter=500).fit(counts, _labels(train)) for strength in (0.01, 0.1, 1.0)]
-    dev_counts = vectorizer.transform(_texts(dev))
-    best = max(models, key=lambda model: model.score(dev_counts, _labels(dev)))
-    assert 0.72 <= best.score(vectorizer.transform(_texts(test)), _labels(test)) <= 0.85
+    parts = (reviews[:TRAIN], reviews[TRAIN : TRAIN + DEV], reviews[TRAIN + DEV :])
+    assert 0.72 <= bag_of_words_accuracy(*((_texts(part), _labels(part)) for part in parts)) <= 0.85
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_encoder_is_at_least_5_points_above_counting_words(program: Any, tmp_path: Path) -> None:
+    """The default run of both stages, against a bag of words on the same splits."""
+    assert program("stage=mlm", "logger=csv") == 0
+    assert program("stage=sentiment", "repr=mean", "logger=csv") == 0
+    (file,) = (tmp_path / "runs/sentiment").glob("*/record.json")
+    record = json.loads(file.read_text())
+    corpus = load_corpus(DemoData(**record["config"]["data"]))
+    splits = {name: (list(rows["text"]), list(rows["label"])) for name, rows in corpus.labelled.items()}
+    assert record["metrics"]["test/accuracy"] - bag_of_words_accuracy(*splits.values()) >= 0.05

