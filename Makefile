@@ -28,8 +28,8 @@ demo: setup ## set up, then run the main job on generated reviews: stage 1, four
 report: setup ## compare the finished runs
 	$(RUN) -m poolwise.report
 
-test: $(VENV)/.tests ## set up, then run the tests, with coverage
-	$(RUN) -m pytest -m 'not slow' --cov --cov-report=term:skip-covered --durations=5
+test: $(VENV)/.tests ## set up, then run the tests
+	$(RUN) -m pytest -m 'not slow' --durations=5
 
 test-slow: $(VENV)/.tests ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --durations=5

@@ -1,6 +1,10 @@
 """Small texts and settings that many tests share."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +34,9 @@ SMALL_STAGE2 = [*SMALL_RUN, "stage1.epochs=1", "stage1.batch_size=32", "protocol
 EXAMPLES = 200
 
 
-def write_run(runs: Path, name: str, seed: int, wrong: list[int], dev: float, status: str = "trained") -> None:
+def write_run(
+    runs: Path, name: str, seed: int, wrong: list[int], dev: float, status: str = "trained", epochs: int = 2
+) -> None:
     """A finished stage-2 run whose test predictions are wrong at the given examples."""
     labels = torch.arange(EXAMPLES) % 2
     guesses = labels.clone()
@@ -45,7 +51,8 @@ def write_run(runs: Path, name: str, seed: int, wrong: list[int], dev: float, st
         "protocol": "finetune",
         "seed": seed,
     }
-    identity = RunIdentity("sentiment", f"{name}-{seed}", name, {"r": name, "s": seed}, {"r": name}, flat)
+    material = {"representation": name, "seed": seed, "protocol": {"epochs": epochs}}
+    identity = RunIdentity("sentiment", f"{name}-{seed}", name, material, {}, flat)
     accuracy = 1 - len(wrong) / EXAMPLES
     metrics = dict.fromkeys(METRICS, accuracy) | {"dev/macro_f1": dev}
     columns = {
@@ -60,3 +67,11 @@ def write_run(runs: Path, name: str, seed: int, wrong: list[int], dev: float, st
             "representation": {"name": name, "formula": f"formula of {name} <b>"},
         }
         record.write_predictions({"test": columns})
+
+
+def read_wandb(folder: str) -> dict[str, Any]:
+    """An offline W&B run, by W&B's own reader."""
+    (file,) = Path(folder).glob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return json.loads(found.stdout)

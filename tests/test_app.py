@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import BertForMaskedLM, BertModel
 
-from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2
+from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2, read_wandb
 from poolwise import app
 from poolwise.app import conf_dir, prepared, register_schemas, stage1_command, typed_settings
 from poolwise.objectives import OBJECTIVES
@@ -100,6 +100,15 @@ def test_the_config_stops_at_app():
             ["trainer.max_step is no setting here (did you mean trainer.max_steps?)"],
         ),
         (["stage=mlm", "+trainer.max_epochs=2"], ["trainer.max_epochs is set by poolwise itself"]),
+        (["stage=mlm", "trainer.devices=2"], ["trainer.devices=2: must be 1, or a list of one device such as [0]"]),
+        (
+            ["stage=mlm", "model.hidden_size=50"],
+            ["model.hidden_size=50: must be a multiple of model.attention_heads=4"],
+        ),
+        (
+            ["stage=sentiment", "stage1.masking.random_token_share=0.3"],
+            ["stage1.masking: mask_token_share + random_token_share=1.1: must be at most 1"],
+        ),
         (
             ["stage=mlm", "seed=-1", "data.label_noise=0.7", "model.layers=two", "objective.weight=-1"],
             [
@@ -134,6 +143,9 @@ def test_all_problems_are_told_together(overrides, messages):
         (["stage=mlm", "pretraining.epochs=0"], "must be at least 1"),
         (["stage=mlm", "model=/no/such/folder"], "/no/such/folder"),
         (["stage=mlm", "data=files"], "data=files needs data.text"),
+        (["stage=mlm", "trainer.precision=fp16"], "trainer.precision"),
+        (["stage=mlm", *SMALL_STAGE1, "data.max_length=1000"], "this encoder has 512 positions"),
+        (["stage=sentiment", "encoder=basee"], "encoder=basee: no such folder; allowed: stage1, base, or a folder"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(program, capsys, arguments, words):
@@ -164,10 +176,14 @@ def test_the_command_that_makes_the_stage_1_encoder():
         "protocol.epochs=1",
         "+trainer.max_steps=5",
         "trainer.precision=bf16-mixed",
+        "~logger.entity",
+        "experiment=first_real_run",
+        "data.dev=my data.csv",
     ]
     assert stage1_command(overrides) == (
         "python train.py stage=mlm seed=2 pretraining.epochs=5 objective.weight=2 objective=bow "
-        "data=files data.text=a.txt trainer.precision=bf16-mixed"
+        "data=files data.text=a.txt trainer.precision=bf16-mixed "
+        "experiment=first_real_run 'data.dev=my data.csv'"
     )
 
 
@@ -203,6 +219,11 @@ def test_the_main_job_end_to_end(program, tmp_path, capsys):
     accuracy = (pandas.Series([row.argmax() for row in test["logits"]]) == test["label"].to_numpy()).mean()
     assert accuracy == pytest.approx(found[0]["metrics"]["test/accuracy"], abs=1e-6)
 
+    for run in (stage1, *found):
+        in_wandb = read_wandb(run["wandb"]["folder"])
+        assert {name: in_wandb["summary"][name] for name in run["metrics"]} == run["metrics"]
+        assert in_wandb["config"]["key"] == run["key"]
+
     before = [run["started"] for run in found]
     assert program("stage=sentiment", "repr=pooler", *SMALL_STAGE2, "-m") == 0
     assert [run["started"] for run in records(tmp_path / "runs/sentiment")] == before
@@ -233,6 +254,14 @@ def test_the_best_checkpoint_loads_without_running_code(program, tmp_path):
     assert len(by_epoch) == 3
     assert checkpoint["epoch"] == by_epoch.index(max(by_epoch))
     assert run["metrics"]["dev/macro_f1"] == max(by_epoch)
+
+
+@pytest.mark.parametrize("stage", [["stage=mlm", *SMALL_STAGE1], ["stage=sentiment", "encoder=base", *SMALL_STAGE2]])
+def test_mixed_precision(program, tmp_path, stage):
+    assert program(*stage, "trainer.precision=bf16-mixed", "logger=csv") == 0
+    (run,) = records(tmp_path / "runs" / stage[0].removeprefix("stage="))
+    assert run["status"] == "finished"
+    assert run["material"]["platform"]["precision"] == "bf16-mixed"
 
 
 def test_the_same_command_gives_the_same_numbers(program, tmp_path):
@@ -282,6 +311,7 @@ def test_a_folder_as_encoder(program, tmp_path):
     assert program("stage=sentiment", "repr=pooler", f"encoder={export}", *SMALL_STAGE2, "logger=csv") == 0
     (run,) = records(tmp_path / "runs/sentiment")
     assert run["pooler_status"] == "random"
+    assert run["encoder"] == str(export)
 
 
 def test_help_is_the_projects_own(program, capsys):

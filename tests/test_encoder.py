@@ -19,6 +19,7 @@ from poolwise.encoder import (
     BertForMaskedLMWithPooler,
     check_pooler,
     export,
+    fingerprint,
     load_encoder,
     load_for_pretraining,
     weights_file,
@@ -152,6 +153,21 @@ def test_any_bert_checkpoint_loads(config, tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     model = BertForMaskedLMWithPooler.from_pretrained(tmp_path)
     assert not any("encoder" in key or "embeddings" in key for key in model.loading_info["missing_keys"])
+
+
+def test_stage_1_refuses_a_checkpoint_that_is_not_whole(config, tmp_path):
+    BertModel(config).save_pretrained(tmp_path)
+    BertConfig(**{**config.to_dict(), "num_hidden_layers": 3}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no whole BERT encoder; missing: bert\.encoder\.layer\.2"):
+        load_for_pretraining(str(tmp_path), "keep", 1)
+
+
+def test_the_fingerprint_is_of_weights_and_config(config, tmp_path):
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path)
+    first = fingerprint(str(tmp_path))
+    BertConfig(**{**config.to_dict(), "hidden_dropout_prob": 0.4}).save_pretrained(tmp_path)
+    assert fingerprint(str(tmp_path)) != first
 
 
 def test_loaded_models_are_in_train_mode(exported):

@@ -56,6 +56,8 @@ def test_what_changes_numbers_changes_the_key_of_stage_1(change):
         "runs_dir=elsewhere",
         "cache_dir=elsewhere",
         "trainer.log_every_n_steps=1",
+        "+trainer.accumulate_grad_batches=1",
+        "+trainer.benchmark=true",
         "trainer.precision=32",
         "data.name=other",
         "data.train=70",

@@ -70,6 +70,13 @@ def test_gradient_norms_are_those_of_each_loss_alone(model, tokenizer):
     assert part["mean_gradient_norm"] == pytest.approx(pooler, rel=1e-5)
 
 
+def test_a_loss_of_weight_zero_has_reached_nothing(model, tokenizer):
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    output = model(IDS, MASK, labels=LABELS, masked_only=True)
+    tracker.probe({"bow": 0.0 * build_objective(BOW, tokenizer)(output.pooler_output, IDS, model.cls)})
+    assert tracker.summary()["parts"]["pooler"]["losses"] == []
+
+
 def test_every_parameter_has_one_part(model):
     tracker = ProvenanceTracker(model, source=None, seed=7)
     assert set(tracker.parts) == {"embeddings", "layer.0", "layer.1", "pooler", "mlm_head"}

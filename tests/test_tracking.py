@@ -1,7 +1,5 @@
 import http.server
 import json
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,12 +9,13 @@ import pytest
 import torch
 import wandb
 
+from helpers import read_wandb
 from poolwise import tracking
 from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import LocalLogging, WandbLogging
 from poolwise.tracking import RecordLogger, answers, logged_in, loggers, wandb_mode
 
-WANDB = WandbLogging(name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5)
+WANDB = WandbLogging(name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5)
 KEY = "local-" + 40 * "a"
 
 
@@ -35,20 +34,12 @@ def record(tmp_path: Path, seed: int = 1) -> RunRecord:
     return RunRecord(identity, tmp_path / f"run{seed}", {"protocol": {"epochs": 2}})
 
 
-def read_back(folder: str) -> dict:
-    """An offline W&B run, by W&B's own reader."""
-    (file,) = Path(folder).glob("*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    return json.loads(found.stdout)
-
-
 def test_offline_run_holds_the_records_figures(tmp_path):
     with record(tmp_path) as running, loggers(WANDB, running, tmp_path) as (own, online):
         for logger in (own, online):
             logger.log_metrics({"train/loss": 0.5}, step=1)
         running.results["metrics"] = {"test/accuracy": 0.875, "dev/macro_f1": 0.75}
-    found = read_back(running.results["wandb"]["folder"])
+    found = read_wandb(running.results["wandb"]["folder"])
     assert running.results["wandb"]["mode"] == "offline"
     assert {name: found["summary"][name] for name in running.results["metrics"]} == running.results["metrics"]
     assert {name: found["config"][name] for name in ("repr", "objective", "seed")} == running.identity.flat
@@ -60,7 +51,7 @@ def test_a_failed_job_is_a_failed_wandb_run(tmp_path):
     running = record(tmp_path)
     with pytest.raises(RuntimeError), running, loggers(WANDB, running, tmp_path):
         raise RuntimeError("out of luck")
-    assert read_back(running.results["wandb"]["folder"])["exit_code"] == 1
+    assert read_wandb(running.results["wandb"]["folder"])["exit_code"] == 1
     assert wandb.run is None
 
 
@@ -72,7 +63,7 @@ def test_each_job_of_a_process_has_a_run_of_its_own(tmp_path):
             online.log_metrics({"train/loss": float(seed)}, step=0)
             running.results["metrics"] = {"test/accuracy": seed / 10}
         folders.append(running.results["wandb"]["folder"])
-    summaries = [read_back(folder)["summary"] for folder in folders]
+    summaries = [read_wandb(folder)["summary"] for folder in folders]
     assert folders[0] != folders[1]
     assert [s["test/accuracy"] for s in summaries] == [0.1, 0.2]
     assert [s["train/loss"] for s in summaries] == [1.0, 2.0]
@@ -81,7 +72,14 @@ def test_each_job_of_a_process_has_a_run_of_its_own(tmp_path):
 def test_mode_without_an_account_is_offline():
     assert not logged_in()
     assert wandb_mode("auto") == "offline"
-    assert wandb_mode("online") == "online"
+
+
+def test_online_without_an_account_is_offline_and_said(monkeypatch, caplog):
+    """Held away: W&B asks at the terminal, and waits."""
+    assert wandb_mode("online") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert wandb_mode("auto") == "offline"
+    assert caplog.text.count("nobody is logged in") == 2
 
 
 def test_the_environment_decides(monkeypatch):
@@ -152,7 +150,7 @@ def test_a_service_that_breaks_at_the_start_means_offline(monkeypatch, tmp_path,
     server.server_close()
     assert running.results["wandb"]["mode"] == "offline"
     assert "did not start online" in caplog.text
-    assert read_back(running.results["wandb"]["folder"])["summary"]["test/accuracy"] == 0.5
+    assert read_wandb(running.results["wandb"]["folder"])["summary"]["test/accuracy"] == 0.5
 
 
 def test_metrics_file_has_a_line_a_step(tmp_path):

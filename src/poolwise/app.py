@@ -6,10 +6,12 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 import inspect
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -216,6 +218,7 @@ def problems_in(config: Plain) -> list[str]:
     found += problems_in_group(config["model"], "source", types.MODEL_SOURCES, "model.")
     found += problems_in_group(config["logger"], "name", types.LOGGERS, "logger.")
     found += problems_in_trainer(config["trainer"])
+    found += problems_between(config)
     if config["stage"] == "mlm":
         found += problems_with(types.Pretraining, config["pretraining"], "pretraining.")
         found += problems_in_objective(config["objective"], "objective.")
@@ -223,6 +226,24 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
         found += problems_in_representation(config["repr"])
         found += problems_in_stage1(config["stage1"])
+    return found
+
+
+def problems_between(config: Plain) -> list[str]:
+    """Check what settings of right types must satisfy together."""
+    found = []
+    model = config["model"]
+    hidden, heads = model.get("hidden_size"), model.get("attention_heads")
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads:
+        found.append(f"model.hidden_size={hidden}: must be a multiple of model.attention_heads={heads}")
+    where, stage1 = ("pretraining", config["pretraining"]) if config["stage"] == "mlm" else ("stage1", config["stage1"])
+    masking = stage1["masking"] if isinstance(stage1["masking"], dict) else {}
+    shares = [masking.get(name) for name in ("mask_token_share", "random_token_share")]
+    numbers = [share for share in shares if isinstance(share, int | float)]
+    if sum(numbers) > 1:
+        found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
+    if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
+        found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found
 
 
@@ -272,8 +293,14 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
     from poolwise.stages.loop import OWN_TRAINER_ARGUMENTS
 
     allowed = set(inspect.signature(lightning.Trainer).parameters) - set(OWN_TRAINER_ARGUMENTS)
-    return [
-        f"trainer.{key} is set by poolwise itself, from settings of its own"
+    devices = trainer.get("devices")
+    found = (
+        []
+        if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+        else [f"trainer.devices={devices!r}: must be 1, or a list of one device such as [0]"]
+    )
+    return found + [
+        f"trainer.{key} is set by poolwise itself"
         if key in OWN_TRAINER_ARGUMENTS
         else unknown_key(f"trainer.{key}", [f"trainer.{name}" for name in sorted(allowed)])
         for key in trainer
@@ -334,7 +361,7 @@ def stage1_command(overrides: Sequence[str]) -> str:
     """The command that makes the encoder which a stage-2 command line asks for."""
     kept = []
     for override in overrides:
-        key, value = override.split("=", 1)
+        key, _, value = override.partition("=")
         name = key.lstrip("+")
         if name == "objective@stage1.objective":
             kept.append(f"objective={value}")
@@ -342,6 +369,6 @@ def stage1_command(overrides: Sequence[str]) -> str:
             kept.append(f"{name.removeprefix('stage1.')}={value}")
         elif name.startswith("stage1."):
             kept.append(f"pretraining.{name.removeprefix('stage1.')}={value}")
-        elif re.match(r"(data|model|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b", name):
+        elif re.match(r"(data|model|experiment|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b", name):
             kept.append(override)
-    return " ".join(["python train.py stage=mlm", *kept])
+    return shlex.join(["python", "train.py", "stage=mlm", *kept])

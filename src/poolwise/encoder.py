@@ -22,16 +22,16 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrainedModel
 from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
+from poolwise.data.masking import IGNORED_LABEL
 from poolwise.settings import PretrainedModel, ScratchModel, UserError
 
 log = logging.getLogger(__name__)
 
-IGNORED_LABEL = -100
-"""Label of a position that no loss reads (the default `ignore_index` of torch's cross entropy)."""
-
 WEIGHTS_FILE = "model.safetensors"
 PROVENANCE_FILE = "provenance.json"
 POOLER_KEYS = {"pooler.dense.weight", "pooler.dense.bias"}
+DRAWN_IN_STAGE_1 = re.compile(r"^(cls|bert\.pooler)\.")
+"""What stage 1 may draw fresh where a checkpoint lacks it; all else must be there."""
 UNREAD_KEYS = re.compile(r"^(cls|classifier|dropout)\.|position_ids$")
 """What stage 2 leaves aside in a checkpoint: heads of other tasks, and buffers of old releases."""
 
@@ -254,6 +254,9 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
             )
         except (OSError, ValueError) as error:
             raise UserError(f"model={path}: no BERT encoder could be loaded from it ({error})") from error
+    lacking = {key for key in model.loading_info["missing_keys"] if not DRAWN_IN_STAGE_1.match(key)}
+    if lacking:
+        raise UserError(f"model={path} is no whole BERT encoder; missing: {', '.join(sorted(lacking))}")
     model.train()
     return model
 
@@ -339,6 +342,23 @@ def weights_file(path: str) -> Path:
     except OSError as error:
         raise UserError(f"{path} holds no {WEIGHTS_FILE} that could be read ({error})") from error
     return Path(str(file))
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 over what a checkpoint computes: its weights and its config (sizes, dropout)."""
+    config = Path(str(cached_file(path, "config.json")))
+    return hashlib.sha256((file_hash(weights_file(path)) + file_hash(config)).encode()).hexdigest()
+
+
+def condition_of(folder: Path) -> str | None:
+    """The condition of the stage-1 run that exported this folder; None for a folder of other origin."""
+    file = folder / PROVENANCE_FILE
+    return str(json.loads(file.read_text())["condition"]) if file.is_file() else None
+
+
+def longest_text(path: str) -> int:
+    """How many positions a checkpoint has, special tokens counted."""
+    return int(BertConfig.from_pretrained(path).max_position_embeddings)
 
 
 def file_hash(file: Path) -> str:

@@ -1,5 +1,6 @@
 """Typed settings to jobs: what a run is called, what its numbers depend on, and which parts it is built of."""
 
+import inspect
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import encoder
@@ -21,6 +23,7 @@ from poolwise.provenance import ProvenanceTracker
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, without_seeds
 from poolwise.settings import (
+    SELECTION_METRIC,
     CommonSettings,
     MLMSettings,
     ScratchModel,
@@ -30,23 +33,37 @@ from poolwise.settings import (
 )
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.sentiment import SELECTION_METRIC, Sentiment, SentimentClassifier
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 from poolwise.stages.stage import Stage
 
 log = logging.getLogger(__name__)
 
 EXPORT_FOLDER = "export"
-SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "accelerator", "precision"}
+SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "accelerator", "devices", "precision"}
 """Left out of a run's key: they change no number, or enter it resolved (device class, precision)."""
+
+NEUTRAL = {"accumulate_grad_batches": 1, "max_steps": -1, "overfit_batches": 0.0}
+"""Values of Lightning's arguments that do what leaving them out does, where the default does not say so."""
+
+SCRATCH_POSITIONS = 512
+"""Position embeddings of a BERT from scratch (the default of `BertConfig`)."""
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What an unadapted encoder is: tokenizer, place (None for random weights) and a hash of its content."""
+    """What an unadapted encoder is.
+
+    Attributes:
+        tokenizer: its own.
+        path: folder or hub name; None for random weights.
+        fingerprint: hash of weights and config; of random weights, their shape.
+        source: the weights file and its hash, for provenance; None for random weights.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     path: str | None
     fingerprint: str
+    source: str | None
 
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
@@ -59,10 +76,20 @@ def _starting_point(model: Any, data: Any) -> StartingPoint:
     if isinstance(model, ScratchModel):
         texts = load_corpus(data).text["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
+        check_length(data.max_length, SCRATCH_POSITIONS)
         shape = {key: value for key, value in asdict(model).items() if "learning_rate" not in key}
-        return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True))
+        return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
     path = encoder.locate(model)
-    return StartingPoint(load_tokenizer(path), path, encoder.file_hash(encoder.weights_file(path)))
+    weights = encoder.weights_file(path)
+    check_length(data.max_length, encoder.longest_text(path))
+    source = f"{model.name}, sha256 {encoder.file_hash(weights)}"
+    return StartingPoint(load_tokenizer(path), path, encoder.fingerprint(path), source)
+
+
+def check_length(max_length: int, positions: int) -> None:
+    """Raise a UserError if texts may be longer than the encoder has positions."""
+    if max_length > positions:
+        raise UserError(f"data.max_length={max_length}: this encoder has {positions} positions, so at most {positions}")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -79,20 +106,32 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def platform(trainer: dict[str, Any]) -> dict[str, Any]:
-    """Device class and precision as Lightning resolves them, and trainer arguments that change numbers."""
-    resolved = lightning.Trainer(
-        accelerator=trainer["accelerator"],
-        devices=trainer["devices"],
-        precision=trainer["precision"],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    """Device class and precision as Lightning resolves them, and trainer arguments that change numbers.
+
+    Raises:
+        UserError: this machine or Lightning does not have that accelerator, device or precision.
+    """
+    try:
+        resolved = lightning.Trainer(
+            accelerator=trainer["accelerator"],
+            devices=trainer["devices"],
+            precision=trainer["precision"],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"trainer.accelerator, trainer.devices or trainer.precision: {error}") from error
+    defaults = inspect.signature(lightning.Trainer).parameters
     return {
         "device": resolved.strategy.root_device.type,
         "precision": resolved.precision,
-        **{k: v for k, v in trainer.items() if k not in SPEED_ONLY_TRAINER_ARGUMENTS},
+        **{
+            key: value
+            for key, value in trainer.items()
+            if key not in SPEED_ONLY_TRAINER_ARGUMENTS and value not in (None, defaults[key].default, NEUTRAL.get(key))
+        },
     }
 
 
@@ -146,11 +185,10 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
-        source = None if start.path is None else f"{settings.model.name}, sha256 {start.fingerprint}"
         stage = MaskedLanguageModelling(
             model,
             build_objective(settings.objective, start.tokenizer),
-            ProvenanceTracker(model, source, settings.seed),
+            ProvenanceTracker(model, start.source, settings.seed),
             self.optimisation,
         )
         data = masked_data(
@@ -213,6 +251,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     if settings.encoder == "stage1":
         # Stage 2's own `+trainer.KEY` are not stage 1's: such an encoder is named by its folder.
         shared = {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
+        condition: str | None
         identity = stage1_identity(settings, settings.stage1, shared)
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
@@ -221,11 +260,14 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)
-        label = condition = folder.name
+        if not folder.is_dir():
+            raise UserError(f"encoder={settings.encoder}: no such folder; allowed: stage1, base, or a folder")
+        label, condition = folder.name, encoder.condition_of(folder)
         flat = {"encoder": settings.encoder, "objective": None, "stage1_seed": None}
     path = str(folder)
-    fingerprint = encoder.file_hash(encoder.weights_file(path))
-    return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition, flat)
+    fingerprint = encoder.fingerprint(path)
+    check_length(settings.data.max_length, encoder.longest_text(path))
+    return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat)
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
@@ -234,7 +276,7 @@ def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
         f"The stage-1 encoder is missing: {folder}\n"
         f"  make it:                {settings.stage1_command}\n"
         "  or use it unadapted:    encoder=base\n"
-        "  or name another folder: encoder=FOLDER"
+        "  or name another folder: encoder=FOLDER (also for a stage 1 that had trainer settings of its own)"
     )
 
 

@@ -43,13 +43,17 @@ class ProvenanceTracker:
             self._origins[part] = f"fresh (seed {seed})" if fresh else str(source)
         if model.pooler_origin != "kept":
             self._origins[POOLER] = f"{model.pooler_origin} (seed {seed})"
-        self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
+        self.remember_start()
         self._norm_sum = {part: torch.zeros(()) for part in self.parts}
         self._steps_reached = {part: torch.zeros(()) for part in self.parts}
         self._losses: dict[str, dict[str, float]] = {part: {} for part in self.parts}
 
+    def remember_start(self) -> None:
+        """Measure distances from where the weights are now."""
+        self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
+
     def probe(self, losses: Mapping[str, Tensor]) -> None:
-        """Note the gradient norm that each loss, by itself, sends to each part. Keeps the graph for training."""
+        """Note the gradient norm that each loss, weighted and by itself, sends to each part; keeps the graph."""
         for loss_name, loss in losses.items():
             if not loss.requires_grad:
                 continue

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -206,7 +207,8 @@ def peak_memory_mib() -> dict[str, float]:
         status = Path("/proc/self/status").read_text()
         resident = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
     except (OSError, IndexError):
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     peaks = {"resident": round(resident, 1)}
     if torch.cuda.is_available():
         peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

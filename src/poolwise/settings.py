@@ -46,6 +46,9 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(at_least=1.0)]
+SELECTION_METRIC = "dev/macro_f1"
+"""By which stage 2 keeps an epoch and the report orders representations: where this is highest."""
+
 NonNegativeCount = Annotated[int, Bounds(at_least=0.0)]
 Seed = Annotated[int, Bounds(at_least=0.0, below=2.0**32)]
 Positive = Annotated[float, Bounds(above=0.0)]
@@ -189,6 +192,8 @@ class WandbLogging:
     mode: Literal["auto", "online", "offline"]
     start_seconds: Count
     """The longest that a W&B run may take to start before it is made offline."""
+    finish_seconds: Count
+    """The longest that a W&B run may take to upload at its end; what is left stays on disk."""
 
 
 @dataclass(frozen=True)

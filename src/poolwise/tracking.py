@@ -104,18 +104,27 @@ def _start_wandb(
         mode=mode,
         # One run a job, also when the jobs of a sweep share a process.
         reinit="finish_previous",
-        settings=wandb.Settings(init_timeout=settings.start_seconds, silent=True, console="off", disable_git=True),
+        settings=wandb.Settings(
+            init_timeout=settings.start_seconds,
+            finish_timeout=settings.finish_seconds,
+            silent=True,
+            console="off",
+            disable_git=True,
+        ),
     )
 
 
 def wandb_mode(wanted: Literal["auto", "online", "offline"]) -> Literal["online", "offline"]:
     """`online` or `offline`: what is wanted, or for `auto` whether somebody is logged in and W&B answers."""
-    if wanted != "auto":
-        return wanted
-    chosen = os.environ.get("WANDB_MODE")
-    if chosen:
-        return "online" if chosen in ("online", "run", "shared") else "offline"
+    if wanted == "auto":
+        chosen = os.environ.get("WANDB_MODE")
+        online = chosen in ("online", "run", "shared") if chosen else logged_in()
+    else:
+        online = wanted == "online"
+    if not online:
+        return "offline"
     if not logged_in():
+        log.warning("nobody is logged in to W&B (`wandb login`): this run is offline")
         return "offline"
     if not answers(_service()):
         log.warning("W&B did not answer within %d s: runs are offline", ANSWER_SECONDS)

@@ -88,3 +88,23 @@ def test_verdict_over_one_seed_claims_nothing(tmp_path):
     found = read_runs(tmp_path, "sentiment")
     (rows,) = questions(table_of(found)).values()
     assert "cannot tell mean apart from cls (by +45.0 points, one seed only)" in verdict(rows, found)
+
+
+def test_runs_with_other_settings_are_another_question(tmp_path):
+    """Held away: two settings of one representation, told apart by nothing, in one row or one comparison."""
+    for epochs in (1, 2):
+        for seed in (1, 2):
+            write_run(tmp_path, "cls", seed, list(range(epochs)), dev=0.9, epochs=epochs)
+    found = read_runs(tmp_path, "sentiment")
+    asked = questions(table_of(found))
+    assert len(asked) == 2
+    assert all(words.startswith("demo, tiny after stage 1 with bow (seed 1), finetune [") for words in asked)
+    assert [rows["test/accuracy mean"].tolist() for rows in asked.values()] in ([[0.995], [0.99]], [[0.99], [0.995]])
+
+
+def test_runs_without_a_common_seed_are_not_compared(tmp_path):
+    write_run(tmp_path, "mean", 1, [0], dev=0.9)
+    write_run(tmp_path, "cls", 2, [0, 1], dev=0.8)
+    found = read_runs(tmp_path, "sentiment")
+    (rows,) = questions(table_of(found)).values()
+    assert "cannot tell mean apart from cls (no seed in common)" in verdict(rows, found)

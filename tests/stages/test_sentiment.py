@@ -102,6 +102,12 @@ def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> fl
     return float(sum(gaps))
 
 
+def test_matthews_of_a_constant_answer_is_zero():
+    scores, labels = Scores("dev", 2), (torch.arange(100) < 10).long()
+    scores.update({"examples": torch.arange(100), "labels": labels}, torch.tensor([[1.0, 0.0]]).repeat(100, 1))
+    assert scores.finish()[0]["dev/matthews"].item() == 0.0
+
+
 def test_scores_start_anew_after_finish():
     scores = Scores("dev", 2)
     for _ in range(2):

@@ -14,20 +14,17 @@ from jaxtyping import Bool
 from numpy import ndarray
 from scipy import stats
 
-from poolwise.runs import PREDICTIONS_FILE, read_record
+from poolwise.runs import PREDICTIONS_FILE, hash_of, read_record, without_seeds
+from poolwise.settings import SELECTION_METRIC
 
-SETTING_COLUMNS = ["data", "model", "encoder", "objective", "stage1_seed", "protocol", "repr"]
+SETTING_COLUMNS = ["question", "data", "model", "encoder", "objective", "stage1_seed", "protocol", "repr"]
 """What a row of the comparison shares; runs in it differ in `seed` only."""
-
-QUESTION_COLUMNS = SETTING_COLUMNS[:-1]
-"""Rows that share these answer one question: which representation?"""
 
 METRICS = [
     f"{split}/{name}"
     for split in ("dev", "test")
     for name in ("accuracy", "macro_f1", "matthews", "loss", "calibration_error")
 ]
-CHOICE_METRIC = "dev/macro_f1"
 REPORTED_METRIC = "test/accuracy"
 CONFIDENCE = 0.95
 DISTRUSTED_POOLERS = ("random", "stale", "never trained")
@@ -39,8 +36,14 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
     for folder in sorted((runs / stage).glob("*")):
         record = read_record(folder)
         if record is not None and record["status"] == "finished":
-            rows.append({**record, **record["metrics"], "folder": str(folder)})
+            question = question_key(record["material"])
+            rows.append({**record, **record["metrics"], "question": question, "folder": str(folder)})
     return pandas.DataFrame(rows)
+
+
+def question_key(material: dict[str, Any]) -> str:
+    """What runs must share to be compared by representation: all that changes numbers, but that and the seed."""
+    return hash_of(without_seeds({key: value for key, value in material.items() if key != "representation"}))[:8]
 
 
 def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
@@ -49,13 +52,13 @@ def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
     A pooler that is random, stale or was never trained is called that beside its name.
     """
     runs = runs.assign(label=[label_of(run) for _, run in runs.iterrows()])
-    groups = runs.groupby(["condition", *SETTING_COLUMNS, "label"], dropna=False, sort=False)
+    groups = runs.groupby([*SETTING_COLUMNS, "label"], dropna=False, sort=False)
     columns = {"runs": ("seed", "nunique")}
     for metric in METRICS:
         for statistic in ("mean", "std", "min", "max"):
             columns[f"{metric} {statistic}"] = (metric, statistic)
     table = groups.agg(**columns).reset_index()
-    return table.sort_values([*QUESTION_COLUMNS, f"{CHOICE_METRIC} mean"], ascending=False)
+    return table.sort_values([*SETTING_COLUMNS[1:-1], "question", f"{SELECTION_METRIC} mean"], ascending=False)
 
 
 def label_of(run: pandas.Series) -> str:
@@ -97,6 +100,8 @@ def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Difference:
         second: the runs of another on the same test set.
     """
     seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    if not seeds:
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
     correct = [
         np.stack([_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds]) for runs in (first, second)
     ]
@@ -128,10 +133,15 @@ def _correct(folder: str) -> Bool[ndarray, " N"]:
 
 
 def questions(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
-    """The rows of `table_of` that answer one question each, by the question's words, such as
-    `demo, tiny after stage 1 with bow (seed 1), finetune`."""
-    groups = table.groupby(QUESTION_COLUMNS, dropna=False, sort=False)
-    return {_question_in_words(rows.iloc[0]): rows for _, rows in groups}
+    """The rows of `table_of` that answer one question each, by the question's words.
+
+    Words such as `demo, tiny after stage 1 with bow (seed 1), finetune`; where runs with other settings have the
+    same words, the key of the question follows.
+    """
+    groups = {str(key): rows for key, rows in table.groupby("question", sort=False)}
+    words = {key: _question_in_words(rows.iloc[0]) for key, rows in groups.items()}
+    shared = {text for text in words.values() if list(words.values()).count(text) > 1}
+    return {f"{words[key]} [{key}]" if words[key] in shared else words[key]: rows for key, rows in groups.items()}
 
 
 def _question_in_words(row: pandas.Series) -> str:
@@ -165,11 +175,7 @@ def verdict(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
 
 def runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
     """The runs that a row of `table_of` is about."""
-    return runs[(runs["condition"] == row["condition"]) & _same(runs["stage1_seed"], row["stage1_seed"])]
-
-
-def _same(column: pandas.Series, value: Any) -> pandas.Series:
-    return column.isna() if pandas.isna(value) else column == value
+    return runs[(runs["question"] == row["question"]) & (runs["repr"] == row["repr"])]
 
 
 def _comparison_in_words(best: str, compared: dict[str, Difference]) -> str:
@@ -184,6 +190,8 @@ def _comparison_in_words(best: str, compared: dict[str, Difference]) -> str:
 
 
 def _in_words(other: str, gap: Difference) -> str:
+    if gap.seeds == 0:
+        return f"{other} (no seed in common)"
     if gap.seeds < 2:
         return f"{other} (by {gap.points:+.1f} points, one seed only)"
     return f"{other} (by {gap.points:+.1f} points, {gap.low:+.1f} to {gap.high:+.1f} over seeds)"

@@ -11,6 +11,7 @@ from numpy import ndarray
 from poolwise.settings import Masking
 
 IGNORED_LABEL = -100
+"""Label of a position that no loss reads (the default `ignore_index` of torch's cross entropy)."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

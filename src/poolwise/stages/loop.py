@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 OWN_TRAINER_ARGUMENTS = (
     "logger callbacks max_epochs default_root_dir enable_checkpointing gradient_clip_val num_sanity_val_steps "
-    "use_distributed_sampler enable_model_summary enable_progress_bar"
+    "use_distributed_sampler enable_model_summary enable_progress_bar strategy num_nodes fast_dev_run"
 ).split()
-"""Arguments of `lightning.Trainer` that this loop sets itself, from settings of the project's own."""
+"""Arguments of `lightning.Trainer` that this loop sets itself: from settings of its own, or to train on one device."""
 
 
 class Job(ABC):

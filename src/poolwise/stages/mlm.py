@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from poolwise.data.batching import Batch
-from poolwise.encoder import IGNORED_LABEL, BertForMaskedLMWithPooler
+from poolwise.data.masking import IGNORED_LABEL
+from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.objectives import Objective
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
@@ -37,6 +38,10 @@ class MaskedLanguageModelling(Stage):
         """The model, and what the objective may hold."""
         return (self.model, self.objective)
 
+    def on_train_start(self) -> None:
+        """Remember where the weights start, in the precision that they are trained in."""
+        self.provenance.remember_start()
+
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The MLM loss and the objective's, unweighted, from one encoder pass; and the masked accuracy."""
         output = self.model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"], masked_only=True)
@@ -48,7 +53,7 @@ class MaskedLanguageModelling(Stage):
         """MLM loss + weight x objective loss."""
         losses, accuracy = self.losses(batch)
         if self.global_step == 0 and batch_idx == 0:
-            self.provenance.probe(losses)
+            self.provenance.probe({**losses, self.objective.name: self.objective.weight * losses[self.objective.name]})
         objective = losses[self.objective.name]
         self.log_training(
             {

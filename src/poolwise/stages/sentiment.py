@@ -20,11 +20,8 @@ from transformers import BertModel
 
 from poolwise.data.batching import Batch
 from poolwise.representations import Representation
-from poolwise.settings import Optimisation
+from poolwise.settings import SELECTION_METRIC, Optimisation
 from poolwise.stages.stage import Stage
-
-SELECTION_METRIC = "dev/macro_f1"
-"""Which checkpoint of a run is kept: the one where this is highest; the earlier one of equals."""
 
 
 class SentimentClassifier(nn.Module):
@@ -62,8 +59,8 @@ class SentimentClassifier(nn.Module):
 class Scores(nn.Module):
     """The figures and the predictions of one split: accuracy, macro F1, Matthews correlation, loss, calibration.
 
-    All but the loss (nats) lie in [0, 1]. The calibration error is the expected one over 15 bins (Guo et al.
-    2017), from torchmetrics as the rest.
+    Accuracy, F1 and calibration error lie in [0, 1], Matthews in [-1, 1]; the loss is in nats. The calibration
+    error is the expected one over 15 bins (Guo et al. 2017), from torchmetrics as the rest.
     """
 
     def __init__(self, split: str, classes: int) -> None:
@@ -94,6 +91,10 @@ class Scores(nn.Module):
         figures = {**self.figures.compute(), f"{self.split}/loss": self.loss.compute()}
         figures = {name: value.float() for name, value in figures.items()}  # Matthews can be an integer 0
         columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
+        guesses = columns["logits"].argmax(dim=1)
+        if (guesses == guesses[0]).all():
+            # By definition (0 / 0 := 0); torchmetrics 1.9 gives a small positive number.
+            figures[f"{self.split}/matthews"] = torch.zeros(())
         order = columns["examples"].argsort()
         self.figures.reset()
         self.loss.reset()

@@ -40,7 +40,7 @@ class Stage(lightning.LightningModule, ABC):
         optimizer = torch.optim.AdamW(
             weight_decay_groups(self.trained_modules(), settings.weight_decay),
             lr=settings.learning_rate,
-            fused=True,
+            fused="mixed" not in str(self.trainer.precision),  # Lightning clips no fused optimiser under a scaler
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_share * steps), steps)
