@@ -77,7 +77,7 @@ def _starting_point(model: Any, data: Any) -> StartingPoint:
         texts = load_corpus(data).text["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
-        shape = {key: value for key, value in asdict(model).items() if "learning_rate" not in key}
+        shape = {key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_"))}
         return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
     path = encoder.locate(model)
     weights = encoder.weights_file(path)

@@ -114,6 +114,7 @@ class ScratchModel:
     initializer_range: Positive
     mlm_learning_rate: Positive
     finetune_learning_rate: Positive
+    finetune_epochs: Count
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,9 @@ class PretrainedModel:
     path: str
     package: str | None
     mlm_learning_rate: Positive
-    """What suits this encoder; `pretraining` and `protocol` refer to it unless they are given a rate."""
+    """What suits this encoder, as the two below: `pretraining` and `protocol` refer to it unless told otherwise."""
     finetune_learning_rate: Positive
+    finetune_epochs: Count
 
 
 @dataclass(frozen=True)
