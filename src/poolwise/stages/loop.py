@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
+from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.runs import RunIdentity, RunRecord, finished
 from poolwise.settings import CommonSettings, Optimisation
@@ -69,6 +70,7 @@ def run(job: Job) -> None:
     ):
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         stage, data = job.build()
+        machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
         trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()))
         trainer.fit(stage, data)
         record.results["metrics"] = plain(trainer.callback_metrics)
