@@ -12,6 +12,9 @@ from poolwise.app import leave
 from poolwise.compare.report import COLUMNS, Report, write_report
 from poolwise.settings import UserError
 
+SHOWN = 6
+"""Columns on the terminal, so that they fit 80 characters; page and CSV hold all."""
+
 
 def main() -> None:
     """Write the report, and print it."""
@@ -27,12 +30,14 @@ def show(report: Report) -> None:
     """Print a table and the answer for each question, and where the files lie."""
     console = Console()
     for section in report.sections:
-        table = Table(*COLUMNS, title=section.question, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            *COLUMNS[:SHOWN], title=section.question, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
             column.justify = "right"
         for row in section.rows:
-            table.add_row(*row)
+            table.add_row(*row[:SHOWN])
         console.print(table, Text(section.answer), "")
     console.print("mean ± standard deviation over seeds, in points; in the order of macro F1 on dev\n")
     runs = report.page.parent.parent
