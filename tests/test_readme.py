@@ -68,7 +68,7 @@ def test_train_py_shows_its_help_soon():
         [sys.executable, str(REPOSITORY / "train.py"), "--help"], capture_output=True, text=True, check=True
     )
     assert "stage: mlm, sentiment" in found.stdout
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("group", ["repr", "objective", "data"])

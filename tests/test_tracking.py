@@ -123,7 +123,7 @@ def test_a_service_that_does_not_answer_means_offline_soon(monkeypatch, silent_s
         with record(tmp_path, seed) as running, loggers(WANDB, running, tmp_path):
             running.results["metrics"] = {"test/accuracy": 0.5}
         assert running.results["wandb"]["mode"] == "offline"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45  # W&B by itself waits 100 s
     assert caplog.text.count("did not answer within 1 s") == 2
 
 
