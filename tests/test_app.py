@@ -145,6 +145,7 @@ def test_all_problems_are_told_together(overrides, messages):
         (["stage=mlm", "data=files"], "data=files needs data.text"),
         (["stage=mlm", "trainer.precision=fp16"], "trainer.precision"),
         (["stage=mlm", *SMALL_STAGE1, "data.max_length=1000"], "this encoder has 512 positions"),
+        (["stage=sentiment", f"encoder={REPOSITORY / 'conf'}"], "holds no"),
         (["stage=sentiment", "encoder=basee"], "encoder=basee: no such folder; allowed: stage1, base, or a folder"),
     ],
 )
@@ -159,6 +160,10 @@ def test_mistakes_are_told_without_a_traceback(program, capsys, arguments, words
 def test_a_model_can_be_given_by_its_place():
     assert prepared(["model=minilm", "seed=1"]) == ["model=minilm", "seed=1"]
     assert prepared(["model=my/bert"]) == ["model=pretrained", "model.path='my/bert'", "model.name='bert'"]
+    assert prepared(["encoder=base"]) == ["encoder=base"]
+    assert prepared(["encoder=conf", "model=minilm"]) == ["encoder=conf", "model=minilm"]
+    folder = str(REPOSITORY / "conf")
+    assert prepared([f"encoder={folder}"])[1:] == ["model=pretrained", f"model.path='{folder}'", "model.name='conf'"]
     assert prepared(["model=tiny,minilm"]) == ["model=tiny,minilm"]
 
 
@@ -312,6 +317,8 @@ def test_a_folder_as_encoder(program, tmp_path):
     (run,) = records(tmp_path / "runs/sentiment")
     assert run["pooler_status"] == "random"
     assert run["encoder"] == str(export)
+    assert run["model"] == "tiny"
+    assert run["name"].startswith(f"demo-tiny-{export.parent.name}-pooler-finetune")
 
 
 def test_help_is_the_projects_own(program, capsys):

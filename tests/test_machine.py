@@ -18,7 +18,7 @@ def test_prepare_sets_what_is_not_set_already(monkeypatch):
 def test_small_models_get_one_thread_and_larger_ones_all(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(machine, "_threads_at_first", lambda: 3)
     counts = []
     for parameters in (200_000, 20_000_000):
         machine.fit_threads(parameters)

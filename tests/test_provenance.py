@@ -77,6 +77,14 @@ def test_a_loss_of_weight_zero_has_reached_nothing(model, tokenizer):
     assert tracker.summary()["parts"]["pooler"]["losses"] == []
 
 
+def test_a_step_that_overflowed_counts_for_nothing(model):
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    model.bert.pooler.dense.bias.grad = torch.full_like(model.bert.pooler.dense.bias, torch.inf)
+    tracker.note_gradients()
+    pooler = tracker.summary()["parts"]["pooler"]
+    assert (pooler["steps"], pooler["mean_gradient_norm"]) == (0, 0.0)
+
+
 def test_every_parameter_has_one_part(model):
     tracker = ProvenanceTracker(model, source=None, seed=7)
     assert set(tracker.parts) == {"embeddings", "layer.0", "layer.1", "pooler", "mlm_head"}

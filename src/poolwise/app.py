@@ -4,6 +4,7 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 """
 
 import inspect
+import json
 import logging
 import re
 import shlex
@@ -100,20 +101,36 @@ def main() -> None:
 def prepared(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
 
+    `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
+
     Raises:
         UserError: more than one stage is asked for: the two have settings and seeds of their own.
     """
     found: list[str] = []
+    names_model = any(argument.startswith("model=") for argument in arguments)
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "stage" and "," in value:
             raise UserError(f"{argument}: one stage at a time; run stage=mlm first, then stage=sentiment")
         if key == "model" and _is_place(value):
-            name = Path(value).name
-            found += ["model=pretrained", f"model.path='{value}'", f"model.name='{name}'"]
-        else:
-            found.append(argument)
+            found += _pretrained(value)
+            continue
+        found.append(argument)
+        if key == "encoder" and Path(value).is_dir() and not names_model:
+            found += _model_of(Path(value))
     return found
+
+
+def _pretrained(place: str) -> list[str]:
+    return ["model=pretrained", f"model.path='{place}'", f"model.name='{Path(place).resolve().name}'"]
+
+
+def _model_of(folder: Path) -> list[str]:
+    """The model that an encoder's folder is of, for names and learning rates: as stage 1 noted, else itself."""
+    provenance = folder / "provenance.json"
+    name = json.loads(provenance.read_text())["model"] if provenance.is_file() else None
+    known = name is not None and Path(conf_dir(), "model", f"{name}.yaml").is_file()
+    return [f"model={name}"] if known else _pretrained(str(folder))
 
 
 def _is_place(model: str) -> bool:
@@ -237,7 +254,8 @@ def problems_between(config: Plain) -> list[str]:
     if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads:
         found.append(f"model.hidden_size={hidden}: must be a multiple of model.attention_heads={heads}")
     where, stage1 = ("pretraining", config["pretraining"]) if config["stage"] == "mlm" else ("stage1", config["stage1"])
-    masking = stage1["masking"] if isinstance(stage1["masking"], dict) else {}
+    masking = stage1.get("masking")
+    masking = masking if isinstance(masking, dict) else {}
     shares = [masking.get(name) for name in ("mask_token_share", "random_token_share")]
     numbers = [share for share in shares if isinstance(share, int | float)]
     if sum(numbers) > 1:

@@ -252,7 +252,7 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
             model: BertForMaskedLMWithPooler = BertForMaskedLMWithPooler.from_pretrained(
                 path, pooler_init=pooler_init, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"model={path}: no BERT encoder could be loaded from it ({error})") from error
     lacking = {key for key in model.loading_info["missing_keys"] if not DRAWN_IN_STAGE_1.match(key)}
     if lacking:
@@ -281,7 +281,7 @@ def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel
             model, info = BertModel.from_pretrained(
                 path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"encoder={path}: no BERT encoder could be loaded from it ({error})") from error
     missing = set(info["missing_keys"]) - (set() if pooler_required else POOLER_KEYS)
     unexpected = {key for key in info["unexpected_keys"] if not UNREAD_KEYS.search(key)}
@@ -346,8 +346,18 @@ def weights_file(path: str) -> Path:
 
 def fingerprint(path: str) -> str:
     """SHA-256 over what a checkpoint computes: its weights and its config (sizes, dropout)."""
-    config = Path(str(cached_file(path, "config.json")))
-    return hashlib.sha256((file_hash(weights_file(path)) + file_hash(config)).encode()).hexdigest()
+    config = _config(path).to_dict()
+    for changing in ("transformers_version", "_name_or_path", "architectures", "dtype"):
+        config.pop(changing, None)
+    material = [file_hash(weights_file(path)), config]
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+
+
+def _config(path: str) -> BertConfig:
+    try:
+        return BertConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} holds no config.json that could be read ({error})") from error
 
 
 def condition_of(folder: Path) -> str | None:
@@ -358,7 +368,7 @@ def condition_of(folder: Path) -> str | None:
 
 def longest_text(path: str) -> int:
     """How many positions a checkpoint has, special tokens counted."""
-    return int(BertConfig.from_pretrained(path).max_position_embeddings)
+    return int(_config(path).max_position_embeddings)
 
 
 def file_hash(file: Path) -> str:

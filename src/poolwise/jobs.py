@@ -77,7 +77,9 @@ def _starting_point(model: Any, data: Any) -> StartingPoint:
         texts = load_corpus(data).text["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
-        shape = {key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_"))}
+        shape = {
+            key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_", "name"))
+        }
         return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
     path = encoder.locate(model)
     weights = encoder.weights_file(path)
@@ -121,7 +123,7 @@ def platform(trainer: dict[str, Any]) -> dict[str, Any]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer.accelerator, trainer.devices or trainer.precision: {error}") from error
     defaults = inspect.signature(lightning.Trainer).parameters
     return {
@@ -262,7 +264,9 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = Path(settings.encoder)
         if not folder.is_dir():
             raise UserError(f"encoder={settings.encoder}: no such folder; allowed: stage1, base, or a folder")
-        label, condition = folder.name, encoder.condition_of(folder)
+        place = folder.resolve()
+        label = place.parent.name if place.name == EXPORT_FOLDER else place.name
+        condition = encoder.condition_of(folder)
         flat = {"encoder": settings.encoder, "objective": None, "stage1_seed": None}
     path = str(folder)
     fingerprint = encoder.fingerprint(path)
@@ -363,6 +367,8 @@ class SentimentJob(Job):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Read test once, with the best checkpoint; keep every prediction."""
         assert isinstance(stage, Sentiment)
+        if "dev" not in stage.figures:
+            raise UserError("dev was never evaluated (see your +trainer settings), so no epoch can be chosen")
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
         record.results["metrics"] = plain({**stage.figures["dev"], **stage.figures["test"]})

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from functools import cache
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -36,4 +37,13 @@ def fit_threads(parameters: int) -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1 if parameters < ONE_THREAD_BELOW else os.cpu_count() or 1)
+        everything = _threads_at_first()
+        torch.set_num_threads(1 if parameters < ONE_THREAD_BELOW else everything)
+
+
+@cache
+def _threads_at_first() -> int:
+    """torch's own choice, which knows the cores that this process may use."""
+    import torch
+
+    return torch.get_num_threads()

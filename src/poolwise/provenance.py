@@ -67,8 +67,10 @@ class ProvenanceTracker:
         """Add up the gradient norms of this step, before clipping; returns the pooler's (0 without one)."""
         for part, group in self.parts.items():
             norm = gradient_norm([p.grad for p in group if p.grad is not None])
-            self._norm_sum[part] = self._norm_sum[part].to(norm.device) + norm
-            self._steps_reached[part] = self._steps_reached[part].to(norm.device) + (norm > 0)
+            # A gradient scaler's first steps overflow and are skipped: they count for nothing.
+            counted = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
+            self._norm_sum[part] = self._norm_sum[part].to(norm.device) + counted
+            self._steps_reached[part] = self._steps_reached[part].to(norm.device) + (counted > 0)
             if part == POOLER:
                 pooler_norm = norm
         return pooler_norm

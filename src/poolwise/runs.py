@@ -132,6 +132,7 @@ class RunRecord:
         identity = self.identity
         record = {
             "key": identity.key,
+            "numerics_version": NUMERICS_VERSION,
             "status": status,
             "stage": identity.stage,
             "name": identity.name,

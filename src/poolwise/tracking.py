@@ -136,13 +136,15 @@ def logged_in() -> bool:
     """Whether a W&B key can be found, in the environment or in a netrc file; asks nobody."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    hosts = {urlsplit(_service()).hostname, "api.wandb.ai"}
+    service = urlsplit(_service()).netloc
+    hosts = {service} if os.environ.get("WANDB_BASE_URL") else {service, "api.wandb.ai"}
     for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
         try:
             found = netrc.netrc(path) if path else None
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and any(host and found.authenticators(host) for host in hosts):
+        entries = [found.authenticators(host) for host in hosts] if found else []
+        if any(entry and entry[2] for entry in entries):
             return True
     return False
 

@@ -17,7 +17,8 @@ from scipy import stats
 from poolwise.runs import PREDICTIONS_FILE, hash_of, read_record, without_seeds
 from poolwise.settings import SELECTION_METRIC
 
-SETTING_COLUMNS = ["question", "data", "model", "encoder", "objective", "stage1_seed", "protocol", "repr"]
+NAME_COLUMNS = ["data", "model", "encoder", "objective", "stage1_seed", "protocol"]
+SETTING_COLUMNS = ["question", *NAME_COLUMNS, "repr"]
 """What a row of the comparison shares; runs in it differ in `seed` only."""
 
 METRICS = [
@@ -36,14 +37,19 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
     for folder in sorted((runs / stage).glob("*")):
         record = read_record(folder)
         if record is not None and record["status"] == "finished":
-            question = question_key(record["material"])
+            question = question_key(record)
             rows.append({**record, **record["metrics"], "question": question, "folder": str(folder)})
     return pandas.DataFrame(rows)
 
 
-def question_key(material: dict[str, Any]) -> str:
-    """What runs must share to be compared by representation: all that changes numbers, but that and the seed."""
-    return hash_of(without_seeds({key: value for key, value in material.items() if key != "representation"}))[:8]
+def question_key(record: dict[str, Any]) -> str:
+    """What runs must share to be compared by representation: names, and all that changes numbers but that and the seed.
+
+    Records of the first days lack the numerics version; they are of version 1.
+    """
+    material = {key: value for key, value in record["material"].items() if key != "representation"}
+    names = [record[name] for name in NAME_COLUMNS]
+    return hash_of([record.get("numerics_version", 1), names, without_seeds(material)])[:8]
 
 
 def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
@@ -58,7 +64,7 @@ def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
         for statistic in ("mean", "std", "min", "max"):
             columns[f"{metric} {statistic}"] = (metric, statistic)
     table = groups.agg(**columns).reset_index()
-    return table.sort_values([*SETTING_COLUMNS[1:-1], "question", f"{SELECTION_METRIC} mean"], ascending=False)
+    return table.sort_values([*NAME_COLUMNS, "question", f"{SELECTION_METRIC} mean"], ascending=False)
 
 
 def label_of(run: pandas.Series) -> str:

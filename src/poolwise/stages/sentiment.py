@@ -92,7 +92,7 @@ class Scores(nn.Module):
         figures = {name: value.float() for name, value in figures.items()}  # Matthews can be an integer 0
         columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
         guesses = columns["logits"].argmax(dim=1)
-        if (guesses == guesses[0]).all():
+        if any((column == column[0]).all() for column in (guesses, columns["labels"])):
             # By definition (0 / 0 := 0); torchmetrics 1.9 gives a small positive number.
             figures[f"{self.split}/matthews"] = torch.zeros(())
         order = columns["examples"].argsort()
