@@ -48,7 +48,7 @@ def question_key(record: dict[str, Any]) -> str:
     Records of the first days lack the numerics version; they are of version 1.
     """
     material = {key: value for key, value in record["material"].items() if key != "representation"}
-    names = [record[name] for name in NAME_COLUMNS]
+    names = [record.get(name) for name in NAME_COLUMNS]  # stage 1 has no encoder or protocol
     return hash_of([record.get("numerics_version", 1), names, without_seeds(material)])[:8]
 
 
