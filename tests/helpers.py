@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 
 from poolwise.compare.statistics import METRICS
@@ -75,3 +76,19 @@ def read_wandb(folder: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
     found = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     return json.loads(found.stdout)
+
+
+def quiet_trainer(epochs: int, callback: lightning.Callback) -> lightning.Trainer:
+    """A trainer that writes nothing, logs each step and tells `callback` what happens."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )

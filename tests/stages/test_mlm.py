@@ -2,7 +2,7 @@ import lightning
 import pytest
 import torch
 
-from helpers import MASKING
+from helpers import MASKING, quiet_trainer
 from poolwise.data.module import masked_data
 from poolwise.objectives import build_objective
 from poolwise.provenance import ProvenanceTracker
@@ -32,18 +32,7 @@ def fit(model, texts, tokenizer, objective, epochs=2):
         model, build_objective(objective, tokenizer), ProvenanceTracker(model, None, 1), OPTIMISATION
     )
     watcher = Watcher()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        callbacks=[watcher],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
+    trainer = quiet_trainer(epochs, watcher)
     lightning.seed_everything(1, verbose=False)
     data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0)
     trainer.fit(stage, data)

@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 from transformers import BertModel
 
+from helpers import quiet_trainer
 from poolwise.data.module import labelled_data
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import Optimisation
@@ -30,18 +31,7 @@ class Modes(lightning.Callback):
 
 def fit(stage, texts):
     modes = Modes()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        callbacks=[modes],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
+    trainer = quiet_trainer(2, modes)
     lightning.seed_everything(1, verbose=False)
     data = labelled_data({"train": texts, "dev": texts, "test": texts}, 2, seed=1, workers=0)
     trainer.fit(stage, data)
