@@ -10,10 +10,11 @@ import torch
 import wandb
 
 from helpers import read_wandb
-from poolwise import tracking
+from poolwise import machine
+from poolwise.machine import answers
 from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import LocalLogging, WandbLogging
-from poolwise.tracking import RecordLogger, answers, logged_in, loggers, wandb_mode
+from poolwise.tracking import RecordLogger, logged_in, loggers, wandb_mode
 
 WANDB = WandbLogging(name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5)
 KEY = "local-" + 40 * "a"
@@ -117,7 +118,7 @@ def silent_service():
 def test_a_service_that_does_not_answer_means_offline_soon(monkeypatch, silent_service, tmp_path, caplog):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", silent_service)
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(machine, "ANSWER_SECONDS", 1)
     started = time.monotonic()
     for seed in (1, 2):
         with record(tmp_path, seed) as running, loggers(WANDB, running, tmp_path):

@@ -4,30 +4,41 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 """
 
 import inspect
-import json
 import logging
-import re
-import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from poolwise import machine
 from poolwise import settings as types
-from poolwise.settings import UserError, problems_with, typed, unknown_key
+from poolwise.command_line import (
+    Override,
+    conf_dir,
+    expanded,
+    override_in,
+    overrides_in,
+    problem_with_stage,
+    stage1_command,
+    stage2_command,
+    stage_of,
+)
+from poolwise.settings import UserError, problems_with, take_all, typed, unknown_key
+from poolwise.words import nearest
 
 if TYPE_CHECKING:
     from poolwise.stages.loop import Job
@@ -43,10 +54,10 @@ class CommonSchema:
     """Keys of both stages. What a group holds depends on its choice, and is checked by `checked`."""
 
     stage: str = MISSING
-    seed: int = MISSING
+    seed: Any = MISSING
     runs_dir: str = MISSING
     cache_dir: str = MISSING
-    workers: int = MISSING
+    workers: Any = MISSING
     data: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
@@ -80,63 +91,104 @@ def register_schemas() -> None:
         ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
 
 
-def conf_dir() -> str:
-    """The folder of the config: the checkout's, or the one inside an installed package."""
-    here = Path(__file__).resolve().parent
-    checkout = here.parents[1] / "conf"
-    return str(checkout if checkout.is_dir() else here / "conf")
-
-
 def main() -> None:
     """Compose the config from the command line, and train."""
     machine.prepare()
+    register_schemas()
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
         leave(error)
-    register_schemas()
-    hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(run_job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
+    finally:
+        conclude_sweep()
+
+
+def conclude_sweep() -> None:
+    """Say how a sweep ended, if there was one, also when jobs of it failed."""
+    jobs, SweepCheck.jobs = SweepCheck.jobs, []
+    if jobs:
+        from poolwise.stages.loop import summarise
+
+        summarise(jobs)
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
-
-    `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
+    """The command line as Hydra takes it: short forms written out, misspelt keys let through to `problems_in`.
 
     Raises:
-        UserError: more than one stage is asked for: the two have settings and seeds of their own.
+        UserError: it asks for two stages, or has settings of the other one; told with all else that is wrong.
     """
-    found: list[str] = []
-    names_model = any(argument.startswith("model=") for argument in arguments)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "stage" and "," in value:
-            raise UserError(f"{argument}: one stage at a time; run stage=mlm first, then stage=sentiment")
-        if key == "model" and _is_place(value):
-            found += _pretrained(value)
-            continue
-        found.append(argument)
-        if key == "encoder" and Path(value).is_dir() and not names_model:
-            found += _model_of(Path(value))
+    if {"--help", "-h"} & set(arguments):
+        return list(arguments)
+    stage = stage_of(arguments)
+    misplaced: list[str] = []
+    kept: list[str] = []
+    for argument in expanded(arguments):
+        override = override_in(argument)
+        problem = problem_with_stage(override, stage) if override else None
+        misplaced += [problem] if problem else []
+        kept += [] if problem else [argument]
+    kept = let_through(kept)
+    if misplaced:
+        raise UserError(*misplaced, *problems_of_first_job(kept))
+    return kept
+
+
+def let_through(arguments: Sequence[str]) -> list[str]:
+    """Put Hydra's `++` before keys that do not exist, which Hydra would refuse one at a time and without a hint."""
+    choices = [str(override) for override in overrides_in(arguments) if override.is_choice]
+    try:
+        known = keys_of(composed(first_job(choices)))
+    except (HydraException, OmegaConfBaseException):
+        return list(arguments)  # Hydra will say what is wrong, in its own words
+
+    def strange(override: Override | None) -> bool:
+        return (
+            override is not None
+            and not (override.prefix or override.is_choice or override.root == "hydra")
+            and override.key not in known
+        )
+
+    return [f"++{argument}" if strange(override_in(argument)) else argument for argument in arguments]
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The config of one job."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("train", overrides=list(overrides))
+
+
+def keys_of(config: Any, where: str = "") -> set[str]:
+    """All keys of a config, also of its groups: `data`, `data.train` and so on."""
+    plain = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    found: set[str] = set()
+    for key, value in plain.items() if isinstance(plain, dict) else ():
+        found |= {where + str(key)} | keys_of(value, f"{where}{key!s}.")
     return found
 
 
-def _pretrained(place: str) -> list[str]:
-    return ["model=pretrained", f"model.path='{place}'", f"model.name='{Path(place).resolve().name}'"]
+def jobs_of(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep, each as its overrides; a command line without choices is one job."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return BasicSweeper.split_arguments(parsed, None)[0]
 
 
-def _model_of(folder: Path) -> list[str]:
-    """The model that an encoder's folder is of, for names and learning rates: as stage 1 noted, else itself."""
-    provenance = folder / "provenance.json"
-    name = json.loads(provenance.read_text())["model"] if provenance.is_file() else None
-    known = name is not None and Path(conf_dir(), "model", f"{name}.yaml").is_file()
-    return [f"model={name}"] if known else _pretrained(str(folder))
+def first_job(overrides: Sequence[str]) -> list[str]:
+    """The first of the jobs of a sweep."""
+    return jobs_of(overrides)[0] if overrides else []
 
 
-def _is_place(model: str) -> bool:
-    """Whether a model is given by folder or hub name: by a path, and not by choices of the group."""
-    choices = {file.stem for file in Path(conf_dir(), "model").glob("*.yaml")}
-    return "," not in model and model not in choices and ("/" in model or Path(model).is_dir())
+def problems_of_first_job(arguments: Sequence[str]) -> list[str]:
+    """What else is wrong with a command line that has a mistake already; nothing if Hydra refuses it."""
+    try:
+        typed_settings(composed(first_job([str(override) for override in overrides_in(arguments)])))
+    except UserError as error:
+        return list(error.messages)
+    except (HydraException, OmegaConfBaseException):
+        pass
+    return []
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -144,47 +196,60 @@ def run_job(cfg: DictConfig) -> None:
     from poolwise.stages.loop import run
 
     try:
-        run(planned(cfg, HydraConfig.get().overrides.task))
+        run(planned(cfg, HydraConfig.get().overrides.task), SweepCheck.jobs)
     except UserError as error:
         leave(error)
 
 
 def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
-    """The job of a composed config: its settings are right, and what it reads is there.
+    """The job of a composed config: its settings are right, what it reads is there, and its folders can be written.
 
     Args:
         cfg: the composed config.
         overrides: the command line that composed it, for messages.
 
     Raises:
-        UserError: a setting is wrong, or data or encoder are missing.
+        UserError: a setting is wrong, or data, encoder or room are missing; all that is wrong is told together.
     """
     settings = typed_settings(cfg, overrides)
     quieten()
-    from poolwise.jobs import MLMJob, SentimentJob
+    from poolwise.jobs import MLMJob, SentimentJob, check_inputs
 
+    check_inputs(settings)
     return MLMJob(settings) if isinstance(settings, types.MLMSettings) else SentimentJob(settings)
 
 
 class SweepCheck(Callback):
-    """Plans every job of a sweep before the first one starts: mistakes are told once, and nothing has run."""
+    """Plans every job of a sweep before the first one starts: mistakes are told once, and nothing has run.
+
+    Attributes:
+        jobs: those of the sweep that this process does; empty for a single job.
+    """
+
+    jobs: ClassVar[list["Job"]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this once a sweep; leaves the program with all messages if there are any."""
         axes = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        parsed = OverridesParser.create().parse_overrides([*axes, *config.hydra.overrides.task])
-        messages: dict[str, None] = {}
-        for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
-            try:
-                planned(hydra.compose("train", overrides=overrides), overrides)
-            except UserError as error:
-                messages[str(error)] = None
-        if messages:
-            leave(UserError("\n".join(messages)))
+        jobs: list[Job] = []
+
+        def plan(overrides: list[str]) -> None:
+            jobs.append(planned(hydra.compose("train", overrides=overrides), overrides))
+
+        try:
+            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *config.hydra.overrides.task]))
+            from poolwise.stages.loop import announce
+
+            announce(jobs)
+        except UserError as error:
+            leave(error)
+        except HydraException:
+            return  # Hydra composes the jobs next, and says it in its own words
+        SweepCheck.jobs = jobs
 
 
 def leave(error: UserError) -> None:
-    """Show the message and end the program."""
+    """Show the messages and end the program."""
     print(f"poolwise: {error}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -219,15 +284,15 @@ def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMS
     plain: Plain = {str(key): value for key, value in config.items() if key != "experiment"}
     problems = problems_in(plain)
     if problems:
-        raise UserError("\n  ".join(["the config has mistakes:", *problems]))
-    return _mlm(plain) if plain["stage"] == "mlm" else _sentiment(plain, overrides)
+        raise UserError(*problems)
+    return _mlm(plain, overrides) if plain["stage"] == "mlm" else _sentiment(plain, overrides)
 
 
 def problems_in(config: Plain) -> list[str]:
     """All that is wrong with a composed config, one line each."""
     schema = SCHEMAS[config["stage"]]
     allowed = [field.name for field in fields(schema)]
-    found = [unknown_key(key, allowed) for key in config if key not in allowed]
+    found = [unknown_key(key, value, allowed) for key, value in config.items() if key not in allowed]
     common = {"seed": types.Seed, "workers": types.NonNegativeCount}
     for key, hint in common.items():
         found += types.problems_with_value(hint, config[key], key)
@@ -269,7 +334,7 @@ def problems_in_group(group: Plain, chooser: str, kinds: Mapping[str, type], whe
     """Check a group whose key `chooser` names the class that takes its values."""
     choice = group.get(chooser, "")
     if choice not in kinds:
-        return [f"{where}{chooser}={choice!r}: must be one of {', '.join(kinds)}"]
+        return [f"{where}{chooser}={choice!r}: must be one of {', '.join(kinds)}{nearest(str(choice), kinds)}"]
     return problems_with(kinds[choice], group, where)
 
 
@@ -290,7 +355,7 @@ def problems_in_representation(representation: Plain) -> list[str]:
 def _problems_in_class(group: Plain, kinds: Mapping[str, type], where: str) -> list[str]:
     name = group.get("name", "")
     if name not in kinds:
-        return [f"{where}name={name!r}: must be one of {', '.join(kinds)}"]
+        return [f"{where}name={name!r}: must be one of {', '.join(kinds)}{nearest(str(name), kinds)}"]
     return problems_with(kinds[name], {k: v for k, v in group.items() if k != "name"}, where)
 
 
@@ -320,15 +385,16 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
     return found + [
         f"trainer.{key} is set by poolwise itself"
         if key in OWN_TRAINER_ARGUMENTS
-        else unknown_key(f"trainer.{key}", [f"trainer.{name}" for name in sorted(allowed)])
-        for key in trainer
+        else unknown_key(f"trainer.{key}", value, [f"trainer.{name}" for name in sorted(allowed)])
+        for key, value in trainer.items()
         if key not in allowed
     ]
 
 
-def _mlm(config: Plain) -> types.MLMSettings:
+def _mlm(config: Plain, overrides: Sequence[str]) -> types.MLMSettings:
     return types.MLMSettings(
         **_common(config),
+        stage2_command=stage2_command(overrides),
         pretraining=built(types.Pretraining, config["pretraining"]),
         objective=_objective(config["objective"]),
     )
@@ -373,20 +439,3 @@ def _objective(values: Plain) -> Plain:
     from poolwise.objectives import objective_class
 
     return typed(objective_class(values["name"]), values)
-
-
-def stage1_command(overrides: Sequence[str]) -> str:
-    """The command that makes the encoder which a stage-2 command line asks for."""
-    kept = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = key.lstrip("+")
-        if name == "objective@stage1.objective":
-            kept.append(f"objective={value}")
-        elif name == "stage1.seed" or name.startswith("stage1.objective."):
-            kept.append(f"{name.removeprefix('stage1.')}={value}")
-        elif name.startswith("stage1."):
-            kept.append(f"pretraining.{name.removeprefix('stage1.')}={value}")
-        elif re.match(r"(data|model|experiment|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b", name):
-            kept.append(override)
-    return shlex.join(["python", "train.py", "stage=mlm", *kept])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import constants
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrain
 from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
 from poolwise.data.masking import IGNORED_LABEL
+from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import PretrainedModel, ScratchModel, UserError
+from poolwise.words import first_line, some
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +225,21 @@ def never_trained(pooler: Any) -> bool:
 
 def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> BertForMaskedLMWithPooler:
     """A BERT with random weights drawn with `seed`; torch's global generator is left as it was."""
-    config = BertConfig(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = BertForMaskedLMWithPooler(_scratch_config(model, tokenizer))
+    drawn.train()
+    return drawn
+
+
+def scratch_parameters(model: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of parameters that `build_from_scratch` gives, without drawing them."""
+    with torch.device("meta"):
+        return int(BertForMaskedLMWithPooler(_scratch_config(model, tokenizer)).num_parameters())
+
+
+def _scratch_config(model: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> BertConfig:
+    return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,
         num_hidden_layers=model.layers,
@@ -233,11 +250,6 @@ def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, 
         initializer_range=model.initializer_range,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        drawn = BertForMaskedLMWithPooler(config)
-    drawn.train()
-    return drawn
 
 
 def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed: int) -> BertForMaskedLMWithPooler:
@@ -331,6 +343,58 @@ def locate(model: PretrainedModel) -> str:
     return model.path
 
 
+def check_checkpoint(path: str) -> None:
+    """Raise a UserError unless a folder or hub name holds a BERT in safetensors that can be had."""
+    folder = Path(path)
+    if folder.exists():
+        _check_folder(folder)
+    else:
+        stay_offline_without_hub()
+    kind = _kind_of(path)
+    if kind != "bert":
+        raise UserError(f"{path} holds a {kind or 'nameless'} model (config.json); only BERT encoders can be used")
+    weights_file(path)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; an encoder is a folder with config.json and {WEIGHTS_FILE}")
+    names = {file.name for file in folder.iterdir()}
+    if "config.json" not in names:
+        raise UserError(f"{folder} is no encoder: it has no config.json (it has {some(sorted(names)) or 'nothing'})")
+    if WEIGHTS_FILE in names:
+        return
+    if "pytorch_model.bin" in names:
+        raise UserError(
+            f"{folder} has its weights in pytorch_model.bin, a pickle, which can run code when it is read; "
+            f"save it as {WEIGHTS_FILE}: model.save_pretrained(FOLDER) does so"
+        )
+    raise UserError(f"{folder} is no encoder: it has no {WEIGHTS_FILE}")
+
+
+def _kind_of(path: str) -> str:
+    """The `model_type` of a checkpoint's config, such as `bert`.
+
+    Raises:
+        UserError: there is no config, or it cannot be had.
+    """
+    try:
+        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(_not_to_be_had(path, error)) from error
+    return str(config.get("model_type", ""))
+
+
+def _not_to_be_had(path: str, error: Exception) -> str:
+    if Path(path).exists() or not constants.HF_HUB_OFFLINE:
+        return f"{path} holds no config.json and {WEIGHTS_FILE} that could be read ({first_line(error)})"
+    return (
+        f"{path} is not on this disk, and the hub ({constants.ENDPOINT}) does not answer or is switched off. "
+        "Use a folder that you have (model=FOLDER), model=minilm or model=tiny, which need no network, or fetch it "
+        f"where there is one: hf download {path}"
+    )
+
+
 def weights_file(path: str) -> Path:
     """The safetensors file of a folder or hub name.
 
@@ -340,7 +404,7 @@ def weights_file(path: str) -> Path:
     try:
         file = cached_file(path, WEIGHTS_FILE)
     except OSError as error:
-        raise UserError(f"{path} holds no {WEIGHTS_FILE} that could be read ({error})") from error
+        raise UserError(_not_to_be_had(path, error)) from error
     return Path(str(file))
 
 
@@ -357,7 +421,7 @@ def _config(path: str) -> BertConfig:
     try:
         return BertConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} holds no config.json that could be read ({error})") from error
+        raise UserError(_not_to_be_had(path, error)) from error
 
 
 def condition_of(folder: Path) -> str | None:

@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import encoder
 from poolwise.card import model_card
+from poolwise.compare.statistics import power_in_words
 from poolwise.data.corpus import Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.machine import check_writable
 from poolwise.objectives import build_objective
 from poolwise.provenance import ProvenanceTracker
 from poolwise.representations import representation_class
@@ -26,10 +28,12 @@ from poolwise.settings import (
     SELECTION_METRIC,
     CommonSettings,
     MLMSettings,
+    PretrainedModel,
     ScratchModel,
     SentimentSettings,
     Stage1Choice,
     UserError,
+    take_all,
 )
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
@@ -39,6 +43,8 @@ from poolwise.stages.stage import Stage
 log = logging.getLogger(__name__)
 
 EXPORT_FOLDER = "export"
+MARGIN_BYTES = 20_000_000
+"""Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
 SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "accelerator", "devices", "precision"}
 """Left out of a run's key: they change no number, or enter it resolved (device class, precision)."""
 
@@ -64,6 +70,39 @@ class StartingPoint:
     path: str | None
     fingerprint: str
     source: str | None
+
+
+def check_inputs(settings: CommonSettings) -> None:
+    """See that the folders of a run can be written, and that its data and its encoder are there.
+
+    Raises:
+        UserError: with all that is wrong.
+    """
+    take_all(
+        [
+            partial(check_writable, settings.runs_dir),
+            partial(check_writable, settings.cache_dir),
+            partial(load_corpus, settings.data),
+            partial(_check_encoder, settings),
+        ]
+    )
+
+
+def _check_encoder(settings: CommonSettings) -> None:
+    folder = named_folder(settings)
+    if folder is not None:
+        if not folder.is_dir():
+            raise UserError(f"encoder={folder}: no such folder; allowed: stage1, base, or a folder")
+        encoder.check_checkpoint(str(folder))
+    elif isinstance(settings.model, PretrainedModel):
+        encoder.check_checkpoint(encoder.locate(settings.model))
+
+
+def named_folder(settings: CommonSettings) -> Path | None:
+    """The folder that stage 2's `encoder=` names; None where it names none."""
+    if isinstance(settings, SentimentSettings) and settings.encoder not in ("base", "stage1"):
+        return Path(settings.encoder)
+    return None
 
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
@@ -171,6 +210,8 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
 class MLMJob(Job):
     """Stage 1: train encoder, MLM head and pooler on text, and export the last step."""
 
+    headline = ("dev/perplexity", "dev/masked_accuracy", "dev/objective_loss")
+
     def __init__(self, settings: MLMSettings) -> None:
         self.settings: MLMSettings = settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
@@ -178,6 +219,22 @@ class MLMJob(Job):
         self.start = starting_point(settings)
         self.optimisation = settings.pretraining.optimisation
         self.epochs = settings.pretraining.epochs
+        start = "from random weights" if self.start.path is None else f"from {self.start.path}"
+        name = choice.objective["name"]
+        beside = "no pooler objective" if name == "none" else f"pooler objective {name}"
+        self.task = f"{settings.model.name} {start}: masked language modelling, {beside}"
+
+    def kept_bytes(self) -> int:
+        """The export: four bytes a parameter, and a little for the tokenizer."""
+        if self.start.path is not None:
+            return encoder.weights_file(self.start.path).stat().st_size + MARGIN_BYTES
+        assert isinstance(self.settings.model, ScratchModel)
+        return encoder.scratch_parameters(self.settings.model, self.start.tokenizer) * 4 + MARGIN_BYTES
+
+    @property
+    def next_steps(self) -> dict[str, str]:
+        """The export, and the sweep that compares representations of it."""
+        return {"export": str(self.folder / EXPORT_FOLDER), "next": self.settings.stage2_command}
 
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches."""
@@ -216,7 +273,7 @@ class MLMJob(Job):
         folder = record.folder / EXPORT_FOLDER
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, folder)
-        log.info("pooler: %s. Export: %s", provenance["pooler_status"], folder)
+        log.info("pooler: %s", provenance["pooler_status"])
 
 
 @dataclass(frozen=True)
@@ -262,8 +319,6 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)
-        if not folder.is_dir():
-            raise UserError(f"encoder={settings.encoder}: no such folder; allowed: stage1, base, or a folder")
         place = folder.resolve()
         label = place.parent.name if place.name == EXPORT_FOLDER else place.name
         condition = encoder.condition_of(folder)
@@ -288,6 +343,7 @@ class SentimentJob(Job):
     """Stage 2: train a classifier on one representation, keep the best epoch on dev, read test once."""
 
     selection_metric = SELECTION_METRIC
+    headline = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
 
     def __init__(self, settings: SentimentSettings) -> None:
         self.settings: SentimentSettings = settings
@@ -297,6 +353,27 @@ class SentimentJob(Job):
         self.corpus = labelled_corpus(settings)
         self.identity = self._identity()
         self.pooler_status = ""
+        classes = len(self.corpus.label_names)
+        start = self.chosen.path or f"{settings.model.name} from random weights"
+        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {settings.representation}"
+        self.power = partial(power_in_words, len(self.corpus.labelled["test"]))
+
+    def kept_bytes(self) -> int:
+        """The best checkpoint: as large as the encoder's weights."""
+        if self.chosen.path is not None:
+            return encoder.weights_file(self.chosen.path).stat().st_size + MARGIN_BYTES
+        assert isinstance(self.settings.model, ScratchModel)
+        return encoder.scratch_parameters(self.settings.model, self.chosen.tokenizer) * 4 + MARGIN_BYTES
+
+    @property
+    def next_steps(self) -> dict[str, str]:
+        """The report, and the command that makes it."""
+        runs = self.settings.runs_dir
+        elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
+        return {
+            "report": f"{runs}/report/index.html, by the next command",
+            "next": f"python -m poolwise.report{elsewhere}",
+        }
 
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen

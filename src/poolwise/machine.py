@@ -2,8 +2,16 @@
 
 import ctypes
 import os
+import shutil
 import sys
+import tempfile
+import urllib.error
+import urllib.request
 from functools import cache
+from pathlib import Path
+
+from poolwise.settings import UserError
+from poolwise.words import size
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -47,3 +55,62 @@ def _threads_at_first() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a UserError unless files can be made in `folder`, or where it would be made; leaves nothing behind."""
+    place = existing_part(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror} (in {place})") from error
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise a UserError unless the disk of `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(existing_part(folder)).free
+    if free < needed:
+        raise UserError(
+            f"the disk of {folder} has {size(free)} free, and what is kept of this needs {size(needed)}; "
+            "make room, or name another disk with runs_dir="
+        )
+
+
+def existing_part(folder: Path) -> Path:
+    """The innermost part of a path that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+ANSWER_SECONDS = 5
+"""How long a service on the network may take to answer before work goes on without it."""
+
+
+@cache
+def answers(url: str) -> bool:
+    """Whether a web server answers at `url` within `ANSWER_SECONDS`; asked once a process."""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def stay_offline_without_hub() -> None:
+    """Where the Hugging Face hub does not answer, have its libraries look on this disk only.
+
+    They would ask it again and again for half a minute. Their switch is read from the environment when they are
+    imported, and is a constant of theirs after that.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not answers(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
+        datasets.config.HF_HUB_OFFLINE = True

@@ -4,17 +4,44 @@ Ranges and choices are part of the type (`Annotated`, `Literal`), so one functio
 keyword arguments of objectives and representations alike. This module imports no torch: `--help` stays quick.
 """
 
-import difflib
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from poolwise.words import counted, nearest
+
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend: shown as one message, without a traceback."""
+    """Mistakes that the person at the keyboard can mend: shown without a traceback, a message each."""
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__(*messages)
+        self.messages = messages
+
+    def __str__(self) -> str:
+        if len(self.messages) == 1:
+            return self.messages[0]
+        lines = "\n".join(self.messages).splitlines()
+        return "\n  ".join([counted(len(self.messages), "mistake"), *lines])
+
+
+def take_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Take every step, so that all mistakes are told together.
+
+    Raises:
+        UserError: some steps raised one; it holds the messages of all of them.
+    """
+    messages: dict[str, None] = {}
+    for step in steps:
+        try:
+            step()
+        except UserError as error:
+            messages |= dict.fromkeys(error.messages)
+    if messages:
+        raise UserError(*messages)
 
 
 @dataclass(frozen=True)
@@ -236,6 +263,8 @@ class MLMSettings(CommonSettings):
 
     pretraining: Pretraining
     objective: dict[str, Any]
+    stage2_command: str
+    """The command that compares representations of this run's encoder, for the screen at its end."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +339,11 @@ def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str
     """
     hints = settings_of(kind)
     allowed = list(hints)
-    found = [unknown_key(where + key, [where + name for name in allowed]) for key in values if key not in allowed]
+    found = [
+        unknown_key(where + key, value, [where + name for name in allowed])
+        for key, value in values.items()
+        if key not in allowed
+    ]
     found += [f"{where}{name} is missing" for name in allowed if name not in values]
     for name in allowed:
         if name in values:
@@ -318,12 +351,11 @@ def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str
     return found
 
 
-def unknown_key(key: str, allowed: Iterable[str]) -> str:
+def unknown_key(key: str, value: Any, allowed: Iterable[str]) -> str:
     """The message for a key that does not exist, with the nearest right spelling."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{key} is no setting here{hint}; allowed: {', '.join(allowed) or 'none'}"
+    given = key if isinstance(value, Mapping) else f"{key}={value}"
+    return f"{given}: no such setting{nearest(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
 
 
 def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
@@ -337,7 +369,7 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
             return [f"{where}={value!r}: must be a group of settings"]
         return problems_with(hint, value, where + ".")
     if not _has_type(hint, value):
-        return [f"{where}={value!r}: must be {_type_in_words(hint)}"]
+        return [f"{where}={value!r}: must be {_type_in_words(hint)}{_spelling(hint, value)}"]
     return [f"{where}={value!r}: must be {bound}" for bound in bounds if value is not None and not bound.hold(value)]
 
 
@@ -354,6 +386,10 @@ def _has_type(hint: Any, value: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _spelling(hint: Any, value: Any) -> str:
+    return nearest(str(value), map(str, get_args(hint))) if get_origin(hint) is Literal else ""
 
 
 def _type_in_words(hint: Any) -> str:

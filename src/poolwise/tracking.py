@@ -4,12 +4,9 @@ import json
 import logging
 import netrc
 import os
-import urllib.error
-import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,13 +14,11 @@ from urllib.parse import urlsplit
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from poolwise.machine import ANSWER_SECONDS, answers
 from poolwise.runs import METRICS_FILE, RunRecord
 from poolwise.settings import LoggerSettings, WandbLogging
 
 log = logging.getLogger(__name__)
-
-ANSWER_SECONDS = 5
-"""How long the W&B service may take to answer before a run starts offline."""
 
 
 class RecordLogger(Logger):
@@ -151,16 +146,3 @@ def logged_in() -> bool:
 
 def _service() -> str:
     return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
-
-
-@cache
-def answers(url: str) -> bool:
-    """Whether a web server answers at `url` within `ANSWER_SECONDS`; asked once a process."""
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
-            return True
-    except urllib.error.HTTPError as refusal:
-        refusal.close()
-        return True
-    except (OSError, ValueError):
-        return False

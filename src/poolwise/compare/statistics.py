@@ -123,6 +123,39 @@ def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Difference:
     )
 
 
+POWER = 0.8
+DISAGREEMENT = 0.10
+"""Share of test texts on which two fine-tuned classifiers of like accuracy are taken to differ in being right."""
+SEED_DEVIATION = 0.5
+"""Points; the standard deviation over seeds that a fine-tuned encoder is taken to have."""
+
+
+def smallest_difference(examples: int, seeds: int) -> float:
+    """The difference in accuracy, in points, that is shown (see `Difference`) with probability 0.8.
+
+    The larger of two: what N test examples can show, (z_0.975 + z_0.8) sqrt(d / N) for paired answers with a share d
+    of disagreement (Connor 1987; Card et al. 2020 for NLP), and what S seeds can show, (t_0.975 + t_0.8)
+    sqrt(2 s^2 / S) with S - 1 degrees of freedom. d = 10 % and s = 0.5 points are assumed, as nothing has been run
+    yet. Infinite for one seed, which has no spread.
+    """
+    if seeds < 2:
+        return math.inf
+    by_examples = (stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)) * math.sqrt(DISAGREEMENT / examples)
+    quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
+    by_seeds = quantiles * SEED_DEVIATION * math.sqrt(2 / seeds)
+    return float(max(100 * by_examples, by_seeds))
+
+
+def power_in_words(examples: int, seeds: int) -> str:
+    """What a sweep can show, before it is run."""
+    if seeds < 2:
+        return "no difference: one seed has no spread; give several, such as seed=1,2,3"
+    return (
+        f"differences of about {smallest_difference(examples, seeds):.1f} points in accuracy, by {examples:,} test "
+        f"texts and {seeds} seeds (taking {DISAGREEMENT:.0%} disagreement and {SEED_DEVIATION} points of spread)"
+    )
+
+
 def t_interval(values: ndarray) -> tuple[float, float]:
     """The 95 % interval of a mean by Student's t; (NaN, NaN) for fewer than two values."""
     if len(values) < 2:

@@ -3,13 +3,16 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from charset_normalizer import from_bytes
 from datasets import ClassLabel, Dataset, Features, Value
 
 from poolwise.data.corpus import SPLITS, Corpus, held_out
-from poolwise.settings import FilesData, UserError
+from poolwise.settings import FilesData, UserError, take_all
+from poolwise.words import counted, nearest, some
 
 Row = dict[str, Any]
 
@@ -18,58 +21,101 @@ def load_files(data: FilesData) -> Corpus:
     """Read the files that `data` names; stage-1 text is `text`, or the training texts where it is not given.
 
     Raises:
-        UserError: a file is missing, empty, of an unknown kind, lacks a column, or splits are missing.
+        UserError: a file is missing, empty, not UTF-8, of an unknown kind, lacks a column, a text or a label, or
+            splits are missing; what is wrong with all of the files is told together.
     """
-    labelled, label_names = _read_labelled(data)
-    if data.text is not None:
-        text = _text_only(_read_texts(data.text, data.text_column))
+    labelled: dict[str, list[Row]] = {}
+    texts: dict[str, list[str]] = {}
+    take_all(
+        [
+            lambda: labelled.update(_read_labelled(data)),
+            *(partial(_read_texts_into, texts, name, data) for name in ("text", "text_dev")),
+        ]
+    )
+    label_names = _label_names(data, labelled)
+    splits = {split: _labelled_only(rows, data, label_names) for split, rows in labelled.items()}
+    return Corpus(_stage1_text(data, texts, splits), splits, label_names)
+
+
+def _stage1_text(data: FilesData, texts: dict[str, list[str]], labelled: dict[str, Dataset]) -> dict[str, Dataset]:
+    if "text" in texts:
+        text = _text_only(texts["text"])
     elif labelled:
         text = labelled["train"].select_columns("text")
     else:
         raise UserError("data=files needs data.text (stage 1), or data.train, data.dev and data.test")
-    if data.text_dev is not None:
-        dev = _text_only(_read_texts(data.text_dev, data.text_column))
+    if "text_dev" in texts:
+        dev = _text_only(texts["text_dev"])
     elif labelled:
         dev = labelled["dev"].select_columns("text")
     else:
         text, dev = held_out(text, data.text_dev_share)
-    return Corpus({"train": text, "dev": dev}, labelled, label_names)
+    return {"train": text, "dev": dev}
 
 
-def _read_labelled(data: FilesData) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+def _read_labelled(data: FilesData) -> dict[str, list[Row]]:
+    """The rows of the three labelled files; none where no file is named."""
     paths = {split: getattr(data, split) for split in SPLITS}
     missing = [f"data.{split}" for split, path in paths.items() if path is None]
     if len(missing) == len(SPLITS):
-        return {}, ()
-    if missing:
-        raise UserError(f"stage 2 needs three labelled files; not given: {', '.join(missing)}")
-    columns = (data.text_column, data.label_column)
-    rows = {split: list(read_rows(path, columns)) for split, path in paths.items()}
-    names = tuple(sorted({str(row[data.label_column]) for row in rows["train"]}))
+        return {}
+    rows: dict[str, list[Row]] = {}
+
+    def read(split: str, path: str) -> None:
+        rows[split] = list(read_rows(path, (data.text_column, data.label_column)))
+        _check_filled(rows[split], path, data)
+
+    def check_given() -> None:
+        if missing:
+            raise UserError(f"stage 2 needs three labelled files; not given: {', '.join(missing)}")
+
+    take_all([check_given, *(partial(read, split, path) for split, path in paths.items() if path is not None)])
+    return rows
+
+
+def _check_filled(rows: list[Row], path: str, data: FilesData) -> None:
+    """Raise a UserError if a row has an empty text or label."""
+    messages = []
+    for what, column in (("text", data.text_column), ("label", data.label_column)):
+        empty = [number for number, row in enumerate(rows, start=1) if not str(row[column]).strip()]
+        if empty:
+            places = f"row{'s' if len(empty) > 1 else ''} {some(empty)}"
+            messages.append(f"{path}: {counted(len(empty), what)} empty ({places}); fill them in or leave the rows out")
+    if messages:
+        raise UserError(*messages)
+
+
+def _label_names(data: FilesData, labelled: dict[str, list[Row]]) -> tuple[str, ...]:
+    """The classes, sorted by name: those of train, which must be at least two and hold those of dev and test."""
+    if not labelled:
+        return ()
+    found = {split: sorted({str(row[data.label_column]) for row in rows}) for split, rows in labelled.items()}
+    names = tuple(found["train"])
+    messages = [
+        f"{getattr(data, split)}: {'labels' if len(unknown) > 1 else 'label'} {some(map(repr, unknown))} not in "
+        f"{data.train}; the classifier knows {some(map(repr, names))}"
+        for split, labels in found.items()
+        if (unknown := [label for label in labels if label not in names])
+    ]
     if len(names) < 2:
-        raise UserError(f"{data.train}: all labels are {names[0]!r}; a classifier needs at least two")
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
-    return {
-        split: Dataset.from_dict(
-            {
-                "text": [str(row[data.text_column]) for row in rows[split]],
-                "label": _class_ids(rows[split], data.label_column, names, paths[split]),
-            },
-            features=features,
-        )
-        for split in SPLITS
-    }, names
+        messages.insert(0, f"{data.train}: all labels are {names[0]!r}; a classifier needs at least two classes")
+    if messages:
+        raise UserError(*messages)
+    return names
 
 
-def _class_ids(rows: list[Row], label_column: str, names: tuple[str, ...], path: str) -> list[int]:
-    found = [str(row[label_column]) for row in rows]
-    unknown = sorted(set(found) - set(names))
-    if unknown:
-        raise UserError(
-            f"{path}: labels {', '.join(map(repr, unknown))} do not occur in the training file; "
-            f"known: {', '.join(map(repr, names))}"
-        )
-    return [names.index(name) for name in found]
+def _labelled_only(rows: list[Row], data: FilesData, names: tuple[str, ...]) -> Dataset:
+    columns = {
+        "text": [str(row[data.text_column]) for row in rows],
+        "label": [names.index(str(row[data.label_column])) for row in rows],
+    }
+    return Dataset.from_dict(columns, Features({"text": Value("string"), "label": ClassLabel(names=list(names))}))
+
+
+def _read_texts_into(texts: dict[str, list[str]], name: str, data: FilesData) -> None:
+    path = getattr(data, name)
+    if path is not None:
+        texts[name] = _read_texts(path, data.text_column)
 
 
 def _read_texts(path: str, text_column: str) -> list[str]:
@@ -98,22 +144,38 @@ def read_rows(path: str, columns: tuple[str, ...]) -> Iterator[Row]:
     if kind == ".jsonl":
         rows: Iterator[Row] = _json_rows(path)
     elif kind == ".csv":
-        rows = csv.DictReader(_lines(path))
+        rows = _table_rows(path, columns, csv.DictReader(_lines(path), strict=True))
     elif kind == ".tsv":
-        rows = csv.DictReader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = _table_rows(path, columns, csv.DictReader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE))
     else:
         raise UserError(f"{path}: files end in .csv, .tsv or .jsonl (and .txt for stage 1)")
     number = 0
     for number, row in enumerate(rows, start=1):
-        lacking = [column for column in columns if row.get(column) is None]
-        if lacking:
-            raise UserError(
-                f"{path}, row {number}: no column {', '.join(lacking)}; it has {', '.join(map(str, row))} "
-                "(data.text_column and data.label_column name the columns)"
-            )
+        for column in columns:
+            if row.get(column) is None:
+                raise UserError(f"{path}, row {number}: no {column}; it has {some(map(str, row))}")
         yield row
     if number == 0:
         raise UserError(f"{path} holds no rows")
+
+
+def _table_rows(path: str, columns: tuple[str, ...], reader: "csv.DictReader[str]") -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_FIELD)
+    header = reader.fieldnames or ()
+    for column in columns:
+        if header and column not in header:
+            raise UserError(
+                f"{path}: no column {column}{nearest(column, header)}; it has {some(header)} "
+                "(name yours with data.text_column= and data.label_column=)"
+            )
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not a table that can be read ({error})") from error
+
+
+LONGEST_FIELD = 2**31 - 1
+"""Characters; the csv module's own limit of 131,072 is less than some texts have."""
 
 
 def _json_rows(path: str) -> Iterator[Row]:
@@ -133,6 +195,27 @@ def _lines(path: str) -> Iterator[str]:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             yield from stream
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise UserError(_not_utf8(path)) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+LIKELY_ENCODINGS = "cp1252 utf_16 gb18030 big5 shift_jis euc_kr cp1251 koi8_r iso8859_2".split()
+"""What files that are not UTF-8 mostly are; among all encodings there are, short texts fit too many."""
+
+
+def _not_utf8(path: str) -> str:
+    """The message for a file that is not UTF-8: the first place where it is not, and what it seems to be."""
+    content = Path(path).read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        start = error.start
+    line = content.count(b"\n", 0, start) + 1
+    sample = content[max(start - 5_000, 0) & ~1 : start + 5_000]  # an even start keeps the pairs of UTF-16 together
+    guess = from_bytes(sample, cp_isolation=LIKELY_ENCODINGS).best()
+    advice = "save it as UTF-8"
+    if guess is not None:
+        name = guess.encoding.replace("_", "-")
+        advice = f"it seems to be {name}; convert it: iconv -f {name} -t utf-8 {path} > utf8{Path(path).suffix}"
+    return f"{path}, line {line}: not UTF-8 (byte 0x{content[start]:02x} at {start:,}); {advice}"

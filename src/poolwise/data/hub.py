@@ -1,10 +1,14 @@
 """Data sets of the Hugging Face hub."""
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from functools import partial
+
+from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from poolwise.data.corpus import Corpus, held_out
-from poolwise.settings import HubData, UserError
+from poolwise.machine import stay_offline_without_hub
+from poolwise.settings import HubData, UserError, take_all
+from poolwise.words import first_line, some
 
 
 def load_hub(data: HubData) -> Corpus:
@@ -16,6 +20,7 @@ def load_hub(data: HubData) -> Corpus:
     Raises:
         UserError: the data set cannot be had, lacks a split or column, or its test labels are hidden.
     """
+    stay_offline_without_hub()
     wanted = {*data.text, data.train, data.test, *([data.dev] if data.dev else [])}
     splits = {name: _load_split(data, name) for name in wanted}
     train = splits[data.train]
@@ -24,13 +29,42 @@ def load_hub(data: HubData) -> Corpus:
     else:
         dev = splits[data.dev]
     labelled = {"train": train, "dev": dev, "test": splits[data.test]}
-    for split, rows in labelled.items():
-        if min(rows["label"]) < 0:
-            raise UserError(f"{data.path}: the labels of its {split} split are hidden; name another split")
+    names = _label_names(data, labelled["train"])
+    take_all(partial(_check_labels, data, split, rows, names) for split, rows in labelled.items())
     texts = [train if name == data.train else splits[name] for name in data.text]
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
-    names = getattr(train.features["label"], "names", None) or sorted(map(str, set(train["label"])))
-    return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, tuple(names))
+    labelled = {split: _as_ids(rows, names) for split, rows in labelled.items()}
+    return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, names)
+
+
+def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:
+    """The classes: as the data set names them, or else the labels of train, sorted."""
+    names = getattr(train.features["label"], "names", None) or sorted(set(train["label"]))
+    if len(names) < 2:
+        raise UserError(f"data={data.name}: all labels of {data.train} are {names[0]!r}; a classifier needs two")
+    return tuple(map(str, names))
+
+
+def _check_labels(data: HubData, split: str, rows: Dataset, names: tuple[str, ...]) -> None:
+    """Raise a UserError if labels are hidden, or more than the head has classes."""
+    numbered = hasattr(rows.features["label"], "names")
+    found = set(rows["label"])
+    if numbered and min(found) < 0:
+        raise UserError(f"{data.path}: the labels of its {split} split are hidden; name another split")
+    beyond = sorted(found - set(range(len(names)))) if numbered else sorted(set(map(str, found)) - set(names))
+    if beyond:
+        raise UserError(
+            f"{data.path}: the {split} split has labels {some(beyond)}, and the head has the {len(names)} classes "
+            f"{some(names)} only"
+        )
+
+
+def _as_ids(rows: Dataset, names: tuple[str, ...]) -> Dataset:
+    """The rows with class ids 0 to C - 1 as labels."""
+    if hasattr(rows.features["label"], "names"):
+        return rows
+    ids = [names.index(str(label)) for label in rows["label"]]
+    return rows.remove_columns("label").add_column("label", ids).cast_column("label", ClassLabel(names=list(names)))
 
 
 def _load_split(data: HubData, split: str) -> Dataset:
@@ -38,8 +72,8 @@ def _load_split(data: HubData, split: str) -> Dataset:
         rows = load_dataset(data.path, data.configuration, split=split)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise UserError(
-            f"data={data.name}: {data.path} (split {split}) could not be loaded ({error}). Without network, "
-            "use data=demo, or your own files with data=files"
+            f"data={data.name}: {data.path} (split {split}) could not be loaded ({first_line(error)}). Without "
+            "network, use data=demo, or your own files with data=files"
         ) from error
     lacking = {data.text_column, data.label_column} - set(rows.column_names)
     if lacking:

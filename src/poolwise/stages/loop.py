@@ -1,26 +1,24 @@
 """The one loop: both stages fit, record and log through it."""
 
 import gc
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from rich.console import Console
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from poolwise import machine
 from poolwise.data.module import TextDataModule
-from poolwise.runs import RunIdentity, RunRecord, finished
+from poolwise.runs import RECORD_FILE, RunIdentity, RunRecord, finished, read_record
 from poolwise.settings import CommonSettings, Optimisation
+from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
-
-log = logging.getLogger(__name__)
+from poolwise.words import counted, duration, some
 
 OWN_TRAINER_ARGUMENTS = (
     "logger callbacks max_epochs default_root_dir enable_checkpointing gradient_clip_val num_sanity_val_steps "
@@ -38,6 +36,10 @@ class Job(ABC):
         epochs: how often training passes over the data.
         optimisation: of the optimiser; its clipping norm is the trainer's.
         selection_metric: the dev metric whose highest value picks the checkpoint; None keeps the last step.
+        task: what is trained, in words, for the screen.
+        headline: the metrics to show at the end.
+        power: from a number of seeds to the smallest difference that a sweep can show, in words; None where jobs
+            are not compared on a test set.
     """
 
     identity: RunIdentity
@@ -45,6 +47,9 @@ class Job(ABC):
     epochs: int
     optimisation: Optimisation
     selection_metric: str | None = None
+    task: str
+    headline: tuple[str, ...]
+    power: Callable[[int], str] | None = None
 
     @abstractmethod
     def build(self) -> tuple[Stage, TextDataModule]:
@@ -54,15 +59,36 @@ class Job(ABC):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Evaluate, export, and fill in the record."""
 
+    @abstractmethod
+    def kept_bytes(self) -> int:
+        """About how many bytes of weights the run leaves on disk."""
 
-def run(job: Job) -> None:
-    """Do a job, unless this very run is finished; leave a record of it whatever happens."""
-    settings, identity = job.settings, job.identity
-    folder = identity.folder(settings.runs_dir)
+    @property
+    @abstractmethod
+    def next_steps(self) -> dict[str, str]:
+        """Where what is made lies, and the command that comes next, for the screen at the end."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return self.identity.folder(self.settings.runs_dir)
+
+
+def run(job: Job, sweep: Sequence[Job] = ()) -> None:
+    """Do a job, unless this very run is finished; leave a record of it whatever happens.
+
+    Args:
+        job: what to do.
+        sweep: the jobs of the sweep that it is one of; empty for a single job.
+    """
+    settings, identity, folder = job.settings, job.identity, job.folder
+    number = [other.identity.key for other in sweep].index(identity.key) + 1 if sweep else 0
+    place = f"job {number} of {len(sweep)}: " if sweep else ""
     if finished(identity, settings.runs_dir):
-        log.info("%s is finished: %s", identity.name, folder)
+        show(f"{place}{identity.name} is finished", {} if sweep else {"record": str(folder / RECORD_FILE)})
         return
-    log.info("%s: training, into %s", identity.name, folder)
+    machine.check_room(settings.runs_dir, job.kept_bytes())
+    screen = TrainingScreen(later=len(to_do(sweep[number:])))
     with (
         freed_memory(),
         RunRecord(identity, folder, settings.config) as record,
@@ -71,24 +97,88 @@ def run(job: Job) -> None:
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         stage, data = job.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
-        trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()))
+        trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()), screen)
+        facts = start_facts(job, trainer, data)
+        show(f"{place}{identity.name}", {"train": facts["train"], "into": facts["into"]} if number > 1 else facts)
         trainer.fit(stage, data)
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         job.conclude(trainer, stage, data, record)
-    log.info("%s: finished, %s", identity.name, in_words(record.results["metrics"]))
+    figures = in_words(record.results["metrics"], job.headline)
+    show(f"finished in {duration(record.results['wall_seconds'])}: {figures}", {} if sweep else end_facts(job, record))
 
 
-def make_trainer(job: Job, folder: Path, run_loggers: list[Any], steps_per_epoch: int) -> lightning.Trainer:
+def to_do(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs that are not finished yet."""
+    return [job for job in jobs if not finished(job.identity, job.settings.runs_dir)]
+
+
+def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> dict[str, str]:
+    """What is trained on what, for how long, and where it goes."""
+    train, device = data.texts["train"], trainer.strategy.root_device
+    others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
+    steps = len(data.train_dataloader()) * job.epochs
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+    return {
+        "train": job.task,
+        "on": f"{job.settings.data.name}: {counted(len(train), 'text')}, {counted(len(train.ids), 'token')}; {others}",
+        "for": f"{counted(job.epochs, 'epoch')}, {counted(steps, 'step')} of {data.batch_size} texts; "
+        f"{trainer.precision} on {device}{threads}",
+        "into": str(job.folder),
+    }
+
+
+def end_facts(job: Job, record: RunRecord) -> dict[str, str]:
+    """Where everything lies, and what to do next."""
+    logged = record.results.get("wandb")
+    facts = {"record": str(job.folder / RECORD_FILE)}
+    if logged:
+        facts["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
+    return facts | job.next_steps
+
+
+def announce(sweep: Sequence[Job]) -> None:
+    """Say what a sweep is about to do, and the smallest difference that it can show.
+
+    Raises:
+        UserError: the disk has no room for what all of its jobs leave behind.
+    """
+    left = to_do(sweep)
+    machine.check_room(sweep[0].settings.runs_dir, sum(job.kept_bytes() for job in left))
+    settings = {key: list(dict.fromkeys(job.identity.flat[key] for job in sweep)) for key in sweep[0].identity.flat}
+    facts = {key: some(values, 12) for key, values in settings.items() if len(values) > 1}
+    facts["to do"] = f"{len(left)}; finished before: {len(sweep) - len(left)}"
+    if sweep[0].power is not None:
+        facts["can show"] = sweep[0].power(len(settings["seed"]))
+    show(f"sweep of {counted(len(sweep), 'job')}", facts)
+
+
+def summarise(sweep: Sequence[Job]) -> None:
+    """Say how a sweep ended: figures of each condition, what failed and why, and what to do next."""
+    records = [read_record(job.folder) or {"status": "not started"} for job in sweep]
+    done = [record for record in records if record["status"] == "finished"]
+    conditions: dict[str, list[dict[str, float]]] = {}
+    for record in done:
+        conditions.setdefault(record["condition"].rsplit("-", 1)[0], []).append(record["metrics"])
+    facts = {name: mean_in_words(metrics, sweep[0].headline) for name, metrics in conditions.items()}
+    for job, record in zip(sweep, records, strict=True):
+        if record["status"] != "finished":
+            facts[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
+    facts["records"] = f"{sweep[0].folder.parent}/*/{RECORD_FILE}"
+    if any(record.get("wandb", {}).get("mode") == "offline" for record in done):
+        facts["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
+    show(f"sweep: {len(done)} of {counted(len(sweep), 'job')} finished", facts | sweep[0].next_steps)
+
+
+def make_trainer(
+    job: Job, folder: Path, run_loggers: list[Any], steps_per_epoch: int, screen: TrainingScreen
+) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
     arguments = dict(job.settings.trainer)
     arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], steps_per_epoch)
-    callbacks: list[lightning.Callback] = []
+    callbacks: list[lightning.Callback] = [screen]
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(folder, job.selection_metric))
-    on_screen = Console().is_terminal
-    if on_screen:
-        callbacks.append(RichProgressBar(leave=False))
     return lightning.Trainer(
         **arguments,
         logger=run_loggers,
@@ -100,7 +190,7 @@ def make_trainer(job: Job, folder: Path, run_loggers: list[Any], steps_per_epoch
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=on_screen,
+        enable_progress_bar=False,
     )
 
 
@@ -121,10 +211,19 @@ def plain(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def in_words(metrics: dict[str, float]) -> str:
-    """The figures of the last split evaluated, on one line."""
-    split = "test" if any(name.startswith("test/") for name in metrics) else "dev"
-    return ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith(split))
+def in_words(metrics: Mapping[str, float], names: Iterable[str]) -> str:
+    """The named figures that there are, on one line."""
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+
+
+def mean_in_words(runs: Sequence[Mapping[str, float]], names: Iterable[str]) -> str:
+    """The named figures of runs that differ in seeds: `dev/macro_f1 0.9012 ± 0.0031`, mean and sd (n - 1)."""
+    words = []
+    for name in names:
+        values = torch.tensor([run[name] for run in runs if name in run], dtype=torch.float64)
+        spread = f" ± {float(values.std()):.4f}" if len(values) > 1 else ""
+        words.append(f"{name} {float(values.mean()):.4f}{spread}")
+    return ", ".join(words) + f" ({counted(len(runs), 'run')})"
 
 
 @contextmanager

@@ -1,0 +1,181 @@
+"""What a person types, as text: short forms, settings of the other stage, and the commands that come next."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from poolwise.settings import UserError
+
+OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][^=\s]*)=(?P<value>.*)", re.DOTALL)
+STAGES = ("mlm", "sentiment")
+DEFAULT_STAGE = "sentiment"
+"""As in `conf/train.yaml`."""
+SHARED_WITH_STAGE_1 = re.compile(
+    r"(data|model|experiment|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b"
+)
+"""Keys of stage 2 that also decide which stage-1 run it reads, and keys that say where that lies."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value` of a command line.
+
+    Attributes:
+        prefix: empty, `+`, `++` or `~`, as Hydra reads them.
+        key: for instance `data.train` or `objective@stage1.objective`.
+        value: as typed, possibly a list of choices for a sweep.
+    """
+
+    prefix: str
+    key: str
+    value: str
+
+    @property
+    def root(self) -> str:
+        """The group or the first part of the key."""
+        return re.split(r"[.@]", self.key)[0]
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether this picks a file of a config group, such as `model=tiny` or `objective@stage1.objective=bow`."""
+        return self.key.split("@")[0] in groups()
+
+    def __str__(self) -> str:
+        return f"{self.prefix}{self.key}={self.value}"
+
+
+def override_in(argument: str) -> Override | None:
+    """The override that an argument is; None for flags and anything else."""
+    found = OVERRIDE.fullmatch(argument)
+    return Override(found["prefix"] or "", found["key"], found["value"]) if found else None
+
+
+def overrides_in(arguments: Iterable[str]) -> Iterator[Override]:
+    """The overrides among the arguments."""
+    return (override for override in map(override_in, arguments) if override is not None)
+
+
+def conf_dir() -> Path:
+    """The folder of the config: the checkout's, or the one inside an installed package."""
+    here = Path(__file__).resolve().parent
+    checkout = here.parents[1] / "conf"
+    return checkout if checkout.is_dir() else here / "conf"
+
+
+def groups() -> set[str]:
+    """The config groups: `model`, `repr` and so on."""
+    return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
+
+    `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
+    """
+    names_model = any(override.key == "model" for override in overrides_in(arguments))
+    found: list[str] = []
+    for argument in arguments:
+        override = override_in(argument)
+        if override is not None and override.key == "model" and _is_place(override.value):
+            found += _pretrained(override.value)
+            continue
+        found.append(argument)
+        if override is not None and override.key == "encoder" and Path(override.value).is_dir() and not names_model:
+            found += _model_of(Path(override.value))
+    return found
+
+
+def _pretrained(place: str) -> list[str]:
+    return ["model=pretrained", f"model.path='{place}'", f"model.name='{Path(place).resolve().name}'"]
+
+
+def _model_of(folder: Path) -> list[str]:
+    """The model that an encoder's folder is of, for names and learning rates: as stage 1 noted, else itself."""
+    provenance = folder / "provenance.json"
+    name = json.loads(provenance.read_text())["model"] if provenance.is_file() else None
+    known = name is not None and (conf_dir() / "model" / f"{name}.yaml").is_file()
+    return [f"model={name}"] if known else _pretrained(str(folder))
+
+
+def _is_place(model: str) -> bool:
+    """Whether a model is given by folder or hub name: by a path, and not by choices of the group."""
+    choices = {file.stem for file in (conf_dir() / "model").glob("*.yaml")}
+    return "," not in model and model not in choices and ("/" in model or Path(model).exists())
+
+
+def stage_of(arguments: Sequence[str]) -> str:
+    """The stage that a command line asks for.
+
+    Raises:
+        UserError: more than one, as the two have settings and seeds of their own; or an unknown one.
+    """
+    stages = [override.value for override in overrides_in(arguments) if override.key == "stage"]
+    stage = stages[-1] if stages else DEFAULT_STAGE
+    if "," in stage:
+        raise UserError(f"stage={stage}: one stage at a time; run stage=mlm first, then stage=sentiment")
+    if stage not in STAGES:
+        raise UserError(f"stage={stage}: must be one of {', '.join(STAGES)}")
+    return stage
+
+
+def problem_with_stage(override: Override, stage: str) -> str | None:
+    """What to write in place of a setting that the other stage has; None for a setting of this one."""
+    key, value = override.key, override.value
+    if stage == "mlm" and override.root in ("repr", "protocol", "encoder"):
+        return f"{key}={value}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
+    if stage == "mlm" and key == "objective@stage1.objective":
+        return f"{key}={value}: with stage=mlm write objective={value}"
+    if stage == "mlm" and override.root == "stage1":
+        rest = key.removeprefix("stage1.")
+        right = rest if rest == "seed" or rest.startswith("objective.") else f"pretraining.{rest}"
+        return f"{key}={value}: with stage=mlm write {right}={value}"
+    if stage == "sentiment" and key == "objective":
+        return (
+            f"{key}={value}: stage=sentiment reads a stage-1 run; to name the one that was trained with it write "
+            f"objective@stage1.objective={value}"
+        )
+    if stage == "sentiment" and key.startswith("objective."):
+        return f"{key}={value}: with stage=sentiment write stage1.{key}={value} (which stage-1 run to read)"
+    if stage == "sentiment" and override.root == "pretraining":
+        right = key.replace("pretraining", "stage1", 1)
+        return f"{key}={value}: with stage=sentiment write {right}={value} (which stage-1 run to read)"
+    return None
+
+
+def stage1_command(overrides: Sequence[str]) -> str:
+    """The command that makes the encoder which a stage-2 command line asks for."""
+    kept = []
+    for override in overrides_in(overrides):
+        key, value = override.key, override.value
+        if key == "objective@stage1.objective":
+            kept.append(f"objective={value}")
+        elif key == "stage1.seed" or key.startswith("stage1.objective."):
+            kept.append(f"{key.removeprefix('stage1.')}={value}")
+        elif key.startswith("stage1."):
+            kept.append(f"pretraining.{key.removeprefix('stage1.')}={value}")
+        elif SHARED_WITH_STAGE_1.match(key):
+            kept.append(f"{key}={value}")
+    return _command("mlm", kept)
+
+
+def stage2_command(overrides: Sequence[str]) -> str:
+    """The sweep over the four representations that reads what a stage-1 command line makes."""
+    kept = []
+    for override in overrides_in(overrides):
+        key, value = override.key, override.value
+        if key == "objective":
+            kept.append(f"objective@stage1.objective={value}")
+        elif key == "seed" or key.startswith("objective."):
+            kept.append(f"stage1.{key}={value}")
+        elif key.startswith("pretraining."):
+            kept.append(key.replace("pretraining", "stage1", 1) + f"={value}")
+        elif SHARED_WITH_STAGE_1.match(key):
+            kept.append(f"{key}={value}")
+    return _command("sentiment", ["repr=cls,pooler,mean,cls_linear", *kept, "-m"])
+
+
+def _command(stage: str, words: Sequence[str]) -> str:
+    return shlex.join(["python", "train.py", f"stage={stage}", *words])

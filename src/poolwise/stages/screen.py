@@ -1,0 +1,123 @@
+"""What a person sees of a run: a start, a line of progress, an end. The same on a terminal and in a log."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from poolwise.words import roughly
+
+FIGURES = 80
+"""Columns that the figures of a line of progress take; a bar stands before them where there is room."""
+REDRAW_SECONDS = 0.25
+FIRST_ESTIMATE_SECONDS = 3.0
+"""How long training runs before it is said how long it will take: the first steps are slow ones."""
+LOG_SECONDS = 30.0
+"""The shortest time between two lines of progress where there is no terminal."""
+LOG_LINES = 20
+"""About how many such lines a long run prints."""
+
+
+def show(title: str, facts: Mapping[str, str]) -> None:
+    """Print a title, and below it a fact a line; a long one goes on unbroken, so that it can be copied."""
+    console = Console(highlight=False)
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    width = max(map(len, facts), default=0)
+    for name, fact in facts.items():
+        console.print(Text(f"  {name:<{width}}  ", style="dim"), Text(fact), sep="", soft_wrap=True)
+
+
+class TrainingScreen(lightning.Callback):
+    """One line of progress for all epochs: epoch, step, loss, tokens per second, time left.
+
+    On a terminal it is drawn in place; elsewhere it is a line of log now and then. Reads the loss only when it
+    shows it, so that training never waits for it.
+    """
+
+    def __init__(self, later: int) -> None:
+        """Args:
+        later: how many jobs of the sweep come after this one, for the estimate of the whole; 0 for a single run.
+        """
+        self.later = later
+        self.console = Console(highlight=False)
+        self.progress: Progress | None = None
+        self.estimated = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock, and the drawing if there is a terminal."""
+        self.batches_an_epoch = int(trainer.num_training_batches)
+        self.batches = self.batches_an_epoch * int(trainer.max_epochs or 1)
+        if trainer.max_steps > 0:
+            self.batches = min(self.batches, trainer.max_steps * trainer.accumulate_grad_batches)
+        self.started = self.drawn = self.logged = time.perf_counter()
+        if self.console.is_terminal:
+            self.progress = Progress(*_columns(self.console.width), console=self.console, transient=True)
+            self.training = self.progress.add_task("training", total=self.batches, facts="")
+            self.progress.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show where training is, if the last showing is a while ago."""
+        now = time.perf_counter()
+        if now - self.drawn < REDRAW_SECONDS:
+            return
+        self.drawn = now
+        done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
+        seconds_left = (now - self.started) / done * (self.batches - done)
+        self._estimate(now, seconds_left)
+        facts = (
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, step {done:,}/{self.batches:,}, "
+            f"loss {float(outputs['loss']):.3f}, {pl_module.throughput:,.0f} tokens/s, {roughly(seconds_left)} left"
+        )
+        if self.progress is not None:
+            self.progress.update(self.training, completed=done, facts=facts)
+        elif now - self.logged > max(LOG_SECONDS, (now - self.started + seconds_left) / LOG_LINES):
+            self.logged = now
+            self.console.print(f"  {facts}", soft_wrap=True)
+
+    def _estimate(self, now: float, seconds_left: float) -> None:
+        if self.estimated or now - self.started < FIRST_ESTIMATE_SECONDS:
+            return
+        self.estimated = True
+        whole = now - self.started + seconds_left
+        words = f"  time    {roughly(whole)} by the speed of the first steps"
+        if self.later:
+            words += f"; {roughly(whole * (1 + self.later))} with the {self.later} after it"
+        self.console.print(words, soft_wrap=True)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say why the steps stand still."""
+        if self.progress is not None:
+            facts = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: evaluating on dev"
+            self.progress.update(self.training, facts=facts)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop drawing."""
+        self.stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Stop drawing, so that the terminal is left as it was."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    bar: list[ProgressColumn] = [BarColumn(min(width - FIGURES, 40))] if width >= FIGURES + 10 else []
+    return [*bar, TextColumn("{task.fields[facts]}", markup=False)]

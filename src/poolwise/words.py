@@ -1,0 +1,54 @@
+"""Numbers, durations and spellings in words, for messages and screens."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 text`, `18,000 texts`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `7 min 19 s`, `3 h 5 min`: the two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def roughly(seconds: float) -> str:
+    """A duration that is only estimated: `about 50 s`, `about 7 min`, `about 3 h 10 min`."""
+    if seconds < 55:
+        return f"about {max(5 * round(seconds / 5), 5)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {max(minutes, 1)} min"
+    hours, rest = divmod(10 * round(seconds / 600), 60)
+    return f"about {hours} h" + (f" {rest} min" if rest else "")
+
+
+def size(number_of_bytes: float) -> str:
+    """`90 MB`, `1.3 GB`; a thousand is 1,000."""
+    return f"{number_of_bytes / 1e9:.1f} GB" if number_of_bytes >= 1e9 else f"{max(round(number_of_bytes / 1e6), 1)} MB"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean WORD?)`, with the known word that is spelled most like it; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def some(items: Iterable[object], shown: int = 5) -> str:
+    """The first few of many: `2, 7, 9 and 12 more`."""
+    words = [str(item) for item in items]
+    more = f" and {len(words) - shown:,} more" if len(words) > shown else ""
+    return ", ".join(words[:shown]) + more
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, up to the end of its first line."""
+    return str(error).strip().split("\n")[0]
