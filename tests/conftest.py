@@ -21,6 +21,7 @@ from helpers import TEXTS
 from poolwise import app
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives import Surroundings
 
 
 @pytest.fixture
@@ -50,6 +51,11 @@ def model(config: BertConfig) -> BertForMaskedLMWithPooler:
 def texts(tokenizer: BertTokenizer, tmp_path: Path) -> TokenisedTexts:
     rows = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 1, 0, 1, 0]})
     return tokenise(rows, tokenizer, 32, tmp_path / "cache")
+
+
+@pytest.fixture
+def surroundings(tokenizer: BertTokenizer, config: BertConfig, texts: TokenisedTexts) -> Surroundings:
+    return Surroundings(tokenizer, config, texts)
 
 
 Program = Callable[..., int]

@@ -24,6 +24,17 @@ TEXTS = [
 ]
 MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
 
+CONSTANT = {"weight_schedule": "constant", "schedule_share": 0.5}
+BOW = {
+    "name": "bow",
+    "weight": 2.0,
+    **CONSTANT,
+    "train_mlm_head": True,
+    "drop_stop_words": False,
+    "idf_weighted": False,
+    "largest_document_share": 1.0,
+}
+
 SMALL_RUN = (
     "data.text=96 data.text_dev=32 data.train=64 data.dev=32 data.test=40 data.max_length=48 "
     "model.hidden_size=32 model.layers=2 model.attention_heads=2 model.intermediate_size=64 "

@@ -18,7 +18,7 @@ from poolwise.data.corpus import Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece
-from poolwise.objectives import build_objective
+from poolwise.objectives import Surroundings, build_objective
 from poolwise.provenance import ProvenanceTracker
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, without_seeds
@@ -187,19 +187,19 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
-        stage = MaskedLanguageModelling(
-            model,
-            build_objective(settings.objective, start.tokenizer),
-            ProvenanceTracker(model, start.source, settings.seed),
-            self.optimisation,
-        )
+        texts = tokenised(load_corpus(settings.data).text, start.tokenizer, settings)
+        surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
+        objective = build_objective(settings.objective, surroundings, settings.seed)
+        provenance = ProvenanceTracker(model, start.source, settings.seed)
+        stage = MaskedLanguageModelling(model, objective, provenance, self.optimisation)
         data = masked_data(
-            tokenised(load_corpus(settings.data).text, start.tokenizer, settings),
+            texts,
             start.tokenizer,
             settings.pretraining.masking,
             settings.pretraining.batch_size,
             settings.seed,
             settings.workers,
+            objective.needs,
         )
         return stage, data
 
@@ -208,6 +208,7 @@ class MLMJob(Job):
         assert isinstance(stage, MaskedLanguageModelling)
         provenance = {
             **stage.provenance.summary(),
+            "objectives": stage.objective.notes(),
             **self.identity.flat,
             "key": self.identity.key,
             "condition": self.identity.group,

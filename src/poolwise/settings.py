@@ -273,14 +273,17 @@ PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
 def settings_of(kind: type) -> dict[str, Any]:
     """Names and type hints of the settings of `kind`.
 
-    These are the fields of a dataclass, and the keyword-only arguments of another class.
+    These are the fields of a dataclass, and the keyword-only arguments of another class; where it hands further
+    ones on (`**shared`), those of its base class too.
     """
     if is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         return {field.name: hints[field.name] for field in fields(kind)}
     hints = get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]
-    parameters = inspect.signature(kind).parameters.items()
-    return {name: hints[name] for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    parameters = inspect.signature(kind).parameters.values()
+    own = {each.name: hints[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    hands_on = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return (settings_of(kind.__mro__[1]) | own) if hands_on else own
 
 
 def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import MASKING
-from poolwise.data.batching import LabelledBatches, LengthGroupedBatches, MaskedBatches, SortedBatches, loader
+from poolwise.data.batching import PLAIN, LabelledBatches, LengthGroupedBatches, MaskedBatches, SortedBatches, loader
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.module import labelled_data, masked_data
 
@@ -74,7 +74,7 @@ def test_masks_spare_special_tokens_and_padding(texts, tokenizer):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_masks_change_with_the_epoch_also_in_workers(texts, tokenizer, workers):
     """Held away: a collator with a stream of its own repeats its masks every epoch in each worker."""
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=workers)
+    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=workers, needs=PLAIN)
     train, seen = data.train_dataloader(), []
     for epoch in range(3):
         train.sampler.set_epoch(epoch)
@@ -84,7 +84,7 @@ def test_masks_change_with_the_epoch_also_in_workers(texts, tokenizer, workers):
 
 def test_dev_masks_are_the_same_for_every_seed_and_epoch(texts, tokenizer):
     def labels(seed: int) -> list[list[list[int]]]:
-        data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=seed, workers=0)
+        data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=seed, workers=0, needs=PLAIN)
         return [batch["labels"].tolist() for batch in data.val_dataloader()]
 
     assert labels(1) == labels(2)

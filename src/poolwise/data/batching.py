@@ -13,7 +13,8 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from poolwise.data.masking import mask_batch
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.masking import all_masked, mask_batch
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.settings import Masking
 
@@ -22,6 +23,10 @@ BATCHES_PER_POOL = 50
 
 DEV_MASK_SEED = 0
 """Dev masks are the same in every epoch and for every seed and objective, so that dev losses compare."""
+
+PLAIN = BatchNeeds()
+FIRST_DRAW, SECOND_DRAW = 0, 2
+"""Numbers of independent masks of one text in one epoch: 0 and 1 for its copies, 2 and 3 for second masks of these."""
 
 Batch = Mapping[str, Any]
 """Tensors, and the plain number `tokens`."""
@@ -93,7 +98,11 @@ class LabelledBatches(Dataset[Batch]):
 
 
 class MaskedBatches(Dataset[Batch]):
-    """Stage 1's batches: `input_ids` masked, `labels`, `original_ids`, `attention_mask` (B, T); `tokens`."""
+    """Stage 1's batches of R rows, which `needs` says how to make.
+
+    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), and `tokens`, a count. On request
+    `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown.
+    """
 
     def __init__(
         self,
@@ -101,40 +110,81 @@ class MaskedBatches(Dataset[Batch]):
         tokenizer: PreTrainedTokenizerBase,
         masking: Masking,
         seed: int,
+        needs: BatchNeeds = PLAIN,
     ) -> None:
         self.texts = texts
         self.masking = masking
         self.seed = seed
+        self.needs = needs
         self.mask_id = int(tokenizer.mask_token_id)
         self.is_special = np.zeros(len(tokenizer), dtype=bool)
         self.is_special[tokenizer.all_special_ids] = True
         self.replacement_ids = np.flatnonzero(~self.is_special)
 
     def __getitem__(self, requests: list[Request]) -> Batch:
-        examples = np.array([example for _, example in requests])
+        examples, epoch = np.array([example for _, example in requests]), requests[0][0]
         token_ids, present = self.texts.padded(examples)
-        input_ids, labels = mask_batch(
+        copies = 2 if self.needs.arrangement == "views" else 1
+
+        def masked(masking: Masking, first_draw: int) -> tuple[torch.Tensor, torch.Tensor]:
+            draws = [
+                self.masked(token_ids, present, examples, masking, epoch, first_draw + copy) for copy in range(copies)
+            ]
+            inputs, labels = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+            return torch.from_numpy(inputs), torch.from_numpy(labels)
+
+        inputs, labels = masked(self.masking, FIRST_DRAW)
+        present = np.tile(present, (copies, 1))
+        batch: dict[str, Any] = {
+            "input_ids": inputs,
+            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "labels": labels,
+            "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
+            "tokens": int(present.sum()),
+        }
+        if self.needs.second_mask is not None:
+            batch["second_ids"], batch["second_labels"] = masked(all_masked(self.needs.second_mask), SECOND_DRAW)
+        return batch
+
+    def masked(
+        self,
+        token_ids: Int64[ndarray, "B T"],
+        present: Bool[ndarray, "B T"],
+        examples: Int64[ndarray, " B"],
+        masking: Masking,
+        epoch: int,
+        draw: int,
+    ) -> tuple[Int64[ndarray, "B T"], Int64[ndarray, "B T"]]:
+        """Input ids and labels (B, T); masks fall on tokens that are neither special nor padding."""
+        return mask_batch(
             token_ids,
-            self.maskable(token_ids, present),
+            present & ~self.is_special[token_ids],
             examples,
-            self.masking,
+            masking,
             mask_id=self.mask_id,
             replacement_ids=self.replacement_ids,
             seed=self.seed,
-            epoch=requests[0][0],
+            epoch=epoch,
+            draw=draw,
         )
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(present.astype(np.int64)),
-            "labels": torch.from_numpy(labels),
-            "original_ids": torch.from_numpy(token_ids),
-            "tokens": int(present.sum()),
-        }
 
-    def maskable(self, token_ids: Int64[ndarray, "B T"], present: Bool[ndarray, "B T"]) -> Bool[ndarray, "B T"]:
-        """Where a mask may fall: on tokens that are neither special nor padding."""
-        maskable: ndarray = present & ~self.is_special[token_ids]
-        return maskable
+
+class DevBatches(Dataset[Batch]):
+    """Stage 1's dev batches: the same masked texts for every objective, with what it needs beside them.
+
+    Where the objective arranges texts in a way of its own, `arranged` holds the batch that it reads.
+    """
+
+    def __init__(
+        self, texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase, masking: Masking, needs: BatchNeeds
+    ) -> None:
+        arranges = needs.arrangement not in (None, "single")
+        self.plain = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, PLAIN if arranges else needs)
+        self.arranged = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, needs) if arranges else None
+
+    def __getitem__(self, requests: list[Request]) -> Batch:
+        batch = self.plain[requests]
+        return batch if self.arranged is None else {**batch, "arranged": self.arranged[requests]}
 
 
 def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:

@@ -13,6 +13,9 @@ from poolwise.settings import Masking
 IGNORED_LABEL = -100
 """Label of a position that no loss reads (the default `ignore_index` of torch's cross entropy)."""
 
+STREAMS = 3
+"""Streams of random bits that one draw of masks takes."""
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -47,6 +50,7 @@ def mask_batch(
     replacement_ids: Int64[ndarray, " R"],
     seed: int,
     epoch: int,
+    draw: int = 0,
 ) -> tuple[Int64[ndarray, "B T"], Int64[ndarray, "B T"]]:
     """BERT's masking (Devlin et al. 2019, section 3.1): 15 % chosen; of these 80 % [MASK], 10 % random, 10 % kept.
 
@@ -59,19 +63,26 @@ def mask_batch(
         replacement_ids: the ids that a random replacement is drawn from, evenly.
         seed: of the run (training) or fixed (dev).
         epoch: counted from 0.
+        draw: several draws of one epoch are independent.
 
     Returns:
         Input ids (B, T) and labels (B, T): the original id where chosen, -100 elsewhere.
     """
     length = token_ids.shape[1]
-    chosen = maskable & (_uniform(seed, epoch, examples, length, 0) < masking.mask_probability)
-    fate = _uniform(seed, epoch, examples, length, 1)
+    choice_stream, fate_stream, replacement_stream = (STREAMS * draw + stream for stream in range(STREAMS))
+    chosen = maskable & (_uniform(seed, epoch, examples, length, choice_stream) < masking.mask_probability)
+    fate = _uniform(seed, epoch, examples, length, fate_stream)
     masked = chosen & (fate < masking.mask_token_share)
     replaced = chosen & ~masked & (fate < masking.mask_token_share + masking.random_token_share)
-    draws = random_bits(seed, epoch, examples, length, 2) % np.uint64(len(replacement_ids))
+    draws = random_bits(seed, epoch, examples, length, replacement_stream) % np.uint64(len(replacement_ids))
     inputs = np.where(masked, mask_id, token_ids)
     inputs = np.where(replaced, replacement_ids[draws.astype(np.int64)], inputs)
     return inputs, np.where(chosen, token_ids, IGNORED_LABEL)
+
+
+def all_masked(probability: float) -> Masking:
+    """Masking in which each chosen position becomes [MASK]."""
+    return Masking(mask_probability=probability, mask_token_share=1.0, random_token_share=0.0)
 
 
 def _uniform(seed: int, epoch: int, examples: Int64[ndarray, " B"], length: int, stream: int) -> ndarray:

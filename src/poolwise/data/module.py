@@ -6,9 +6,10 @@ import lightning
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
+from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import (
-    DEV_MASK_SEED,
     Batch,
+    DevBatches,
     LabelledBatches,
     LengthGroupedBatches,
     MaskedBatches,
@@ -69,10 +70,13 @@ def masked_data(
     batch_size: int,
     seed: int,
     workers: int,
+    needs: BatchNeeds,
 ) -> TextDataModule:
-    """Stage 1's data: masks change with each epoch in train, and never in dev."""
-    seeds = {"train": seed, "dev": DEV_MASK_SEED}
-    batches = {split: MaskedBatches(texts[split], tokenizer, masking, seeds[split]) for split in texts}
+    """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev."""
+    batches = {
+        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs),
+        "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
+    }
     return TextDataModule(texts, batches, batch_size, seed, workers)
 
 

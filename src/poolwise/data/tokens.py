@@ -162,3 +162,14 @@ def _stands_alone(letter: str) -> bool:
 def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
     """The data set in pieces, so that a corpus larger than memory passes through."""
     yield from texts.iter(batch_size=ROWS_AT_A_TIME)
+
+
+def document_frequencies(texts: TokenisedTexts, vocabulary_size: int) -> Int64[ndarray, " V"]:
+    """How many of the texts hold each of the V word pieces."""
+    counts = np.zeros(vocabulary_size, dtype=np.int64)
+    for start in range(0, len(texts), ROWS_AT_A_TIME):
+        end = min(start + ROWS_AT_A_TIME, len(texts))
+        numbers = np.repeat(np.arange(end - start), texts.lengths[start:end])
+        ids = texts.ids[texts.offsets[start] : texts.offsets[end]]
+        counts += np.bincount(np.unique(numbers * vocabulary_size + ids) % vocabulary_size, minlength=vocabulary_size)
+    return counts
