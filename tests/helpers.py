@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 
 from poolwise.compare.statistics import METRICS
 from poolwise.runs import RunIdentity, RunRecord
@@ -103,3 +104,8 @@ def quiet_trainer(epochs: int, callback: lightning.Callback) -> lightning.Traine
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+
+
+def objective_settings(name: str, **changes: Any) -> dict[str, Any]:
+    """The settings of `conf/objective/NAME.yaml`, with changes."""
+    return {**yaml.safe_load((REPOSITORY / f"conf/objective/{name}.yaml").read_text()), **changes}

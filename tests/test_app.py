@@ -40,7 +40,7 @@ def overrides_for(file: str) -> list[str]:
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 28
+    assert len(FILES) == 31
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",
@@ -138,7 +138,7 @@ def test_all_problems_are_told_together(overrides, messages):
         (["stage=mlm", "repr=pooler"], "Could not override 'repr'"),
         (["stage=sentiment", "objective=none"], "objective@stage1.objective"),
         (["stage=mlm", "modell=tiny"], "Could not override 'modell'"),
-        (["stage=mlm", "objective=simcse"], "Available options"),
+        (["stage=mlm", "objective=clauses"], "Available options"),
         (["stage=mlm,sentiment", "-m"], "one stage at a time"),
         (["stage=mlm", "pretraining.epochs=0"], "must be at least 1"),
         (["stage=mlm", "model=/no/such/folder"], "/no/such/folder"),
@@ -324,7 +324,11 @@ def test_a_folder_as_encoder(program, tmp_path):
 def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
-    for words in ("objective: bow, none", "repr: cls, cls_linear, mean, pooler", "python train.py stage=mlm"):
+    for words in (
+        "objective: bow, decoder, none, simcse, views",
+        "repr: cls, cls_linear, mean, pooler",
+        "python train.py stage=mlm",
+    ):
         assert words in printed
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers import MASKING
+from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import PLAIN, LabelledBatches, LengthGroupedBatches, MaskedBatches, SortedBatches, loader
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.module import labelled_data, masked_data
@@ -106,3 +107,34 @@ def test_workers_change_nothing(texts):
         [batch["input_ids"].tolist() for batch in loader(LabelledBatches(texts), order, workers)] for workers in (0, 2)
     )
     assert plain == worked
+
+
+def everything(texts, tokenizer, needs, masking=MASKING, epoch=0):
+    return MaskedBatches(texts, tokenizer, masking, 1, needs)[[(epoch, n) for n in range(len(texts))]]
+
+
+def test_views_are_two_copies_with_masks_of_their_own(texts, tokenizer):
+    often = MASKING.__class__(mask_probability=0.5, mask_token_share=0.8, random_token_share=0.1)
+    plain = everything(texts, tokenizer, PLAIN, often)
+    views = everything(texts, tokenizer, BatchNeeds("views"), often)
+    first, second = (views["labels"][part] for part in (slice(0, 6), slice(6, 12)))
+    assert torch.equal(first, plain["labels"])
+    assert torch.equal(views["input_ids"][:6], plain["input_ids"])
+    assert not torch.equal(first, second)
+    assert torch.equal(views["original_ids"], torch.cat([plain["original_ids"]] * 2))
+    chosen = second != IGNORED_LABEL
+    assert torch.equal(second[chosen], plain["original_ids"][chosen])
+    assert views["tokens"] == 2 * plain["tokens"]
+
+
+def test_dev_masks_are_the_same_for_every_objective(texts, tokenizer):
+    def dev(needs):
+        data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=0, needs=needs)
+        return list(data.val_dataloader())
+
+    plain, views, second = dev(PLAIN), dev(BatchNeeds("views")), dev(BatchNeeds(second_mask=0.5))
+    for one, other, third in zip(plain, views, second, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("input_ids", "labels"))
+        assert all(torch.equal(one[key], third[key]) for key in ("input_ids", "labels"))
+        assert len(other["arranged"]["labels"]) == 2 * len(one["labels"])
+        assert "second_ids" in third

@@ -10,12 +10,16 @@ import torch
 
 from poolwise.objectives.base import Objective, PoolerLoss, Surroundings
 from poolwise.objectives.bow import BagOfWords
+from poolwise.objectives.contrastive import MaskedViews, SimCSE
+from poolwise.objectives.decoder import WeakDecoder
 from poolwise.objectives.none import NoObjective
 from poolwise.settings import UserError
 
 __all__ = ["OBJECTIVES", "Objective", "PoolerLoss", "Surroundings", "build_objective", "objective_class"]
 
-OBJECTIVES: dict[str, type[PoolerLoss]] = {kind.name: kind for kind in (NoObjective, BagOfWords)}
+OBJECTIVES: dict[str, type[PoolerLoss]] = {
+    kind.name: kind for kind in (NoObjective, BagOfWords, MaskedViews, SimCSE, WeakDecoder)
+}
 
 
 def objective_class(name: str) -> type[PoolerLoss]:

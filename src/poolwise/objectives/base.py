@@ -142,8 +142,3 @@ def draw(module: nn.Module, deviation: float) -> None:
             nn.init.normal_(parameter, std=deviation)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-
-
-def identical_dropout_views(config: BertConfig) -> bool:
-    """Whether two passes over one text give the same vectors: an encoder without dropout."""
-    return bool(config.hidden_dropout_prob == 0 and config.attention_probs_dropout_prob == 0)
