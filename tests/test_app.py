@@ -40,7 +40,7 @@ def overrides_for(file: str) -> list[str]:
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 31
+    assert len(FILES) == 32
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",
@@ -325,7 +325,7 @@ def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
     for words in (
-        "objective: bow, decoder, none, simcse, views",
+        "objective: bow, decoder, none, rating, simcse, views",
         "repr: cls, cls_linear, mean, pooler",
         "python train.py stage=mlm",
     ):

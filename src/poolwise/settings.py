@@ -160,6 +160,8 @@ class FilesData:
     test: str | None
     text_column: str
     label_column: str
+    rating_column: str | None
+    """A weak label of the stage-1 texts, such as stars, for the objective `rating`."""
     text_dev_share: OpenShare
     """Share of `text` held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
     max_length: Annotated[int, Bounds(at_least=4.0)]

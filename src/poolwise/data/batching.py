@@ -142,6 +142,9 @@ class MaskedBatches(Dataset[Batch]):
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
             "tokens": int(present.sum()),
         }
+        if self.needs.ratings:
+            assert self.texts.ratings is not None
+            batch["ratings"] = torch.from_numpy(np.tile(self.texts.ratings[examples], copies))
         if self.needs.second_mask is not None:
             batch["second_ids"], batch["second_labels"] = masked(all_masked(self.needs.second_mask), SECOND_DRAW)
         return batch

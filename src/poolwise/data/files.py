@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Value
 
-from poolwise.data.corpus import SPLITS, Corpus, held_out
+from poolwise.data.corpus import RATING, SPLITS, Corpus, held_out, text_columns
 from poolwise.settings import FilesData, UserError
 
 Row = dict[str, Any]
@@ -22,18 +22,19 @@ def load_files(data: FilesData) -> Corpus:
     """
     labelled, label_names = _read_labelled(data)
     if data.text is not None:
-        text = _text_only(_read_texts(data.text, data.text_column))
+        text = _read_texts(data.text, data)
     elif labelled:
-        text = labelled["train"].select_columns("text")
+        text = text_columns(labelled["train"])
     else:
         raise UserError("data=files needs data.text (stage 1), or data.train, data.dev and data.test")
     if data.text_dev is not None:
-        dev = _text_only(_read_texts(data.text_dev, data.text_column))
+        dev = _read_texts(data.text_dev, data)
     elif labelled:
-        dev = labelled["dev"].select_columns("text")
+        dev = text_columns(labelled["dev"])
     else:
         text, dev = held_out(text, data.text_dev_share)
-    return Corpus({"train": text, "dev": dev}, labelled, label_names)
+    unrated = {split: rows.select_columns(["text", "label"]) for split, rows in labelled.items()}
+    return Corpus({"train": text, "dev": dev}, unrated, label_names)
 
 
 def _read_labelled(data: FilesData) -> tuple[dict[str, Dataset], tuple[str, ...]]:
@@ -43,17 +44,19 @@ def _read_labelled(data: FilesData) -> tuple[dict[str, Dataset], tuple[str, ...]
         return {}, ()
     if missing:
         raise UserError(f"stage 2 needs three labelled files; not given: {', '.join(missing)}")
-    columns = (data.text_column, data.label_column)
+    columns = (data.text_column, data.label_column, *_rating_columns(data))
     rows = {split: list(read_rows(path, columns)) for split, path in paths.items()}
     names = tuple(sorted({str(row[data.label_column]) for row in rows["train"]}))
     if len(names) < 2:
         raise UserError(f"{data.train}: all labels are {names[0]!r}; a classifier needs at least two")
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    rated = dict.fromkeys([RATING] if data.rating_column else [], Value("string"))
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names)), **rated})
     return {
         split: Dataset.from_dict(
             {
                 "text": [str(row[data.text_column]) for row in rows[split]],
                 "label": _class_ids(rows[split], data.label_column, names, paths[split]),
+                **_ratings(rows[split], data),
             },
             features=features,
         )
@@ -72,20 +75,31 @@ def _class_ids(rows: list[Row], label_column: str, names: tuple[str, ...], path:
     return [names.index(name) for name in found]
 
 
-def _read_texts(path: str, text_column: str) -> list[str]:
-    """Texts of a file: a text a line in `.txt`, else the text column; blank texts are left out."""
+def _read_texts(path: str, data: FilesData) -> Dataset:
+    """A text a line in `.txt`, else the text column; blank texts are left out; with ratings if asked for."""
     if Path(path).suffix == ".txt":
-        lines: Iterable[str] = (line.rstrip("\r\n") for line in _lines(path))
+        if data.rating_column is not None:
+            raise UserError(
+                f"{path} has no column {data.rating_column} (data.rating_column): .txt files hold text only"
+            )
+        texts: Iterable[str] = (line.rstrip("\r\n") for line in _lines(path))
+        rows: list[Row] = []
     else:
-        lines = (str(row[text_column]) for row in read_rows(path, (text_column,)))
-    texts = [line for line in lines if line.strip()]
-    if not texts:
+        rows = list(read_rows(path, (data.text_column, *_rating_columns(data))))
+        texts = (str(row[data.text_column]) for row in rows)
+    columns = {"text": list(texts), **_ratings(rows, data)}
+    kept = [number for number, text in enumerate(columns["text"]) if text.strip()]
+    if not kept:
         raise UserError(f"{path} holds no text")
-    return texts
+    return Dataset.from_dict({name: [column[number] for number in kept] for name, column in columns.items()})
 
 
-def _text_only(texts: list[str]) -> Dataset:
-    return Dataset.from_dict({"text": texts})
+def _ratings(rows: list[Row], data: FilesData) -> dict[str, list[str]]:
+    return {} if data.rating_column is None else {RATING: [str(row[data.rating_column]) for row in rows]}
+
+
+def _rating_columns(data: FilesData) -> tuple[str, ...]:
+    return () if data.rating_column is None else (data.rating_column,)
 
 
 def read_rows(path: str, columns: tuple[str, ...]) -> Iterator[Row]:

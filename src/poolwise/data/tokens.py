@@ -8,7 +8,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from poolwise.data.masking import IGNORED_LABEL
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -38,12 +40,16 @@ class TokenisedTexts:
         offsets: (N + 1,), text i is `ids[offsets[i]:offsets[i + 1]]`.
         labels: (N,) class ids; empty for texts without labels.
         pad_id: what fills a batch up to its longest text.
+        ratings: (N,) class ids of weak labels, -100 where unknown; None for texts without any.
+        rating_names: what these ids stand for.
     """
 
     ids: ndarray
     offsets: Int64[ndarray, " N1"]
     labels: Int64[ndarray, " N"]
     pad_id: int
+    ratings: ndarray | None = None
+    rating_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -85,7 +91,7 @@ def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         encode,
         batched=True,
         batch_size=ROWS_AT_A_TIME,
-        remove_columns=["text"],
+        remove_columns=[name for name in texts.column_names if name != "label"],
         cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
     )
@@ -173,3 +179,17 @@ def document_frequencies(texts: TokenisedTexts, vocabulary_size: int) -> Int64[n
         ids = texts.ids[texts.offsets[start] : texts.offsets[end]]
         counts += np.bincount(np.unique(numbers * vocabulary_size + ids) % vocabulary_size, minlength=vocabulary_size)
     return counts
+
+
+def with_ratings(texts: Mapping[str, TokenisedTexts], ratings: Mapping[str, list[str]]) -> dict[str, TokenisedTexts]:
+    """Tokenised splits with their ratings; the ids are those of the ratings in `train`, others are unknown."""
+    names = tuple(sorted(set(ratings["train"])))
+    ids = {name: number for number, name in enumerate(names)}
+    return {
+        split: replace(
+            texts[split],
+            ratings=np.array([ids.get(rating, IGNORED_LABEL) for rating in ratings[split]], dtype=np.int64),
+            rating_names=names,
+        )
+        for split in texts
+    }

@@ -13,12 +13,13 @@ from poolwise.objectives.bow import BagOfWords
 from poolwise.objectives.contrastive import MaskedViews, SimCSE
 from poolwise.objectives.decoder import WeakDecoder
 from poolwise.objectives.none import NoObjective
+from poolwise.objectives.rating import Rating
 from poolwise.settings import UserError
 
-__all__ = ["OBJECTIVES", "Objective", "PoolerLoss", "Surroundings", "build_objective", "objective_class"]
+__all__ = ["OBJECTIVES", "Objective", "PoolerLoss", "Surroundings", "build_objective", "label_of", "objective_class"]
 
 OBJECTIVES: dict[str, type[PoolerLoss]] = {
-    kind.name: kind for kind in (NoObjective, BagOfWords, MaskedViews, SimCSE, WeakDecoder)
+    kind.name: kind for kind in (NoObjective, BagOfWords, MaskedViews, SimCSE, WeakDecoder, Rating)
 }
 
 
@@ -31,6 +32,12 @@ def objective_class(name: str) -> type[PoolerLoss]:
     if name not in OBJECTIVES:
         raise UserError(f"objective={name}: unknown; allowed: {', '.join(sorted(OBJECTIVES))}")
     return OBJECTIVES[name]
+
+
+def label_of(settings: Mapping[str, Any]) -> str:
+    """How tables and names call an objective: its name, marked where it reads labels."""
+    name = str(settings["name"])
+    return f"{name} (reads labels)" if objective_class(name).reads_labels else name
 
 
 def build_objective(settings: Mapping[str, Any], surroundings: Surroundings, seed: int) -> Objective:
