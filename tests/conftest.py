@@ -24,7 +24,8 @@ from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.encoder import BertForMaskedLMWithPooler
-from poolwise.objectives import Objective, Surroundings, build_objective
+from poolwise.objectives import build_objective
+from poolwise.objectives.base import Objective, Surroundings
 
 
 @pytest.fixture

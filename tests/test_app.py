@@ -40,7 +40,7 @@ def overrides_for(file: str) -> list[str]:
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 32
+    assert len(FILES) == 35
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",
@@ -119,6 +119,17 @@ def test_the_config_stops_at_app():
             ],
         ),
         (
+            ["stage=mlm", "objective=combined", "+objective@objective.parts.sop=sop"],
+            ["objective.parts: objectives that cannot share a batch"],
+        ),
+        (
+            ["stage=mlm", "objective=combined", "objective.parts.bow.weight=-1", "+objective.parts.x={name: bow}"],
+            [
+                "objective.parts.bow.weight=-1: must be at least 0",
+                "objective.parts.x: must be called bow, as the objective that it is",
+            ],
+        ),
+        (
             ["stage=sentiment", "stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1"],
             ["stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1: must be at least 0 and below 1"],
         ),
@@ -176,6 +187,7 @@ def test_the_command_that_makes_the_stage_1_encoder():
         "stage1.epochs=5",
         "stage1.objective.weight=2",
         "objective@stage1.objective=bow",
+        "+objective@stage1.objective.parts.decoder=decoder",
         "data=files",
         "data.text=a.txt",
         "protocol.epochs=1",
@@ -187,6 +199,7 @@ def test_the_command_that_makes_the_stage_1_encoder():
     ]
     assert stage1_command(overrides) == (
         "python train.py stage=mlm seed=2 pretraining.epochs=5 objective.weight=2 objective=bow "
+        "+objective@objective.parts.decoder=decoder "
         "data=files data.text=a.txt trainer.precision=bf16-mixed "
         "experiment=first_real_run 'data.dev=my data.csv'"
     )
@@ -325,7 +338,7 @@ def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
     for words in (
-        "objective: bow, decoder, none, rating, simcse, views",
+        "objective: bow, combined, decoder, none, nsp, rating, simcse, sop, views",
         "repr: cls, cls_linear, mean, pooler",
         "python train.py stage=mlm",
     ):

@@ -20,7 +20,8 @@ from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece, with_ratings
-from poolwise.objectives import Surroundings, build_objective, label_of, objective_class
+from poolwise.objectives import build_objective, label_of, reads_ratings
+from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
@@ -154,7 +155,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "objective": choice.objective,
         "platform": platform(trainer),
     }
-    if objective_class(choice.objective["name"]).needs.ratings:
+    if reads_ratings(choice.objective):
         material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
     condition = f"{settings.data.name}-{settings.model.name}-{label_of(choice.objective)}"
     return RunIdentity(
@@ -209,7 +210,7 @@ class MLMJob(Job):
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
         rows = load_corpus(settings.data).text
         texts = tokenised(rows, start.tokenizer, settings)
-        if objective_class(settings.objective["name"]).needs.ratings:
+        if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
         surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
         objective = build_objective(settings.objective, surroundings, settings.seed)

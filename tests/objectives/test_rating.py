@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from helpers import SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2, objective_settings
 from poolwise.data.tokens import with_ratings
-from poolwise.objectives import Surroundings, build_objective, label_of
+from poolwise.objectives import build_objective, label_of
+from poolwise.objectives.base import Surroundings
 
 
 def test_it_is_the_cross_entropy_over_texts_of_known_rating(model, surroundings, texts):

@@ -11,6 +11,8 @@ OBJECTIVES = {
     "views": ["objective.projection_size=8"],
     "simcse": ["model.dropout=0.1"],
     "decoder": [],
+    "sop": [],
+    "nsp": [],
 }
 
 

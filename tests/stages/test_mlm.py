@@ -5,7 +5,8 @@ import torch
 from helpers import BOW, MASKING, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
-from poolwise.objectives import Surroundings, build_objective
+from poolwise.objectives import build_objective
+from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.mlm import MaskedLanguageModelling, masked_accuracy

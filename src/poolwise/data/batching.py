@@ -4,7 +4,7 @@ Shapes: B texts, T tokens, N examples.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from poolwise.data.arrangement import BatchNeeds
-from poolwise.data.masking import all_masked, mask_batch
+from poolwise.data.arrangement import BatchNeeds, SegmentPairs
+from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.settings import Masking
 
@@ -101,7 +101,8 @@ class MaskedBatches(Dataset[Batch]):
     """Stage 1's batches of R rows, which `needs` says how to make.
 
     Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), and `tokens`, a count. On request
-    `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown.
+    `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
+    of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
     """
 
     def __init__(
@@ -120,10 +121,19 @@ class MaskedBatches(Dataset[Batch]):
         self.is_special = np.zeros(len(tokenizer), dtype=bool)
         self.is_special[tokenizer.all_special_ids] = True
         self.replacement_ids = np.flatnonzero(~self.is_special)
+        self.pairs = SegmentPairs(texts, tokenizer) if needs.arrangement in ("order", "next") else None
 
     def __getitem__(self, requests: list[Request]) -> Batch:
         examples, epoch = np.array([example for _, example in requests]), requests[0][0]
-        token_ids, present = self.texts.padded(examples)
+        of_pairs: dict[str, torch.Tensor] = {}
+        if self.pairs is None:
+            token_ids, present = self.texts.padded(examples)
+        else:
+            kind: Literal["order", "next"] = "order" if self.needs.arrangement == "order" else "next"
+            pairs = self.pairs.make(examples, kind, self.seed, epoch)
+            token_ids, present = pairs.token_ids, pairs.present
+            of_pairs["token_type_ids"] = torch.from_numpy(pairs.token_types)
+            of_pairs["pair_labels"] = torch.from_numpy(pairs.labels)
         copies = 2 if self.needs.arrangement == "views" else 1
 
         def masked(masking: Masking, first_draw: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,17 +144,20 @@ class MaskedBatches(Dataset[Batch]):
             return torch.from_numpy(inputs), torch.from_numpy(labels)
 
         inputs, labels = masked(self.masking, FIRST_DRAW)
-        present = np.tile(present, (copies, 1))
+        attention_mask = np.tile(present, (copies, 1)).astype(np.int64)
         batch: dict[str, Any] = {
             "input_ids": inputs,
-            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "attention_mask": torch.from_numpy(attention_mask),
             "labels": labels,
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
-            "tokens": int(present.sum()),
+            "tokens": int(attention_mask.sum()),
+            **of_pairs,
         }
         if self.needs.ratings:
             assert self.texts.ratings is not None
             batch["ratings"] = torch.from_numpy(np.tile(self.texts.ratings[examples], copies))
+            if self.needs.arrangement == "next":  # a row of two texts has no rating
+                batch["ratings"][of_pairs["pair_labels"] == 1] = IGNORED_LABEL
         if self.needs.second_mask is not None:
             batch["second_ids"], batch["second_labels"] = masked(all_masked(self.needs.second_mask), SECOND_DRAW)
         return batch
