@@ -23,7 +23,9 @@ TEXTS = [
     "Hardly a failure: the songs are lovely and the cast is never dull.",
     "The screen is good but the battery is a failure.",
 ]
-MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
+MASKING = Masking(
+    mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1, unit="token", final_mask_probability=None
+)
 
 CONSTANT = {"weight_schedule": "constant", "schedule_share": 0.5}
 BOW = {

@@ -5,7 +5,13 @@ from poolwise.objectives.bow import BagOfWords
 from poolwise.settings import Finetune, HubData, Masking, Pretraining, problems_with, typed, unknown_key
 
 OPTIMISATION = {"learning_rate": 1e-3, "weight_decay": 0, "warmup_share": 0.1, "gradient_clip_norm": 1}
-MASKING = {"mask_probability": 0.15, "mask_token_share": 0.8, "random_token_share": 0.1}
+MASKING = {
+    "mask_probability": 0.15,
+    "mask_token_share": 0.8,
+    "random_token_share": 0.1,
+    "unit": "token",
+    "final_mask_probability": None,
+}
 PRETRAINING = {
     "epochs": 1,
     "batch_size": 8,

@@ -20,6 +20,7 @@ from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece, with_ratings
+from poolwise.data.words import segmenter
 from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
@@ -155,6 +156,8 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "objective": choice.objective,
         "platform": platform(trainer),
     }
+    if choice.pretraining.masking.unit != "token":
+        material["segmenter"] = segmenter()
     if reads_ratings(choice.objective):
         material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
     condition = f"{settings.data.name}-{settings.model.name}-{label_of(choice.objective)}"
@@ -224,6 +227,7 @@ class MLMJob(Job):
             settings.seed,
             settings.workers,
             objective.needs,
+            self.epochs,
         )
         return stage, data
 

@@ -75,6 +75,10 @@ class Masking:
     mask_probability: OpenShare
     mask_token_share: Share
     random_token_share: Share
+    unit: Literal["token", "word", "span"]
+    """What is chosen as a whole: a word piece, a word, or a span of words (SpanBERT)."""
+    final_mask_probability: Annotated[float | None, Bounds(above=0.0, below=1.0)]
+    """Where the probability goes, linearly from epoch to epoch; null keeps it."""
 
 
 @dataclass(frozen=True)

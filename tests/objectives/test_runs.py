@@ -8,6 +8,11 @@ from safetensors import safe_open
 from helpers import SMALL_STAGE1
 
 OBJECTIVES = {
+    "bow": [
+        "pretraining.masking.unit=span",
+        "pretraining.masking.final_mask_probability=0.3",
+        "objective.idf_weighted=true",
+    ],
     "views": ["objective.projection_size=8"],
     "simcse": ["model.dropout=0.1"],
     "decoder": [],

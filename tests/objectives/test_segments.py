@@ -5,15 +5,13 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 
-from helpers import TEXTS, objective_settings
+from helpers import MASKING, TEXTS, objective_settings
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import tokenise
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
-from poolwise.settings import Masking, UserError
-
-MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
+from poolwise.settings import UserError
 
 
 @pytest.fixture

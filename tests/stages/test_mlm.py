@@ -34,7 +34,9 @@ def fit(model, texts, tokenizer, settings, epochs=2):
     watcher = Watcher()
     trainer = quiet_trainer(epochs, watcher)
     lightning.seed_everything(1, verbose=False)
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs)
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs, epochs=epochs
+    )
     trainer.fit(stage, data)
     return stage, watcher, trainer
 
@@ -69,7 +71,9 @@ def test_masks_are_fresh_in_every_epoch_under_lightning(model, texts, tokenizer)
 def test_dev_figures_are_means_over_masked_positions(model, texts, tokenizer):
     stage, _, trainer = fit(model, texts, tokenizer, BOW)
     stage.eval()
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds())
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds(), epochs=1
+    )
     (batch,) = data.val_dataloader()
     with torch.no_grad():
         expected = model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"]).loss
@@ -99,7 +103,9 @@ def test_what_is_logged(model, texts, tokenizer):
 def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     stage, _, _ = fit(model, texts, tokenizer, BOW, epochs=1)
     stage.eval()
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds())
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds(), epochs=1
+    )
     (batch,) = data.val_dataloader()
     output = stage.encode(batch)
     losses = stage.objective.losses(output.pooler_output, batch, model)

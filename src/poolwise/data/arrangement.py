@@ -76,6 +76,7 @@ class Pairs:
 
     Attributes:
         token_ids: (B, T), padded.
+        places: (B, T), where in the texts' `ids` each token comes from.
         present: (B, T), where a token is present.
         token_types: (B, T), 1 from the second segment's start to its [SEP], else 0.
         labels: (B,), 0 where the second segment follows the first, 1 where the two are swapped (`order`) or of two
@@ -83,6 +84,7 @@ class Pairs:
     """
 
     token_ids: Int64[ndarray, "B T"]
+    places: Int64[ndarray, "B T"]
     present: Bool[ndarray, "B T"]
     token_types: Int64[ndarray, "B T"]
     labels: Int64[ndarray, " B"]
@@ -168,7 +170,7 @@ class SegmentPairs:
         places = np.where(in_second, second[0][:, None] + position - size - 2, places)
         present = position < total
         token_ids = np.where(present, self.texts.ids[places], self.texts.pad_id).astype(np.int64)
-        return Pairs(token_ids, present, (present & (position > size + 1)).astype(np.int64), labels)
+        return Pairs(token_ids, places, present, (present & (position > size + 1)).astype(np.int64), labels)
 
 
 Span = tuple[ndarray, ndarray]

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs
-from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch
+from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.data.words import word_starts
 from poolwise.settings import Masking
 
 BATCHES_PER_POOL = 50
@@ -112,9 +113,20 @@ class MaskedBatches(Dataset[Batch]):
         masking: Masking,
         seed: int,
         needs: BatchNeeds = PLAIN,
+        epochs: int = 1,
     ) -> None:
+        """Args:
+        texts: of one split.
+        tokenizer: their own.
+        masking: which positions are masked.
+        seed: of masks and pairs.
+        needs: what the objective reads.
+        epochs: of the whole training, over which a scheduled mask probability changes.
+        """
         self.texts = texts
         self.masking = masking
+        self.epochs = epochs
+        self.word_starts = None if masking.unit == "token" else word_starts(texts, tokenizer)
         self.seed = seed
         self.needs = needs
         self.mask_id = int(tokenizer.mask_token_id)
@@ -128,22 +140,26 @@ class MaskedBatches(Dataset[Batch]):
         of_pairs: dict[str, torch.Tensor] = {}
         if self.pairs is None:
             token_ids, present = self.texts.padded(examples)
+            places, _ = self.texts.places(examples)
         else:
             kind: Literal["order", "next"] = "order" if self.needs.arrangement == "order" else "next"
             pairs = self.pairs.make(examples, kind, self.seed, epoch)
-            token_ids, present = pairs.token_ids, pairs.present
+            token_ids, present, places = pairs.token_ids, pairs.present, pairs.places
             of_pairs["token_type_ids"] = torch.from_numpy(pairs.token_types)
             of_pairs["pair_labels"] = torch.from_numpy(pairs.labels)
         copies = 2 if self.needs.arrangement == "views" else 1
 
+        starts = None if self.word_starts is None else self.word_starts[places]
+
         def masked(masking: Masking, first_draw: int) -> tuple[torch.Tensor, torch.Tensor]:
             draws = [
-                self.masked(token_ids, present, examples, masking, epoch, first_draw + copy) for copy in range(copies)
+                self.masked(token_ids, present, starts, examples, masking, epoch, first_draw + copy)
+                for copy in range(copies)
             ]
             inputs, labels = (np.concatenate(parts) for parts in zip(*draws, strict=True))
             return torch.from_numpy(inputs), torch.from_numpy(labels)
 
-        inputs, labels = masked(self.masking, FIRST_DRAW)
+        inputs, labels = masked(masking_at(self.masking, epoch, self.epochs), FIRST_DRAW)
         attention_mask = np.tile(present, (copies, 1)).astype(np.int64)
         batch: dict[str, Any] = {
             "input_ids": inputs,
@@ -166,6 +182,7 @@ class MaskedBatches(Dataset[Batch]):
         self,
         token_ids: Int64[ndarray, "B T"],
         present: Bool[ndarray, "B T"],
+        starts: Bool[ndarray, "B T"] | None,
         examples: Int64[ndarray, " B"],
         masking: Masking,
         epoch: int,
@@ -182,6 +199,7 @@ class MaskedBatches(Dataset[Batch]):
             seed=self.seed,
             epoch=epoch,
             draw=draw,
+            word_starts=starts,
         )
 
 
@@ -194,6 +212,7 @@ class DevBatches(Dataset[Batch]):
     def __init__(
         self, texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase, masking: Masking, needs: BatchNeeds
     ) -> None:
+        masking = plain(masking)
         arranges = needs.arrangement not in (None, "single")
         self.plain = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, PLAIN if arranges else needs)
         self.arranged = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, needs) if arranges else None

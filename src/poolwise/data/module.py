@@ -71,10 +71,11 @@ def masked_data(
     seed: int,
     workers: int,
     needs: BatchNeeds,
+    epochs: int,
 ) -> TextDataModule:
     """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev."""
     batches = {
-        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs),
+        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs, epochs),
         "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
     }
     return TextDataModule(texts, batches, batch_size, seed, workers)

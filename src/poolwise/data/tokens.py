@@ -61,11 +61,15 @@ class TokenisedTexts:
 
     def padded(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
         """Ids (B, T) padded to the longest of these texts, and where a token is present."""
+        places, present = self.places(examples)
+        return np.where(present, self.ids[places], self.pad_id).astype(np.int64), present
+
+    def places(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
+        """Where in `ids` the tokens of these texts lie (B, T), 0 at padding, and where a token is present."""
         starts, lengths = self.offsets[examples], self.lengths[examples]
         positions = np.arange(lengths.max())
         present = positions < lengths[:, None]
-        places = np.where(present, starts[:, None] + positions, 0)
-        return np.where(present, self.ids[places], self.pad_id).astype(np.int64), present
+        return np.where(present, starts[:, None] + positions, 0), present
 
 
 def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> TokenisedTexts:
