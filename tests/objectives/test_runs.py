@@ -13,7 +13,7 @@ OBJECTIVES = {
         "pretraining.masking.final_mask_probability=0.3",
         "objective.idf_weighted=true",
     ],
-    "views": ["objective.projection_size=8"],
+    "views": ["objective.projection_size=8", "objective.topic_neighbours=true"],
     "simcse": ["model.dropout=0.1"],
     "decoder": [],
     "sop": [],

@@ -29,11 +29,13 @@ class BatchNeeds:
         arrangement: how texts become rows; None if any will do.
         second_mask: share of positions masked in a second, heavier masking of each row; None for none.
         ratings: whether it reads the rating of each text.
+        topics: whether a training batch holds texts of one topic.
     """
 
     arrangement: Arrangement | None = None
     second_mask: float | None = None
     ratings: bool = False
+    topics: bool = False
 
 
 def agreed(needs: Mapping[str, BatchNeeds]) -> BatchNeeds:
@@ -46,6 +48,7 @@ def agreed(needs: Mapping[str, BatchNeeds]) -> BatchNeeds:
         arrangement=_one_value({name: need.arrangement for name, need in needs.items()}, "arrangement of texts"),
         second_mask=_one_value({name: need.second_mask for name, need in needs.items()}, "second mask"),
         ratings=any(need.ratings for need in needs.values()),
+        topics=any(need.topics for need in needs.values()),
     )
 
 

@@ -36,10 +36,16 @@ Request = tuple[int, int]
 
 
 class LengthGroupedBatches(Sampler[list[Request]]):
-    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch)."""
+    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
-    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int) -> None:
+    With `topics` (N,), a batch holds texts of one topic first, and of like length second.
+    """
+
+    def __init__(
+        self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int, topics: Int64[ndarray, " N"] | None = None
+    ) -> None:
         self.lengths = lengths
+        self.topics = np.zeros_like(lengths) if topics is None else topics
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -56,8 +62,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         order = random.permutation(len(self.lengths))
         batches: list[ndarray] = []
         for pool in _chunks(order, self.batch_size * BATCHES_PER_POOL):
-            by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += _chunks(by_length, self.batch_size)
+            alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
+            batches += _chunks(alike, self.batch_size)
         for number in random.permutation(len(batches)):
             yield [(self.epoch, int(example)) for example in batches[number]]
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import lightning
+from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +18,7 @@ from poolwise.data.batching import (
     loader,
 )
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.data.topics import topics_of
 from poolwise.settings import Masking
 
 
@@ -30,6 +32,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: int,
         seed: int,
         workers: int,
+        topics: ndarray | None = None,
     ) -> None:
         """Args:
         texts: the tokenised texts of each split.
@@ -37,6 +40,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: texts a batch.
         seed: of the order of training examples.
         workers: loader processes; changes speed only.
+        topics: (N,), of the training texts, where a batch shall hold texts of one topic.
         """
         super().__init__()
         self.texts = texts
@@ -44,10 +48,11 @@ class TextDataModule(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
+        self.topics = topics
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed)
+        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed, self.topics)
         return loader(self.batches["train"], sampler, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -78,7 +83,8 @@ def masked_data(
         "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs, epochs),
         "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
     }
-    return TextDataModule(texts, batches, batch_size, seed, workers)
+    topics = topics_of(texts["train"], len(tokenizer)) if needs.topics else None
+    return TextDataModule(texts, batches, batch_size, seed, workers, topics)
 
 
 def labelled_data(texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int) -> TextDataModule:

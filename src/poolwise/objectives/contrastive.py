@@ -1,6 +1,7 @@
 """Contrastive objectives: two views of a text must lie nearer to each other than to the other texts of the batch."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,19 +31,27 @@ def info_nce(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperat
 
 
 class Contrast(PoolerLoss):
-    """What both contrastive objectives share: temperature and projection."""
+    """What both contrastive objectives share: temperature, projection, and which texts share a batch."""
 
     def __init__(
-        self, surroundings: Surroundings, *, temperature: Positive, projection_size: NonNegativeCount, **shared: Any
+        self,
+        surroundings: Surroundings,
+        *,
+        temperature: Positive,
+        projection_size: NonNegativeCount,
+        topic_neighbours: bool,
+        **shared: Any,
     ) -> None:
         """Args:
         surroundings: the encoder's sizes.
         temperature: what cosine similarities are divided by.
         projection_size: width D of the projection W2 ReLU(W1 v) between pooler and loss (Chen et al. 2020,
             section 2.1), which is not exported; 0 for none.
+        topic_neighbours: harder negatives: a training batch holds texts of one topic (see `data.topics`).
         shared: as in `PoolerLoss`.
         """
         super().__init__(surroundings, **shared)
+        self.needs = replace(self.needs, topics=topic_neighbours)
         self.temperature = temperature
         hidden, size = surroundings.config.hidden_size, projection_size
         self.projection = (
