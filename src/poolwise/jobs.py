@@ -296,7 +296,8 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         place = folder.resolve()
         label = place.parent.name if place.name == EXPORT_FOLDER else place.name
         condition = encoder.condition_of(folder)
-        flat = {"encoder": settings.encoder, "objective": None, "stage1_seed": None}
+        mark = " (reads labels)" if encoder.reads_labels(folder) else ""
+        flat = {"encoder": settings.encoder + mark, "objective": None, "stage1_seed": None}
     path = str(folder)
     fingerprint = encoder.fingerprint(path)
     check_length(settings.data.max_length, encoder.longest_text(path))

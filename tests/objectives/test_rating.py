@@ -44,8 +44,11 @@ def test_it_is_marked_in_record_card_and_tables(program, tmp_path):
     assert "learned from labels" in (file.parent / "export/README.md").read_text()
     stage2 = ["stage=sentiment", "objective@stage1.objective=rating", *SMALL_STAGE2, "logger=csv"]
     assert program(*stage2) == 0
-    (found,) = (tmp_path / "runs/sentiment").glob("*/record.json")
-    assert json.loads(found.read_text())["objective"] == "rating (reads labels)"
+    moved = (file.parent / "export").rename(tmp_path / "elsewhere")
+    assert program("stage=sentiment", f"encoder={moved}", *SMALL_STAGE2, "logger=csv") == 0
+    found = [json.loads(each.read_text()) for each in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert {run["objective"] for run in found} == {"rating (reads labels)", None}
+    assert f"{moved} (reads labels)" in {run["encoder"] for run in found}
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,7 @@ class MaskedViews(Contrast):
     """Two differently masked copies of each text in one batch; InfoNCE between their pooler outputs.
 
     MLM trains on both copies, so no pass beyond MLM's own is made: the masks are the augmentation, as the masked
-    spans of Mirror-BERT (Liu et al. 2021, section 2.1). Batches hold texts of like
-    length, so the length of a text gives nothing away.
+    spans of Mirror-BERT (Liu et al. 2021). Batches hold texts of like length, so length gives nothing away.
     """
 
     name = "views"
