@@ -11,16 +11,21 @@ install_import_hook("poolwise", "beartype.beartype")
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from transformers import BertConfig, BertTokenizer
 
-from helpers import TEXTS
+from helpers import MASKING, TEXTS, objective_settings
 from poolwise import app
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives import build_objective
+from poolwise.objectives.base import Objective, Surroundings
 
 
 @pytest.fixture
@@ -52,6 +57,11 @@ def texts(tokenizer: BertTokenizer, tmp_path: Path) -> TokenisedTexts:
     return tokenise(rows, tokenizer, 32, tmp_path / "cache")
 
 
+@pytest.fixture
+def surroundings(tokenizer: BertTokenizer, config: BertConfig, texts: TokenisedTexts) -> Surroundings:
+    return Surroundings(tokenizer, config, texts)
+
+
 Program = Callable[..., int]
 
 
@@ -71,3 +81,35 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
         return 0
 
     return run
+
+
+Batches = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def training_batch(texts: TokenisedTexts, tokenizer: BertTokenizer) -> Batches:
+    """All texts as one training batch that an objective's needs are met in."""
+
+    def make(needs: BatchNeeds, epoch: int = 0) -> dict[str, Any]:
+        return dict(MaskedBatches(texts, tokenizer, MASKING, 1, needs)[[(epoch, n) for n in range(len(texts))]])
+
+    return make
+
+
+@pytest.fixture
+def sends_gradient(model: BertForMaskedLMWithPooler, surroundings: Surroundings, training_batch: Batches):
+    """Builds an objective by name, and checks that its gradient reaches pooler, encoder and its own parameters."""
+
+    def check(name: str, **changes: Any) -> Objective:
+        objective = build_objective(objective_settings(name, **changes), surroundings, seed=1)
+        batch = training_batch(objective.needs)
+        output = model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch.get("token_type_ids"))
+        objective.losses(output.pooler_output, batch, model)[name].backward()
+        pooler = model.bert.pooler.dense.weight.grad
+        assert pooler is not None
+        assert pooler.abs().sum() > 0
+        assert all(p.grad is not None for p in objective.parameters())
+        assert model.bert.encoder.layer[0].output.dense.weight.grad is not None
+        return objective
+
+    return check

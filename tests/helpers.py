@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 
 from poolwise.compare.statistics import METRICS
 from poolwise.runs import RunIdentity, RunRecord
@@ -22,7 +23,20 @@ TEXTS = [
     "Hardly a failure: the songs are lovely and the cast is never dull.",
     "The screen is good but the battery is a failure.",
 ]
-MASKING = Masking(mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1)
+MASKING = Masking(
+    mask_probability=0.15, mask_token_share=0.8, random_token_share=0.1, unit="token", final_mask_probability=None
+)
+
+CONSTANT = {"weight_schedule": "constant", "schedule_share": 0.5}
+BOW = {
+    "name": "bow",
+    "weight": 2.0,
+    **CONSTANT,
+    "train_mlm_head": True,
+    "drop_stop_words": False,
+    "idf_weighted": False,
+    "largest_document_share": 1.0,
+}
 
 SMALL_RUN = (
     "data.text=96 data.text_dev=32 data.train=64 data.dev=32 data.test=40 data.max_length=48 "
@@ -92,3 +106,8 @@ def quiet_trainer(epochs: int, callback: lightning.Callback) -> lightning.Traine
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+
+
+def objective_settings(name: str, **changes: Any) -> dict[str, Any]:
+    """The settings of `conf/objective/NAME.yaml`, with changes."""
+    return {**yaml.safe_load((REPOSITORY / f"conf/objective/{name}.yaml").read_text()), **changes}

@@ -40,7 +40,7 @@ def overrides_for(file: str) -> list[str]:
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 28
+    assert len(FILES) == 35
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",
@@ -119,6 +119,17 @@ def test_the_config_stops_at_app():
             ],
         ),
         (
+            ["stage=mlm", "objective=combined", "+objective@objective.parts.sop=sop"],
+            ["objective.parts: objectives that cannot share a batch"],
+        ),
+        (
+            ["stage=mlm", "objective=combined", "objective.parts.bow.weight=-1", "+objective.parts.x={name: bow}"],
+            [
+                "objective.parts.bow.weight=-1: must be at least 0",
+                "objective.parts.x: must be called bow, as the objective that it is",
+            ],
+        ),
+        (
             ["stage=sentiment", "stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1"],
             ["stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1: must be at least 0 and below 1"],
         ),
@@ -138,7 +149,7 @@ def test_all_problems_are_told_together(overrides, messages):
         (["stage=mlm", "repr=pooler"], "Could not override 'repr'"),
         (["stage=sentiment", "objective=none"], "objective@stage1.objective"),
         (["stage=mlm", "modell=tiny"], "Could not override 'modell'"),
-        (["stage=mlm", "objective=simcse"], "Available options"),
+        (["stage=mlm", "objective=clauses"], "Available options"),
         (["stage=mlm,sentiment", "-m"], "one stage at a time"),
         (["stage=mlm", "pretraining.epochs=0"], "must be at least 1"),
         (["stage=mlm", "model=/no/such/folder"], "/no/such/folder"),
@@ -176,6 +187,7 @@ def test_the_command_that_makes_the_stage_1_encoder():
         "stage1.epochs=5",
         "stage1.objective.weight=2",
         "objective@stage1.objective=bow",
+        "+objective@stage1.objective.parts.decoder=decoder",
         "data=files",
         "data.text=a.txt",
         "protocol.epochs=1",
@@ -187,6 +199,7 @@ def test_the_command_that_makes_the_stage_1_encoder():
     ]
     assert stage1_command(overrides) == (
         "python train.py stage=mlm seed=2 pretraining.epochs=5 objective.weight=2 objective=bow "
+        "+objective@objective.parts.decoder=decoder "
         "data=files data.text=a.txt trainer.precision=bf16-mixed "
         "experiment=first_real_run 'data.dev=my data.csv'"
     )
@@ -324,7 +337,11 @@ def test_a_folder_as_encoder(program, tmp_path):
 def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
-    for words in ("objective: bow, none", "repr: cls, cls_linear, mean, pooler", "python train.py stage=mlm"):
+    for words in (
+        "objective: bow, combined, decoder, none, nsp, rating, simcse, sop, views",
+        "repr: cls, cls_linear, mean, pooler",
+        "python train.py stage=mlm",
+    ):
         assert words in printed
 
 

@@ -1,24 +1,25 @@
 import pytest
 import torch
 
+from helpers import BOW
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.objectives import build_objective
 from poolwise.provenance import ProvenanceTracker, part_of, status
 
-BOW = {"name": "bow", "weight": 1.0, "train_mlm_head": True, "drop_stop_words": False}
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
 MASK = (IDS != 0).long()
+BATCH = {"original_ids": IDS, "attention_mask": MASK}
 LABELS = torch.tensor([[-100, 7, -100, 9, -100], [-100, -100, 11, -100, -100]])
 
 
-def trained(model, tokenizer, objective: dict, steps: int = 3):
+def trained(model, surroundings, objective: dict, steps: int = 3):
     """Plain steps on MLM plus the objective; returns the summary and the pooler's last gradient."""
     tracker = ProvenanceTracker(model, source=None, seed=7)
-    built = build_objective(objective, tokenizer)
+    built = build_objective(objective, surroundings, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(steps):
         output = model(IDS, MASK, labels=LABELS, masked_only=True)
-        losses = {"mlm": output.loss, built.name: built(output.pooler_output, IDS, model.cls)}
+        losses = {"mlm": output.loss, **built.losses(output.pooler_output, BATCH, model)}
         if step == 0:
             tracker.probe(losses)
         optimizer.zero_grad()
@@ -28,9 +29,9 @@ def trained(model, tokenizer, objective: dict, steps: int = 3):
     return tracker.summary(), model.bert.pooler.dense.weight.grad
 
 
-def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, tokenizer):
+def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, surroundings):
     before = model.bert.pooler.dense.weight.clone()
-    summary, gradient = trained(model, tokenizer, {"name": "none"})
+    summary, gradient = trained(model, surroundings, {"name": "none"})
     assert gradient is None
     assert torch.equal(before, model.bert.pooler.dense.weight)
     pooler = summary["parts"]["pooler"]
@@ -40,9 +41,9 @@ def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, token
     assert summary["parts"]["layer.0"]["distance_moved"] > 0
 
 
-def test_with_bow_the_pooler_gets_a_gradient_and_moves(model, tokenizer):
+def test_with_bow_the_pooler_gets_a_gradient_and_moves(model, surroundings):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    summary, gradient = trained(model, tokenizer, BOW)
+    summary, gradient = trained(model, surroundings, BOW)
     assert gradient.abs().sum() > 0
     pooler = summary["parts"]["pooler"]
     assert pooler["losses"] == ["bow"]
@@ -55,12 +56,12 @@ def test_with_bow_the_pooler_gets_a_gradient_and_moves(model, tokenizer):
     assert pooler["distance_moved"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_norms_are_those_of_each_loss_alone(model, tokenizer):
+def test_gradient_norms_are_those_of_each_loss_alone(model, surroundings):
     model.eval()
     tracker = ProvenanceTracker(model, source=None, seed=7)
-    built = build_objective(BOW, tokenizer)
+    built = build_objective(BOW, surroundings, seed=1)
     output = model(IDS, MASK, labels=LABELS, masked_only=True)
-    bow = built(output.pooler_output, IDS, model.cls)
+    bow = built(output.pooler_output, BATCH, model)
     tracker.probe({"mlm": output.loss, "bow": bow})
     bow.backward()
     pooler = torch.cat([p.grad.flatten() for p in model.bert.pooler.parameters()]).norm().item()
@@ -70,10 +71,11 @@ def test_gradient_norms_are_those_of_each_loss_alone(model, tokenizer):
     assert part["mean_gradient_norm"] == pytest.approx(pooler, rel=1e-5)
 
 
-def test_a_loss_of_weight_zero_has_reached_nothing(model, tokenizer):
+def test_a_loss_of_weight_zero_has_reached_nothing(model, surroundings):
     tracker = ProvenanceTracker(model, source=None, seed=7)
     output = model(IDS, MASK, labels=LABELS, masked_only=True)
-    tracker.probe({"bow": 0.0 * build_objective(BOW, tokenizer)(output.pooler_output, IDS, model.cls)})
+    built = build_objective(BOW, surroundings, seed=1)
+    tracker.probe({"bow": 0.0 * built(output.pooler_output, BATCH, model)})
     assert tracker.summary()["parts"]["pooler"]["losses"] == []
 
 

@@ -1,10 +1,17 @@
 import pytest
 
-from poolwise.objectives import BagOfWords
+from helpers import BOW
+from poolwise.objectives.bow import BagOfWords
 from poolwise.settings import Finetune, HubData, Masking, Pretraining, problems_with, typed, unknown_key
 
 OPTIMISATION = {"learning_rate": 1e-3, "weight_decay": 0, "warmup_share": 0.1, "gradient_clip_norm": 1}
-MASKING = {"mask_probability": 0.15, "mask_token_share": 0.8, "random_token_share": 0.1}
+MASKING = {
+    "mask_probability": 0.15,
+    "mask_token_share": 0.8,
+    "random_token_share": 0.1,
+    "unit": "token",
+    "final_mask_probability": None,
+}
 PRETRAINING = {
     "epochs": 1,
     "batch_size": 8,
@@ -49,7 +56,7 @@ def test_all_problems_are_found_together():
 
 
 def test_settings_of_other_classes_are_their_keyword_only_arguments():
-    right = {"weight": 1.0, "train_mlm_head": True, "drop_stop_words": False}
+    right = {key: value for key, value in BOW.items() if key != "name"}
     assert problems_with(BagOfWords, right, "objective.") == []
     assert problems_with(BagOfWords, {**right, "weight": -1}, "objective.") == [
         "objective.weight=-1: must be at least 0"

@@ -340,9 +340,9 @@ def problems_in_group(group: Plain, chooser: str, kinds: Mapping[str, type], whe
 
 def problems_in_objective(objective: Plain, where: str) -> list[str]:
     """Check an objective against the keyword-only arguments of its class."""
-    from poolwise.objectives import OBJECTIVES
+    from poolwise.objectives import problems_with_objective
 
-    return _problems_in_class(objective, OBJECTIVES, where)
+    return problems_with_objective(objective, where)
 
 
 def problems_in_representation(representation: Plain) -> list[str]:
@@ -436,6 +436,6 @@ def built(kind: type[Kind], values: Plain) -> Kind:
 
 
 def _objective(values: Plain) -> Plain:
-    from poolwise.objectives import objective_class
+    from poolwise.objectives import typed_objective
 
-    return typed(objective_class(values["name"]), values)
+    return typed_objective(values)

@@ -29,6 +29,7 @@ tags: [poolwise, fill-mask, feature-extraction]
 
 `{settings["model"]}` after masked language modelling on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
+{leak_in_words(provenance)}
 
 ```python
 from transformers import AutoModel, AutoTokenizer
@@ -46,3 +47,13 @@ vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
 |---|---|
 {figures}
 """
+
+
+def leak_in_words(provenance: dict[str, Any]) -> str:
+    """A warning for the reader of an encoder that learned from labels; empty for others."""
+    names = [name for name, notes in provenance["objectives"].items() if notes["reads_labels"]]
+    warning = (
+        f"\n**The objective {', '.join(names)} learned from labels that tell about sentiment: compare this encoder\n"
+        "with none that saw text alone.**\n"
+    )
+    return warning if names else ""

@@ -4,12 +4,14 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poolwise.settings import UserError
 
-OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][^=\s]*)=(?P<value>.*)", re.DOTALL)
+OVERRIDE = re.compile(
+    r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][^=\s]*)=(?P<value>.*)|~(?P<deleted>[A-Za-z_][^=\s]*)", re.DOTALL
+)
 STAGES = ("mlm", "sentiment")
 DEFAULT_STAGE = "sentiment"
 """As in `conf/train.yaml`."""
@@ -17,16 +19,19 @@ SHARED_WITH_STAGE_1 = re.compile(
     r"(data|model|experiment|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b"
 )
 """Keys of stage 2 that also decide which stage-1 run it reads, and keys that say where that lies."""
+PARTS = "objective@objective."
+PARTS_IN_STAGE_2 = "objective@stage1.objective."
+"""How keys start that add or take away a part of `objective=combined`, such as `+objective@objective.parts.bow`."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value` of a command line.
+    """One `key=value` of a command line, or `~key`.
 
     Attributes:
         prefix: empty, `+`, `++` or `~`, as Hydra reads them.
         key: for instance `data.train` or `objective@stage1.objective`.
-        value: as typed, possibly a list of choices for a sweep.
+        value: as typed, possibly a list of choices for a sweep; empty for `~key`.
     """
 
     prefix: str
@@ -44,13 +49,21 @@ class Override:
         return self.key.split("@")[0] in groups()
 
     def __str__(self) -> str:
-        return f"{self.prefix}{self.key}={self.value}"
+        return f"{self.prefix}{self.key}" + ("" if self.prefix == "~" and not self.value else f"={self.value}")
+
+    def moved(self, where: str, to: str) -> str:
+        """This for another place in the config: `where` in the key becomes `to`."""
+        return str(replace(self, key=self.key.replace(where, to, 1)))
 
 
 def override_in(argument: str) -> Override | None:
     """The override that an argument is; None for flags and anything else."""
     found = OVERRIDE.fullmatch(argument)
-    return Override(found["prefix"] or "", found["key"], found["value"]) if found else None
+    if found is None:
+        return None
+    if found["deleted"]:
+        return Override("~", found["deleted"], "")
+    return Override(found["prefix"] or "", found["key"], found["value"])
 
 
 def overrides_in(arguments: Iterable[str]) -> Iterator[Override]:
@@ -128,6 +141,8 @@ def problem_with_stage(override: Override, stage: str) -> str | None:
         return f"{key}={value}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
     if stage == "mlm" and key == "objective@stage1.objective":
         return f"{key}={value}: with stage=mlm write objective={value}"
+    if stage == "mlm" and key.startswith(PARTS_IN_STAGE_2):
+        return f"{override}: with stage=mlm write {override.moved(PARTS_IN_STAGE_2, PARTS)}"
     if stage == "mlm" and override.root == "stage1":
         rest = key.removeprefix("stage1.")
         right = rest if rest == "seed" or rest.startswith("objective.") else f"pretraining.{rest}"
@@ -137,6 +152,9 @@ def problem_with_stage(override: Override, stage: str) -> str | None:
             f"{key}={value}: stage=sentiment reads a stage-1 run; to name the one that was trained with it write "
             f"objective@stage1.objective={value}"
         )
+    if stage == "sentiment" and key.startswith(PARTS):
+        right = override.moved(PARTS, PARTS_IN_STAGE_2)
+        return f"{override}: with stage=sentiment write {right} (which stage-1 run to read)"
     if stage == "sentiment" and key.startswith("objective."):
         return f"{key}={value}: with stage=sentiment write stage1.{key}={value} (which stage-1 run to read)"
     if stage == "sentiment" and override.root == "pretraining":
@@ -152,6 +170,8 @@ def stage1_command(overrides: Sequence[str]) -> str:
         key, value = override.key, override.value
         if key == "objective@stage1.objective":
             kept.append(f"objective={value}")
+        elif key.startswith(PARTS_IN_STAGE_2):
+            kept.append(override.moved(PARTS_IN_STAGE_2, PARTS))
         elif key == "stage1.seed" or key.startswith("stage1.objective."):
             kept.append(f"{key.removeprefix('stage1.')}={value}")
         elif key.startswith("stage1."):
@@ -168,6 +188,8 @@ def stage2_command(overrides: Sequence[str]) -> str:
         key, value = override.key, override.value
         if key == "objective":
             kept.append(f"objective@stage1.objective={value}")
+        elif key.startswith(PARTS):
+            kept.append(override.moved(PARTS, PARTS_IN_STAGE_2))
         elif key == "seed" or key.startswith("objective."):
             kept.append(f"stage1.{key}={value}")
         elif key.startswith("pretraining."):

@@ -430,6 +430,13 @@ def condition_of(folder: Path) -> str | None:
     return str(json.loads(file.read_text())["condition"]) if file.is_file() else None
 
 
+def reads_labels(folder: Path) -> bool:
+    """Whether stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says."""
+    file = folder / PROVENANCE_FILE
+    objectives = json.loads(file.read_text()).get("objectives", {}) if file.is_file() else {}
+    return any(notes["reads_labels"] for notes in objectives.values())
+
+
 def longest_text(path: str) -> int:
     """How many positions a checkpoint has, special tokens counted."""
     return int(_config(path).max_position_embeddings)

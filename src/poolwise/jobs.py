@@ -3,27 +3,31 @@
 import inspect
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import lightning
+from datasets import Dataset
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import encoder
 from poolwise.card import model_card
 from poolwise.compare.statistics import power_in_words
-from poolwise.data.corpus import Corpus
+from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
+from poolwise.data.segmentation import segmenter
 from poolwise.data.sources import load_corpus
-from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece, with_ratings
 from poolwise.machine import check_writable
-from poolwise.objectives import build_objective
+from poolwise.objectives import build_objective, label_of, reads_ratings
+from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.representations import representation_class
-from poolwise.runs import RunIdentity, RunRecord, without_seeds
+from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
     SELECTION_METRIC,
     CommonSettings,
@@ -191,7 +195,11 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "objective": choice.objective,
         "platform": platform(trainer),
     }
-    condition = f"{settings.data.name}-{settings.model.name}-{choice.objective['name']}"
+    if choice.pretraining.masking.unit != "token":
+        material["segmenter"] = segmenter()
+    if reads_ratings(choice.objective):
+        material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
+    condition = f"{settings.data.name}-{settings.model.name}-{label_of(choice.objective)}"
     return RunIdentity(
         stage="mlm",
         name=f"{condition}-seed{choice.seed}",
@@ -201,10 +209,26 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         flat={
             "data": settings.data.name,
             "model": settings.model.name,
-            "objective": choice.objective["name"],
+            "objective": label_of(choice.objective),
             "seed": choice.seed,
         },
     )
+
+
+def ratings_of(texts: Mapping[str, Dataset]) -> dict[str, list[str]]:
+    """The ratings of stage-1 texts by split.
+
+    Raises:
+        UserError: the data has none, or all are the same.
+    """
+    if any(RATING not in rows.column_names for rows in texts.values()):
+        raise UserError(
+            "objective=rating needs data whose texts have a rating: data=demo, or data=files with data.rating_column"
+        )
+    ratings = {split: list(rows[RATING]) for split, rows in texts.items()}
+    if len(set(ratings["train"])) < 2:
+        raise UserError(f"objective=rating: all ratings of the training texts are {ratings['train'][0]!r}")
+    return ratings
 
 
 class MLMJob(Job):
@@ -220,7 +244,7 @@ class MLMJob(Job):
         self.optimisation = settings.pretraining.optimisation
         self.epochs = settings.pretraining.epochs
         start = "from random weights" if self.start.path is None else f"from {self.start.path}"
-        name = choice.objective["name"]
+        name = label_of(choice.objective)
         beside = "no pooler objective" if name == "none" else f"pooler objective {name}"
         self.task = f"{settings.model.name} {start}: masked language modelling, {beside}"
 
@@ -244,19 +268,23 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
-        stage = MaskedLanguageModelling(
-            model,
-            build_objective(settings.objective, start.tokenizer),
-            ProvenanceTracker(model, start.source, settings.seed),
-            self.optimisation,
-        )
+        rows = load_corpus(settings.data).text
+        texts = tokenised(rows, start.tokenizer, settings)
+        if reads_ratings(settings.objective):
+            texts = with_ratings(texts, ratings_of(rows))
+        surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
+        objective = build_objective(settings.objective, surroundings, settings.seed)
+        provenance = ProvenanceTracker(model, start.source, settings.seed)
+        stage = MaskedLanguageModelling(model, objective, provenance, self.optimisation)
         data = masked_data(
-            tokenised(load_corpus(settings.data).text, start.tokenizer, settings),
+            texts,
             start.tokenizer,
             settings.pretraining.masking,
             settings.pretraining.batch_size,
             settings.seed,
             settings.workers,
+            objective.needs,
+            self.epochs,
         )
         return stage, data
 
@@ -265,6 +293,7 @@ class MLMJob(Job):
         assert isinstance(stage, MaskedLanguageModelling)
         provenance = {
             **stage.provenance.summary(),
+            "objectives": stage.objective.notes(),
             **self.identity.flat,
             "key": self.identity.key,
             "condition": self.identity.group,
@@ -315,14 +344,15 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
-        label, condition = settings.stage1.objective["name"], identity.group
+        label, condition = label_of(settings.stage1.objective), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)
         place = folder.resolve()
         label = place.parent.name if place.name == EXPORT_FOLDER else place.name
         condition = encoder.condition_of(folder)
-        flat = {"encoder": settings.encoder, "objective": None, "stage1_seed": None}
+        mark = " (reads labels)" if encoder.reads_labels(folder) else ""
+        flat = {"encoder": settings.encoder + mark, "objective": None, "stage1_seed": None}
     path = str(folder)
     fingerprint = encoder.fingerprint(path)
     check_length(settings.data.max_length, encoder.longest_text(path))

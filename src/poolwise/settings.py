@@ -102,6 +102,10 @@ class Masking:
     mask_probability: OpenShare
     mask_token_share: Share
     random_token_share: Share
+    unit: Literal["token", "word", "span"]
+    """What is chosen as a whole: a word piece, a word, or a span of words (SpanBERT)."""
+    final_mask_probability: Annotated[float | None, Bounds(above=0.0, below=1.0)]
+    """Where the probability goes, linearly from epoch to epoch; null keeps it."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ class FilesData:
     test: str | None
     text_column: str
     label_column: str
+    rating_column: str | None
+    """A weak label of the stage-1 texts, such as stars, for the objective `rating`."""
     text_dev_share: OpenShare
     """Share of `text` held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
     max_length: Annotated[int, Bounds(at_least=4.0)]
@@ -302,14 +308,17 @@ PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
 def settings_of(kind: type) -> dict[str, Any]:
     """Names and type hints of the settings of `kind`.
 
-    These are the fields of a dataclass, and the keyword-only arguments of another class.
+    These are the fields of a dataclass, and the keyword-only arguments of another class; where it hands further
+    ones on (`**shared`), those of its base class too.
     """
     if is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         return {field.name: hints[field.name] for field in fields(kind)}
     hints = get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]
-    parameters = inspect.signature(kind).parameters.items()
-    return {name: hints[name] for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    parameters = inspect.signature(kind).parameters.values()
+    own = {each.name: hints[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    hands_on = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return (settings_of(kind.__mro__[1]) | own) if hands_on else own
 
 
 def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,21 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import MASKING
-from poolwise.data.batching import LabelledBatches, LengthGroupedBatches, MaskedBatches, SortedBatches, loader
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.batching import (
+    PLAIN,
+    DevBatches,
+    LabelledBatches,
+    LengthGroupedBatches,
+    MaskedBatches,
+    SortedBatches,
+    loader,
+)
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.module import labelled_data, masked_data
 
@@ -61,7 +71,7 @@ def test_labelled_batches_hold_the_texts(texts):
 
 
 def test_masks_spare_special_tokens_and_padding(texts, tokenizer):
-    masking = MASKING.__class__(mask_probability=0.99, mask_token_share=0.0, random_token_share=1.0)
+    masking = replace(MASKING, mask_probability=0.99, mask_token_share=0.0, random_token_share=1.0)
     batch = MaskedBatches(texts, tokenizer, masking, seed=1)[[(0, n) for n in range(len(texts))]]
     special = torch.isin(batch["original_ids"], torch.tensor(tokenizer.all_special_ids))
     assert (batch["labels"][special] == IGNORED_LABEL).all()
@@ -74,7 +84,9 @@ def test_masks_spare_special_tokens_and_padding(texts, tokenizer):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_masks_change_with_the_epoch_also_in_workers(texts, tokenizer, workers):
     """Held away: a collator with a stream of its own repeats its masks every epoch in each worker."""
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=workers)
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=workers, needs=PLAIN, epochs=3
+    )
     train, seen = data.train_dataloader(), []
     for epoch in range(3):
         train.sampler.set_epoch(epoch)
@@ -84,7 +96,9 @@ def test_masks_change_with_the_epoch_also_in_workers(texts, tokenizer, workers):
 
 def test_dev_masks_are_the_same_for_every_seed_and_epoch(texts, tokenizer):
     def labels(seed: int) -> list[list[list[int]]]:
-        data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=seed, workers=0)
+        data = masked_data(
+            {"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=seed, workers=0, needs=PLAIN, epochs=3
+        )
         return [batch["labels"].tolist() for batch in data.val_dataloader()]
 
     assert labels(1) == labels(2)
@@ -106,3 +120,61 @@ def test_workers_change_nothing(texts):
         [batch["input_ids"].tolist() for batch in loader(LabelledBatches(texts), order, workers)] for workers in (0, 2)
     )
     assert plain == worked
+
+
+def everything(texts, tokenizer, needs, masking=MASKING, epoch=0):
+    return MaskedBatches(texts, tokenizer, masking, 1, needs)[[(epoch, n) for n in range(len(texts))]]
+
+
+def test_views_are_two_copies_with_masks_of_their_own(texts, tokenizer):
+    often = replace(MASKING, mask_probability=0.5)
+    plain = everything(texts, tokenizer, PLAIN, often)
+    views = everything(texts, tokenizer, BatchNeeds("views"), often)
+    first, second = (views["labels"][part] for part in (slice(0, 6), slice(6, 12)))
+    assert torch.equal(first, plain["labels"])
+    assert torch.equal(views["input_ids"][:6], plain["input_ids"])
+    assert not torch.equal(first, second)
+    assert torch.equal(views["original_ids"], torch.cat([plain["original_ids"]] * 2))
+    chosen = second != IGNORED_LABEL
+    assert torch.equal(second[chosen], plain["original_ids"][chosen])
+    assert views["tokens"] == 2 * plain["tokens"]
+
+
+def test_dev_masks_are_the_same_for_every_objective(texts, tokenizer):
+    def dev(needs):
+        data = masked_data(
+            {"train": texts, "dev": texts}, tokenizer, MASKING, 3, seed=1, workers=0, needs=needs, epochs=1
+        )
+        return list(data.val_dataloader())
+
+    plain, views, second = dev(PLAIN), dev(BatchNeeds("views")), dev(BatchNeeds(second_mask=0.5))
+    for one, other, third in zip(plain, views, second, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("input_ids", "labels"))
+        assert all(torch.equal(one[key], third[key]) for key in ("input_ids", "labels"))
+        assert len(other["arranged"]["labels"]) == 2 * len(one["labels"])
+        assert "second_ids" in third
+
+
+def test_pairs_and_words_go_together(texts, tokenizer):
+    by_word = replace(MASKING, mask_probability=0.5, unit="word")
+    batch = everything(texts, tokenizer, BatchNeeds("order"), by_word)
+    continues = torch.tensor([token.startswith("##") for token in tokenizer.convert_ids_to_tokens(range(87))])
+    inside = continues[batch["original_ids"]][:, 1:]
+    chosen = batch["labels"] != IGNORED_LABEL
+    assert inside.sum() > 20
+    assert torch.equal(chosen[:, 1:][inside], chosen[:, :-1][inside])
+
+
+def test_the_mask_probability_goes_to_its_final_value_and_dev_stays(texts, tokenizer):
+    rising = replace(MASKING, mask_probability=0.1, final_mask_probability=0.9, unit="span")
+    batches = MaskedBatches(texts, tokenizer, rising, 1, PLAIN, epochs=3)
+    shares = [
+        (batches[[(epoch, n) for n in range(6)]]["labels"] != IGNORED_LABEL).float().mean().item() for epoch in range(3)
+    ]
+    assert shares[0] < shares[1] < shares[2]
+    requests = [(0, n) for n in range(6)]
+    changed, fixed = (
+        DevBatches(texts, tokenizer, masking, PLAIN)[requests]["labels"]
+        for masking in (rising, replace(MASKING, mask_probability=0.1))
+    )
+    assert torch.equal(changed, fixed)

@@ -15,6 +15,7 @@ SETTINGS = {
     "test": None,
     "text_column": "text",
     "label_column": "label",
+    "rating_column": None,
     "text_dev_share": 0.2,
     "max_length": 32,
 }

@@ -2,15 +2,16 @@ import lightning
 import pytest
 import torch
 
-from helpers import MASKING, quiet_trainer
+from helpers import BOW, MASKING, quiet_trainer
+from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
 from poolwise.objectives import build_objective
+from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.mlm import MaskedLanguageModelling, masked_accuracy
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
-BOW = {"name": "bow", "weight": 2.0, "train_mlm_head": True, "drop_stop_words": False}
 
 
 class Watcher(lightning.Callback):
@@ -27,14 +28,15 @@ class Watcher(lightning.Callback):
         self.pooler_gradients.append(stage.model.bert.pooler.dense.weight.grad)
 
 
-def fit(model, texts, tokenizer, objective, epochs=2):
-    stage = MaskedLanguageModelling(
-        model, build_objective(objective, tokenizer), ProvenanceTracker(model, None, 1), OPTIMISATION
-    )
+def fit(model, texts, tokenizer, settings, epochs=2):
+    objective = build_objective(settings, Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
     watcher = Watcher()
     trainer = quiet_trainer(epochs, watcher)
     lightning.seed_everything(1, verbose=False)
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0)
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs, epochs=epochs
+    )
     trainer.fit(stage, data)
     return stage, watcher, trainer
 
@@ -69,7 +71,9 @@ def test_masks_are_fresh_in_every_epoch_under_lightning(model, texts, tokenizer)
 def test_dev_figures_are_means_over_masked_positions(model, texts, tokenizer):
     stage, _, trainer = fit(model, texts, tokenizer, BOW)
     stage.eval()
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0)
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds(), epochs=1
+    )
     (batch,) = data.val_dataloader()
     with torch.no_grad():
         expected = model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"]).loss
@@ -99,11 +103,14 @@ def test_what_is_logged(model, texts, tokenizer):
 def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     stage, _, _ = fit(model, texts, tokenizer, BOW, epochs=1)
     stage.eval()
-    data = masked_data({"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0)
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=BatchNeeds(), epochs=1
+    )
     (batch,) = data.val_dataloader()
-    losses, _ = stage.losses(batch)
+    output = stage.encode(batch)
+    losses = stage.objective.losses(output.pooler_output, batch, model)
     stage.log_training = lambda figures: None
-    torch.testing.assert_close(stage.training_step(batch, 1), losses["mlm"] + 2.0 * losses["bow"])
+    torch.testing.assert_close(stage.training_step(batch, 1), output.loss + 2.0 * losses["bow"])
 
 
 def test_masked_accuracy():

@@ -4,7 +4,7 @@ Shapes: B texts, T tokens, N examples.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from poolwise.data.masking import mask_batch
+from poolwise.data.arrangement import BatchNeeds, SegmentPairs
+from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
+from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.settings import Masking
 
@@ -23,6 +25,10 @@ BATCHES_PER_POOL = 50
 DEV_MASK_SEED = 0
 """Dev masks are the same in every epoch and for every seed and objective, so that dev losses compare."""
 
+PLAIN = BatchNeeds()
+FIRST_DRAW, SECOND_DRAW = 0, 2
+"""Numbers of independent masks of one text in one epoch: 0 and 1 for its copies, 2 and 3 for second masks of these."""
+
 Batch = Mapping[str, Any]
 """Tensors, and the plain number `tokens`."""
 Request = tuple[int, int]
@@ -30,10 +36,16 @@ Request = tuple[int, int]
 
 
 class LengthGroupedBatches(Sampler[list[Request]]):
-    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch)."""
+    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
-    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int) -> None:
+    With `topics` (N,), a batch holds texts of one topic first, and of like length second.
+    """
+
+    def __init__(
+        self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int, topics: Int64[ndarray, " N"] | None = None
+    ) -> None:
         self.lengths = lengths
+        self.topics = np.zeros_like(lengths) if topics is None else topics
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -50,8 +62,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         order = random.permutation(len(self.lengths))
         batches: list[ndarray] = []
         for pool in _chunks(order, self.batch_size * BATCHES_PER_POOL):
-            by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += _chunks(by_length, self.batch_size)
+            alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
+            batches += _chunks(alike, self.batch_size)
         for number in random.permutation(len(batches)):
             yield [(self.epoch, int(example)) for example in batches[number]]
 
@@ -93,7 +105,12 @@ class LabelledBatches(Dataset[Batch]):
 
 
 class MaskedBatches(Dataset[Batch]):
-    """Stage 1's batches: `input_ids` masked, `labels`, `original_ids`, `attention_mask` (B, T); `tokens`."""
+    """Stage 1's batches of R rows, which `needs` says how to make.
+
+    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), and `tokens`, a count. On request
+    `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
+    of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
+    """
 
     def __init__(
         self,
@@ -101,40 +118,114 @@ class MaskedBatches(Dataset[Batch]):
         tokenizer: PreTrainedTokenizerBase,
         masking: Masking,
         seed: int,
+        needs: BatchNeeds = PLAIN,
+        epochs: int = 1,
     ) -> None:
+        """Args:
+        texts: of one split.
+        tokenizer: their own.
+        masking: which positions are masked.
+        seed: of masks and pairs.
+        needs: what the objective reads.
+        epochs: of the whole training, over which a scheduled mask probability changes.
+        """
         self.texts = texts
         self.masking = masking
+        self.epochs = epochs
+        self.word_starts = None if masking.unit == "token" else word_starts(texts, tokenizer)
         self.seed = seed
+        self.needs = needs
         self.mask_id = int(tokenizer.mask_token_id)
         self.is_special = np.zeros(len(tokenizer), dtype=bool)
         self.is_special[tokenizer.all_special_ids] = True
         self.replacement_ids = np.flatnonzero(~self.is_special)
+        self.pairs = SegmentPairs(texts, tokenizer) if needs.arrangement in ("order", "next") else None
 
     def __getitem__(self, requests: list[Request]) -> Batch:
-        examples = np.array([example for _, example in requests])
-        token_ids, present = self.texts.padded(examples)
-        input_ids, labels = mask_batch(
+        examples, epoch = np.array([example for _, example in requests]), requests[0][0]
+        of_pairs: dict[str, torch.Tensor] = {}
+        if self.pairs is None:
+            token_ids, present = self.texts.padded(examples)
+            places, _ = self.texts.places(examples)
+        else:
+            kind: Literal["order", "next"] = "order" if self.needs.arrangement == "order" else "next"
+            pairs = self.pairs.make(examples, kind, self.seed, epoch)
+            token_ids, present, places = pairs.token_ids, pairs.present, pairs.places
+            of_pairs["token_type_ids"] = torch.from_numpy(pairs.token_types)
+            of_pairs["pair_labels"] = torch.from_numpy(pairs.labels)
+        copies = 2 if self.needs.arrangement == "views" else 1
+
+        starts = None if self.word_starts is None else self.word_starts[places]
+
+        def masked(masking: Masking, first_draw: int) -> tuple[torch.Tensor, torch.Tensor]:
+            draws = [
+                self.masked(token_ids, present, starts, examples, masking, epoch, first_draw + copy)
+                for copy in range(copies)
+            ]
+            inputs, labels = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+            return torch.from_numpy(inputs), torch.from_numpy(labels)
+
+        inputs, labels = masked(masking_at(self.masking, epoch, self.epochs), FIRST_DRAW)
+        attention_mask = np.tile(present, (copies, 1)).astype(np.int64)
+        batch: dict[str, Any] = {
+            "input_ids": inputs,
+            "attention_mask": torch.from_numpy(attention_mask),
+            "labels": labels,
+            "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
+            "tokens": int(attention_mask.sum()),
+            **of_pairs,
+        }
+        if self.needs.ratings:
+            assert self.texts.ratings is not None
+            batch["ratings"] = torch.from_numpy(np.tile(self.texts.ratings[examples], copies))
+            if self.needs.arrangement == "next":  # a row of two texts has no rating
+                batch["ratings"][of_pairs["pair_labels"] == 1] = IGNORED_LABEL
+        if self.needs.second_mask is not None:
+            batch["second_ids"], batch["second_labels"] = masked(all_masked(self.needs.second_mask), SECOND_DRAW)
+        return batch
+
+    def masked(
+        self,
+        token_ids: Int64[ndarray, "B T"],
+        present: Bool[ndarray, "B T"],
+        starts: Bool[ndarray, "B T"] | None,
+        examples: Int64[ndarray, " B"],
+        masking: Masking,
+        epoch: int,
+        draw: int,
+    ) -> tuple[Int64[ndarray, "B T"], Int64[ndarray, "B T"]]:
+        """Input ids and labels (B, T); masks fall on tokens that are neither special nor padding."""
+        return mask_batch(
             token_ids,
-            self.maskable(token_ids, present),
+            present & ~self.is_special[token_ids],
             examples,
-            self.masking,
+            masking,
             mask_id=self.mask_id,
             replacement_ids=self.replacement_ids,
             seed=self.seed,
-            epoch=requests[0][0],
+            epoch=epoch,
+            draw=draw,
+            word_starts=starts,
         )
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(present.astype(np.int64)),
-            "labels": torch.from_numpy(labels),
-            "original_ids": torch.from_numpy(token_ids),
-            "tokens": int(present.sum()),
-        }
 
-    def maskable(self, token_ids: Int64[ndarray, "B T"], present: Bool[ndarray, "B T"]) -> Bool[ndarray, "B T"]:
-        """Where a mask may fall: on tokens that are neither special nor padding."""
-        maskable: ndarray = present & ~self.is_special[token_ids]
-        return maskable
+
+class DevBatches(Dataset[Batch]):
+    """Stage 1's dev batches: the same masked texts for every objective, with what it needs beside them.
+
+    Where the objective arranges texts in a way of its own, `arranged` holds the batch that it reads.
+    """
+
+    def __init__(
+        self, texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase, masking: Masking, needs: BatchNeeds
+    ) -> None:
+        masking = plain(masking)
+        arranges = needs.arrangement not in (None, "single")
+        self.plain = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, PLAIN if arranges else needs)
+        self.arranged = MaskedBatches(texts, tokenizer, masking, DEV_MASK_SEED, needs) if arranges else None
+
+    def __getitem__(self, requests: list[Request]) -> Batch:
+        batch = self.plain[requests]
+        return batch if self.arranged is None else {**batch, "arranged": self.arranged[requests]}
 
 
 def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:

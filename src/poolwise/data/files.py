@@ -10,7 +10,7 @@ from typing import Any
 from charset_normalizer import from_bytes
 from datasets import ClassLabel, Dataset, Features, Value
 
-from poolwise.data.corpus import SPLITS, Corpus, held_out
+from poolwise.data.corpus import RATING, SPLITS, Corpus, held_out, text_columns
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, nearest, some
 
@@ -25,7 +25,7 @@ def load_files(data: FilesData) -> Corpus:
             splits are missing; what is wrong with all of the files is told together.
     """
     labelled: dict[str, list[Row]] = {}
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, Dataset] = {}
     take_all(
         [
             lambda: labelled.update(_read_labelled(data)),
@@ -33,21 +33,22 @@ def load_files(data: FilesData) -> Corpus:
         ]
     )
     label_names = _label_names(data, labelled)
-    splits = {split: _labelled_only(rows, data, label_names) for split, rows in labelled.items()}
-    return Corpus(_stage1_text(data, texts, splits), splits, label_names)
+    splits = {split: _as_dataset(rows, data, label_names) for split, rows in labelled.items()}
+    unrated = {split: rows.select_columns(["text", "label"]) for split, rows in splits.items()}
+    return Corpus(_stage1_text(data, texts, splits), unrated, label_names)
 
 
-def _stage1_text(data: FilesData, texts: dict[str, list[str]], labelled: dict[str, Dataset]) -> dict[str, Dataset]:
+def _stage1_text(data: FilesData, texts: dict[str, Dataset], labelled: dict[str, Dataset]) -> dict[str, Dataset]:
     if "text" in texts:
-        text = _text_only(texts["text"])
+        text = texts["text"]
     elif labelled:
-        text = labelled["train"].select_columns("text")
+        text = text_columns(labelled["train"])
     else:
         raise UserError("data=files needs data.text (stage 1), or data.train, data.dev and data.test")
     if "text_dev" in texts:
-        dev = _text_only(texts["text_dev"])
+        dev = texts["text_dev"]
     elif labelled:
-        dev = labelled["dev"].select_columns("text")
+        dev = text_columns(labelled["dev"])
     else:
         text, dev = held_out(text, data.text_dev_share)
     return {"train": text, "dev": dev}
@@ -62,7 +63,7 @@ def _read_labelled(data: FilesData) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
 
     def read(split: str, path: str) -> None:
-        rows[split] = list(read_rows(path, (data.text_column, data.label_column)))
+        rows[split] = list(read_rows(path, (data.text_column, data.label_column, *_rating_columns(data))))
         _check_filled(rows[split], path, data)
 
     def check_given() -> None:
@@ -104,34 +105,49 @@ def _label_names(data: FilesData, labelled: dict[str, list[Row]]) -> tuple[str, 
     return names
 
 
-def _labelled_only(rows: list[Row], data: FilesData, names: tuple[str, ...]) -> Dataset:
+def _as_dataset(rows: list[Row], data: FilesData, names: tuple[str, ...]) -> Dataset:
+    """Columns `text` and `label` (class ids), and `rating` where `data` names its column."""
+    features = {"text": Value("string"), "label": ClassLabel(names=list(names))}
     columns = {
         "text": [str(row[data.text_column]) for row in rows],
         "label": [names.index(str(row[data.label_column])) for row in rows],
+        **_ratings(rows, data),
     }
-    return Dataset.from_dict(columns, Features({"text": Value("string"), "label": ClassLabel(names=list(names))}))
+    rated = {RATING: Value("string")} if data.rating_column is not None else {}
+    return Dataset.from_dict(columns, Features(features | rated))
 
 
-def _read_texts_into(texts: dict[str, list[str]], name: str, data: FilesData) -> None:
+def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData) -> None:
     path = getattr(data, name)
     if path is not None:
-        texts[name] = _read_texts(path, data.text_column)
+        texts[name] = _read_texts(path, data)
 
 
-def _read_texts(path: str, text_column: str) -> list[str]:
-    """Texts of a file: a text a line in `.txt`, else the text column; blank texts are left out."""
+def _read_texts(path: str, data: FilesData) -> Dataset:
+    """A text a line in `.txt`, else the text column; blank texts are left out; with ratings if asked for."""
     if Path(path).suffix == ".txt":
-        lines: Iterable[str] = (line.rstrip("\r\n") for line in _lines(path))
+        if data.rating_column is not None:
+            raise UserError(
+                f"{path} has no column {data.rating_column} (data.rating_column): .txt files hold text only"
+            )
+        texts: Iterable[str] = (line.rstrip("\r\n") for line in _lines(path))
+        rows: list[Row] = []
     else:
-        lines = (str(row[text_column]) for row in read_rows(path, (text_column,)))
-    texts = [line for line in lines if line.strip()]
-    if not texts:
+        rows = list(read_rows(path, (data.text_column, *_rating_columns(data))))
+        texts = (str(row[data.text_column]) for row in rows)
+    columns = {"text": list(texts), **_ratings(rows, data)}
+    kept = [number for number, text in enumerate(columns["text"]) if text.strip()]
+    if not kept:
         raise UserError(f"{path} holds no text")
-    return texts
+    return Dataset.from_dict({name: [column[number] for number in kept] for name, column in columns.items()})
 
 
-def _text_only(texts: list[str]) -> Dataset:
-    return Dataset.from_dict({"text": texts})
+def _ratings(rows: list[Row], data: FilesData) -> dict[str, list[str]]:
+    return {} if data.rating_column is None else {RATING: [str(row[data.rating_column]) for row in rows]}
+
+
+def _rating_columns(data: FilesData) -> tuple[str, ...]:
+    return () if data.rating_column is None else (data.rating_column,)
 
 
 def read_rows(path: str, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -166,7 +182,7 @@ def _table_rows(path: str, columns: tuple[str, ...], reader: "csv.DictReader[str
         if header and column not in header:
             raise UserError(
                 f"{path}: no column {column}{nearest(column, header)}; it has {some(header)} "
-                "(name yours with data.text_column= and data.label_column=)"
+                "(name yours with data.text_column=, data.label_column= and data.rating_column=)"
             )
     try:
         yield from reader

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 import lightning
+from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
+from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import (
-    DEV_MASK_SEED,
     Batch,
+    DevBatches,
     LabelledBatches,
     LengthGroupedBatches,
     MaskedBatches,
@@ -16,6 +18,7 @@ from poolwise.data.batching import (
     loader,
 )
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.data.topics import topics_of
 from poolwise.settings import Masking
 
 
@@ -29,6 +32,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: int,
         seed: int,
         workers: int,
+        topics: ndarray | None = None,
     ) -> None:
         """Args:
         texts: the tokenised texts of each split.
@@ -36,6 +40,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: texts a batch.
         seed: of the order of training examples.
         workers: loader processes; changes speed only.
+        topics: (N,), of the training texts, where a batch shall hold texts of one topic.
         """
         super().__init__()
         self.texts = texts
@@ -43,10 +48,11 @@ class TextDataModule(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
+        self.topics = topics
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed)
+        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed, self.topics)
         return loader(self.batches["train"], sampler, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -69,11 +75,16 @@ def masked_data(
     batch_size: int,
     seed: int,
     workers: int,
+    needs: BatchNeeds,
+    epochs: int,
 ) -> TextDataModule:
-    """Stage 1's data: masks change with each epoch in train, and never in dev."""
-    seeds = {"train": seed, "dev": DEV_MASK_SEED}
-    batches = {split: MaskedBatches(texts[split], tokenizer, masking, seeds[split]) for split in texts}
-    return TextDataModule(texts, batches, batch_size, seed, workers)
+    """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev."""
+    batches = {
+        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs, epochs),
+        "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
+    }
+    topics = topics_of(texts["train"], len(tokenizer)) if needs.topics else None
+    return TextDataModule(texts, batches, batch_size, seed, workers, topics)
 
 
 def labelled_data(texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int) -> TextDataModule:

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from datasets import ClassLabel, Dataset, Features, Value
 
-from poolwise.data.corpus import Corpus
+from poolwise.data.corpus import RATING, Corpus, text_columns
 from poolwise.data.demo import Review, generate_reviews
 from poolwise.data.files import load_files
 from poolwise.data.hub import load_hub
@@ -35,14 +35,17 @@ def load_demo(data: DemoData) -> Corpus:
     splits: dict[str, list[Review]] = {}
     for name, size in sizes.items():
         splits[name], reviews = reviews[:size], reviews[size:]
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(DEMO_LABELS))})
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=list(DEMO_LABELS)), RATING: Value("string")}
+    )
 
     def rows(name: str) -> Dataset:
         columns = {
             "text": [review.text for review in splits[name]],
             "label": [review.label for review in splits[name]],
+            RATING: [str(review.stars) for review in splits[name]],
         }
         return Dataset.from_dict(columns, features=features)
 
-    text = {name: rows(split).select_columns("text") for name, split in (("train", "text"), ("dev", "text_dev"))}
-    return Corpus(text, {name: rows(name) for name in ("train", "dev", "test")}, DEMO_LABELS)
+    text = {name: text_columns(rows(split)) for name, split in (("train", "text"), ("dev", "text_dev"))}
+    return Corpus(text, {name: rows(name).remove_columns(RATING) for name in ("train", "dev", "test")}, DEMO_LABELS)

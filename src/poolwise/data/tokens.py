@@ -8,7 +8,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from poolwise.data.masking import IGNORED_LABEL
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -38,12 +40,16 @@ class TokenisedTexts:
         offsets: (N + 1,), text i is `ids[offsets[i]:offsets[i + 1]]`.
         labels: (N,) class ids; empty for texts without labels.
         pad_id: what fills a batch up to its longest text.
+        ratings: (N,) class ids of weak labels, -100 where unknown; None for texts without any.
+        rating_names: what these ids stand for.
     """
 
     ids: ndarray
     offsets: Int64[ndarray, " N1"]
     labels: Int64[ndarray, " N"]
     pad_id: int
+    ratings: ndarray | None = None
+    rating_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,11 +61,15 @@ class TokenisedTexts:
 
     def padded(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
         """Ids (B, T) padded to the longest of these texts, and where a token is present."""
+        places, present = self.places(examples)
+        return np.where(present, self.ids[places], self.pad_id).astype(np.int64), present
+
+    def places(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
+        """Where in `ids` the tokens of these texts lie (B, T), 0 at padding, and where a token is present."""
         starts, lengths = self.offsets[examples], self.lengths[examples]
         positions = np.arange(lengths.max())
         present = positions < lengths[:, None]
-        places = np.where(present, starts[:, None] + positions, 0)
-        return np.where(present, self.ids[places], self.pad_id).astype(np.int64), present
+        return np.where(present, starts[:, None] + positions, 0), present
 
 
 def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> TokenisedTexts:
@@ -85,7 +95,7 @@ def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         encode,
         batched=True,
         batch_size=ROWS_AT_A_TIME,
-        remove_columns=["text"],
+        remove_columns=[name for name in texts.column_names if name != "label"],
         cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
     )
@@ -162,3 +172,28 @@ def _stands_alone(letter: str) -> bool:
 def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
     """The data set in pieces, so that a corpus larger than memory passes through."""
     yield from texts.iter(batch_size=ROWS_AT_A_TIME)
+
+
+def document_frequencies(texts: TokenisedTexts, vocabulary_size: int) -> Int64[ndarray, " V"]:
+    """How many of the texts hold each of the V word pieces."""
+    counts = np.zeros(vocabulary_size, dtype=np.int64)
+    for start in range(0, len(texts), ROWS_AT_A_TIME):
+        end = min(start + ROWS_AT_A_TIME, len(texts))
+        numbers = np.repeat(np.arange(end - start), texts.lengths[start:end])
+        ids = texts.ids[texts.offsets[start] : texts.offsets[end]]
+        counts += np.bincount(np.unique(numbers * vocabulary_size + ids) % vocabulary_size, minlength=vocabulary_size)
+    return counts
+
+
+def with_ratings(texts: Mapping[str, TokenisedTexts], ratings: Mapping[str, list[str]]) -> dict[str, TokenisedTexts]:
+    """Tokenised splits with their ratings; the ids are those of the ratings in `train`, others are unknown."""
+    names = tuple(sorted(set(ratings["train"])))
+    ids = {name: number for number, name in enumerate(names)}
+    return {
+        split: replace(
+            texts[split],
+            ratings=np.array([ids.get(rating, IGNORED_LABEL) for rating in ratings[split]], dtype=np.int64),
+            rating_names=names,
+        )
+        for split in texts
+    }

@@ -3,7 +3,8 @@
 Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torchmetrics import MeanMetric
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.encoder import BertForMaskedLMWithPooler
-from poolwise.objectives import Objective
+from poolwise.objectives.base import Objective
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.stage import Stage
@@ -32,64 +33,87 @@ class MaskedLanguageModelling(Stage):
         self.model = model
         self.objective = objective
         self.provenance = provenance
-        self.dev_loss, self.dev_accuracy, self.dev_objective = MeanMetric(), MeanMetric(), MeanMetric()
+        self.dev_loss, self.dev_accuracy = MeanMetric(), MeanMetric()
+        self.dev_objectives: Any = nn.ModuleDict({name: MeanMetric() for name in objective.weights()})
+        self._steps = 1
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)
 
     def on_train_start(self) -> None:
-        """Remember where the weights start, in the precision that they are trained in."""
+        """Remember where the weights start, in the precision that they are trained in, and count the steps to come."""
         self.provenance.remember_start()
+        self._steps = max(int(self.trainer.estimated_stepping_batches), 1)
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """The MLM loss and the objective's, unweighted, from one encoder pass; and the masked accuracy."""
-        output = self.model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"], masked_only=True)
-        objective = self.objective(output.pooler_output, batch["original_ids"], self.model.cls)
-        accuracy = masked_accuracy(output.logits, batch["labels"])
-        return {"mlm": output.loss, self.objective.name: objective}, accuracy
+    def encode(self, batch: Batch) -> Any:
+        """The `MaskedLMWithPoolerOutput` of one encoder pass: MLM loss, logits (M, V), pooler output (R, H)."""
+        return self.model(
+            batch["input_ids"],
+            batch["attention_mask"],
+            token_type_ids=batch.get("token_type_ids"),
+            labels=batch["labels"],
+            masked_only=True,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """MLM loss + weight x objective loss."""
-        losses, accuracy = self.losses(batch)
+        """MLM loss + weight x loss of each objective, at the weights of this share of training."""
+        output = self.encode(batch)
+        mlm: Tensor = output.loss
+        losses = self.objective.losses(output.pooler_output, batch, self.model)
         if self.global_step == 0 and batch_idx == 0:
-            self.provenance.probe({**losses, self.objective.name: self.objective.weight * losses[self.objective.name]})
-        objective = losses[self.objective.name]
+            strengths = self.objective.weights()
+            self.provenance.probe({"mlm": mlm, **{name: strengths[name] * loss for name, loss in losses.items()}})
+        weights = self.objective.weights(self.global_step / self._steps)
         self.log_training(
             {
-                "mlm_loss": losses["mlm"].detach(),
-                "perplexity": losses["mlm"].detach().exp(),
-                "masked_accuracy": accuracy,
-                "objective_loss": objective.detach(),
+                "mlm_loss": mlm.detach(),
+                "perplexity": mlm.detach().exp(),
+                "masked_accuracy": masked_accuracy(output.logits, batch["labels"]),
+                **loss_figures({name: loss.detach() for name, loss in losses.items()}),
             }
         )
-        return losses["mlm"] + self.objective.weight * objective
+        return mlm + torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect dev figures: MLM weighted by masked positions, the objective by texts."""
-        losses, accuracy = self.losses(batch)
+        """Collect dev figures: MLM weighted by masked positions, objectives by texts.
+
+        MLM is measured on the same masked texts whatever the objective; where the objective arranges texts in
+        another way, it is measured on these in a pass of its own.
+        """
+        output = self.encode(batch)
         masked = (batch["labels"] != IGNORED_LABEL).sum()
-        self.dev_loss.update(losses["mlm"], masked)
-        self.dev_accuracy.update(accuracy, masked)
-        self.dev_objective.update(losses[self.objective.name], len(batch["labels"]))
+        self.dev_loss.update(output.loss, masked)
+        self.dev_accuracy.update(masked_accuracy(output.logits, batch["labels"]), masked)
+        count = len(batch["labels"])
+        if "arranged" in batch:
+            batch = batch["arranged"]
+            output = self.encode(batch)
+        for name, loss in self.objective.losses(output.pooler_output, batch, self.model).items():
+            self.dev_objectives[name].update(loss, count)
 
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
         loss = self.dev_loss.compute()
-        self.log_dict(
-            {
-                "dev/mlm_loss": loss,
-                "dev/perplexity": loss.exp(),
-                "dev/masked_accuracy": self.dev_accuracy.compute(),
-                "dev/objective_loss": self.dev_objective.compute(),
-            }
-        )
-        for metric in (self.dev_loss, self.dev_accuracy, self.dev_objective):
+        figures = {
+            "mlm_loss": loss,
+            "perplexity": loss.exp(),
+            "masked_accuracy": self.dev_accuracy.compute(),
+            **loss_figures({name: metric.compute() for name, metric in self.dev_objectives.items()}),
+        }
+        self.log_dict({f"dev/{name}": value for name, value in figures.items()})
+        for metric in (self.dev_loss, self.dev_accuracy, *self.dev_objectives.values()):
             metric.reset()
+
+
+def loss_figures(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`objective_loss`, the sum of unweighted losses, and where there are several, `NAME_loss` of each."""
+    total = {"objective_loss": torch.stack(list(losses.values())).sum()}
+    return total if len(losses) == 1 else total | {f"{name}_loss": loss for name, loss in losses.items()}
 
 
 def masked_accuracy(logits: Tensor, labels: Tensor) -> Tensor:

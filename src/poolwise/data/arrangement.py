@@ -1,0 +1,190 @@
+"""How texts become the rows of a stage-1 batch: one row a text, two copies of it, or a pair of segments.
+
+Shapes: B texts, R rows, T tokens, N examples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt64
+from numpy import ndarray
+from transformers import PreTrainedTokenizerBase
+
+from poolwise.data.masking import IGNORED_LABEL, random_bits
+from poolwise.data.tokens import TokenisedTexts
+from poolwise.settings import UserError
+
+Arrangement = Literal["single", "views", "order", "next"]
+"""`single`: each text once. `views`: each twice, masked differently; row i and row B + i are one text.
+`order`: two segments of one text, in order or swapped. `next`: a segment, and the one that follows or another's."""
+
+
+@dataclass(frozen=True)
+class BatchNeeds:
+    """What an objective reads in a batch beside masked texts.
+
+    Attributes:
+        arrangement: how texts become rows; None if any will do.
+        second_mask: share of positions masked in a second, heavier masking of each row; None for none.
+        ratings: whether it reads the rating of each text.
+        topics: whether a training batch holds texts of one topic.
+    """
+
+    arrangement: Arrangement | None = None
+    second_mask: float | None = None
+    ratings: bool = False
+    topics: bool = False
+
+
+def agreed(needs: Mapping[str, BatchNeeds]) -> BatchNeeds:
+    """One batch that serves all objectives, given by their names.
+
+    Raises:
+        UserError: two need different arrangements or different second masks.
+    """
+    return BatchNeeds(
+        arrangement=_one_value({name: need.arrangement for name, need in needs.items()}, "arrangement of texts"),
+        second_mask=_one_value({name: need.second_mask for name, need in needs.items()}, "second mask"),
+        ratings=any(need.ratings for need in needs.values()),
+        topics=any(need.topics for need in needs.values()),
+    )
+
+
+Choice = TypeVar("Choice")
+
+
+def _one_value(choices: Mapping[str, Choice | None], what: str) -> Choice | None:
+    wanted = {name: choice for name, choice in choices.items() if choice is not None}
+    if len(set(wanted.values())) > 1:
+        words = ", ".join(f"{name} needs {choice}" for name, choice in wanted.items())
+        raise UserError(f"objectives that cannot share a batch, because each has its own {what}: {words}")
+    return next(iter(wanted.values()), None)
+
+
+SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…")  # noqa: RUF001
+SHORTEST_SEGMENT = 2
+"""Word pieces; the separator that a pair needs may cost a full-length text one piece, and some must be left."""
+NEIGHBOURS = 1000
+"""Another text's segment comes from one of the texts that follow in the order of length, so that the length of a pair
+says little about whether its segments belong together."""
+SWAP_STREAM, CUT_STREAM, PARTNER_STREAM = 1000, 1001, 1002
+"""Streams of random bits, apart from those of masks."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Texts as pairs of segments, as BERT takes them: [CLS] first [SEP] second [SEP].
+
+    Attributes:
+        token_ids: (B, T), padded.
+        places: (B, T), where in the texts' `ids` each token comes from.
+        present: (B, T), where a token is present.
+        token_types: (B, T), 1 from the second segment's start to its [SEP], else 0.
+        labels: (B,), 0 where the second segment follows the first, 1 where the two are swapped (`order`) or of two
+            texts (`next`), -100 where the text could not be split and stands alone.
+    """
+
+    token_ids: Int64[ndarray, "B T"]
+    places: Int64[ndarray, "B T"]
+    present: Bool[ndarray, "B T"]
+    token_types: Int64[ndarray, "B T"]
+    labels: Int64[ndarray, " B"]
+
+
+class SegmentPairs:
+    """Makes pairs of segments of texts that hold several sentences, as a function of (seed, epoch, example).
+
+    A text is cut after one of its sentences, drawn evenly; sentences end at `SENTENCE_ENDS`, and both segments have at
+    least `SHORTEST_SEGMENT` word pieces.
+
+    Attributes:
+        splittable: (N,), which texts can be cut.
+    """
+
+    def __init__(self, texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.texts = texts
+        ends_sentence = np.zeros(len(tokenizer), dtype=bool)
+        vocabulary = tokenizer.get_vocab()
+        ends_sentence[[vocabulary[sign] for sign in SENTENCE_ENDS if sign in vocabulary]] = True
+        numbers = np.repeat(np.arange(len(texts)), texts.lengths)
+        places = np.arange(len(texts.ids))
+        ends = ends_sentence[texts.ids]
+        ends[:-1] &= ~ends[1:]  # after the last of several signs
+        starts, closes = texts.offsets[numbers], texts.offsets[numbers + 1] - 1  # [CLS] and [SEP]
+        ends &= (places >= starts + SHORTEST_SEGMENT) & (places < closes - SHORTEST_SEGMENT)
+        self.cuts = np.flatnonzero(ends) + 1
+        """Places where a second segment may start, text after text."""
+        self.cut_counts = np.bincount(numbers[self.cuts], minlength=len(texts))
+        self.cut_offsets = np.cumsum(self.cut_counts) - self.cut_counts
+        self.splittable = self.cut_counts > 0
+        candidates = np.flatnonzero(self.splittable)
+        self.by_length = candidates[np.argsort(texts.lengths[candidates], kind="stable")]
+        self.rank = np.zeros(len(texts), dtype=np.int64)
+        self.rank[self.by_length] = np.arange(len(self.by_length))
+
+    def make(self, examples: Int64[ndarray, " B"], kind: Literal["order", "next"], seed: int, epoch: int) -> Pairs:
+        """The pairs of these texts; half of those that can be split are swapped, or given another text's segment."""
+        offsets = self.texts.offsets
+        splittable = self.splittable[examples]
+        ends = offsets[examples + 1] - 1
+        cuts = np.where(splittable, self._cuts(examples, seed, epoch), ends)
+        changed = splittable & (_draws(seed, epoch, examples, SWAP_STREAM) % np.uint64(2) == 1)
+        first, second = (offsets[examples] + 1, cuts), (cuts, ends)
+        if kind == "order":
+            first, second = _where(changed, second, first), _where(changed, first, second)
+        else:
+            changed &= len(self.by_length) > 1
+            partners = np.where(changed, self._partners(examples, seed, epoch), examples)
+            other = (self._cuts(partners, seed, epoch), offsets[partners + 1] - 1)
+            second = _where(changed, other, second)
+        return self._joined(examples, first, second, np.where(splittable, changed.astype(np.int64), IGNORED_LABEL))
+
+    def _cuts(self, examples: Int64[ndarray, " B"], seed: int, epoch: int) -> Int64[ndarray, " B"]:
+        """A cut of each text; of one that has none, any place."""
+        counts = np.maximum(self.cut_counts[examples], 1).astype(np.uint64)
+        number = (_draws(seed, epoch, examples, CUT_STREAM) % counts).astype(np.int64)
+        cuts: ndarray = np.append(self.cuts, 0)[self.cut_offsets[examples] + number]
+        return cuts
+
+    def _partners(self, examples: Int64[ndarray, " B"], seed: int, epoch: int) -> Int64[ndarray, " B"]:
+        """Another text for each, near in length, that can be split; the text itself where there is none."""
+        count = len(self.by_length)
+        if count < 2:
+            return examples
+        window = np.uint64(min(count - 1, NEIGHBOURS))
+        steps = 1 + (_draws(seed, epoch, examples, PARTNER_STREAM) % window).astype(np.int64)
+        partners: ndarray = self.by_length[(self.rank[examples] + steps) % count]
+        return partners
+
+    def _joined(self, examples: ndarray, first: "Span", second: "Span", labels: ndarray) -> Pairs:
+        """Rows of the two spans of places (start, end), with the texts' own [CLS] and [SEP] around them."""
+        offsets, longest = self.texts.offsets, self.texts.lengths.max()
+        size = (first[1] - first[0])[:, None]
+        room = longest - 3 - size
+        other = np.minimum((second[1] - second[0])[:, None], np.maximum(room, 0))
+        total = 2 + size + np.where(other > 0, other + 1, 0)
+        position = np.arange(total.max())
+        in_first = (position >= 1) & (position <= size)
+        in_second = (position > size + 1) & (position <= size + 1 + other)
+        places = np.where(position == 0, offsets[examples][:, None], offsets[examples + 1][:, None] - 1)
+        places = np.where(in_first, first[0][:, None] + position - 1, places)
+        places = np.where(in_second, second[0][:, None] + position - size - 2, places)
+        present = position < total
+        token_ids = np.where(present, self.texts.ids[places], self.texts.pad_id).astype(np.int64)
+        return Pairs(token_ids, places, present, (present & (position > size + 1)).astype(np.int64), labels)
+
+
+Span = tuple[ndarray, ndarray]
+"""Places (B,) where spans start, and where they have ended."""
+
+
+def _where(condition: ndarray, chosen: Span, other: Span) -> Span:
+    return np.where(condition, chosen[0], other[0]), np.where(condition, chosen[1], other[1])
+
+
+def _draws(seed: int, epoch: int, examples: Int64[ndarray, " B"], stream: int) -> UInt64[ndarray, " B"]:
+    """64 uniform bits for each example."""
+    bits: ndarray = random_bits(seed, epoch, examples, 1, stream)[:, 0]
+    return bits

@@ -1,0 +1,120 @@
+"""Contrastive objectives: two views of a text must lie nearer to each other than to the other texts of the batch."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.batching import Batch
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.settings import NonNegativeCount, Positive
+
+log = logging.getLogger(__name__)
+
+
+def info_nce(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, ""]:
+    """InfoNCE over cosine similarities, in nats, the mean of both directions; 0 for a single text.
+
+    With s(i, j) = cos(first_i, second_j) / temperature, one direction is the mean over i of
+    -log(exp s(i, i) / sum_j exp s(i, j)) (van den Oord et al. 2018, equation 4; cosine and temperature as in
+    Chen et al. 2020, equation 1, with the B - 1 other texts' second views as negatives).
+    """
+    logits = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
+    targets = torch.arange(len(first), device=first.device)
+    return (functional.cross_entropy(logits.float(), targets) + functional.cross_entropy(logits.T.float(), targets)) / 2
+
+
+class Contrast(PoolerLoss):
+    """What both contrastive objectives share: temperature, projection, and which texts share a batch."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        *,
+        temperature: Positive,
+        projection_size: NonNegativeCount,
+        topic_neighbours: bool,
+        **shared: Any,
+    ) -> None:
+        """Args:
+        surroundings: the encoder's sizes.
+        temperature: what cosine similarities are divided by.
+        projection_size: width D of the projection W2 ReLU(W1 v) between pooler and loss (Chen et al. 2020,
+            section 2.1), which is not exported; 0 for none.
+        topic_neighbours: harder negatives: a training batch holds texts of one topic (see `data.topics`).
+        shared: as in `PoolerLoss`.
+        """
+        super().__init__(surroundings, **shared)
+        self.needs = replace(self.needs, topics=topic_neighbours)
+        self.temperature = temperature
+        hidden, size = surroundings.config.hidden_size, projection_size
+        self.projection = (
+            nn.Sequential(nn.Linear(hidden, size), nn.ReLU(), nn.Linear(size, size)) if size else nn.Identity()
+        )
+        draw(self.projection, surroundings.config.initializer_range)
+
+    def contrast(self, pooler_output: Float[Tensor, "R H"]) -> Float[Tensor, ""]:
+        """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text."""
+        first, second = self.projection(pooler_output).chunk(2)
+        return info_nce(first, second, self.temperature)
+
+
+class MaskedViews(Contrast):
+    """Two differently masked copies of each text in one batch; InfoNCE between their pooler outputs.
+
+    MLM trains on both copies, so no pass beyond MLM's own is made: the masks are the augmentation, as the masked
+    spans of Mirror-BERT (Liu et al. 2021). Batches hold texts of like length, so length gives nothing away.
+    """
+
+    name = "views"
+    needs = BatchNeeds(arrangement="views")
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """InfoNCE between the copies."""
+        return self.contrast(pooler_output)
+
+
+class SimCSE(Contrast):
+    """Two dropout views of the unmasked text, in a further encoder pass (Gao et al. 2021, equation 4).
+
+    Unsupervised SimCSE with MLM as its authors set it: temperature 0.05, and contrastive loss + 0.1 x MLM loss. Here
+    MLM has weight 1, so the equivalent weight of this loss is 10 (AdamW does not see the common factor; clipping
+    does). Their dense layer with tanh is the pooler. They take the mean of one direction, here of both; their MLM
+    reads both copies, here one.
+    """
+
+    name = "simcse"
+    further_passes = 2
+    needs = BatchNeeds(arrangement="single")
+
+    def __init__(self, surroundings: Surroundings, **shared: Any) -> None:
+        """Args:
+        surroundings: the encoder's sizes and dropout.
+        shared: as in `Contrast` and `PoolerLoss`.
+        """
+        super().__init__(surroundings, **shared)
+        config = surroundings.config
+        self.same_views = config.hidden_dropout_prob == 0 and config.attention_probs_dropout_prob == 0
+        if self.same_views:
+            log.warning(
+                "objective=simcse: the encoder has no dropout (model.dropout), so both views of a text are equal"
+            )
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """InfoNCE between two dropout views; in evaluation there is no dropout, and views are equal."""
+        token_ids, attention_mask = (torch.cat([batch[key]] * 2) for key in ("original_ids", "attention_mask"))
+        return self.contrast(model.bert(token_ids, attention_mask=attention_mask).pooler_output)
+
+    def own_notes(self) -> dict[str, Any]:
+        """Whether the two views could differ."""
+        return {"dropout_views_equal": self.same_views}

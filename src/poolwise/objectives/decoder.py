@@ -1,0 +1,56 @@
+"""A weak decoder that must rebuild the text from the pooler's output."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.batching import Batch
+from poolwise.data.masking import IGNORED_LABEL
+from poolwise.encoder import BertForMaskedLMWithPooler, masked_lm_loss
+from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.settings import OpenShare
+
+
+class WeakDecoder(PoolerLoss):
+    """A one-layer decoder rebuilds a heavily masked copy of the text from the pooler's output.
+
+    RetroMAE's basic decoding (Xiao et al. 2022, section 3.2, equations 2 and 3), with the pooler's output in place of
+    the raw [CLS] state: its input is the pooler's output at position 0 and the embeddings of the masked copy after
+    it; one transformer layer and the tied MLM head give the loss, the cross entropy in nats, a mean over masked
+    positions. So little of the text is left that the decoder must read the vector. The layer is not exported.
+    """
+
+    name = "decoder"
+
+    def __init__(self, surroundings: Surroundings, *, mask_probability: OpenShare, **shared: Any) -> None:
+        """Args:
+        surroundings: the encoder's sizes, which the decoder's layer has too.
+        mask_probability: share of word pieces masked in the decoder's copy (RetroMAE: 0.5 to 0.7).
+        shared: as in `PoolerLoss`.
+        """
+        super().__init__(surroundings, **shared)
+        self.needs = BatchNeeds(second_mask=mask_probability)
+        config = surroundings.config
+        self.layer = nn.TransformerEncoderLayer(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.intermediate_size,
+            dropout=config.hidden_dropout_prob,
+            activation="gelu",
+            layer_norm_eps=config.layer_norm_eps,
+            batch_first=True,
+        )
+        draw(self.layer, config.initializer_range)
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """Cross entropy at the masked positions of the second masking; 0 where there is none."""
+        embedded = model.bert.embeddings(batch["second_ids"], token_type_ids=batch.get("token_type_ids"))
+        states = torch.cat([pooler_output.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
+        decoded = self.layer(states, src_key_padding_mask=batch["attention_mask"] == 0)
+        masked = batch["second_labels"] != IGNORED_LABEL
+        return masked_lm_loss(model.cls(decoded[masked]), batch["second_labels"][masked])

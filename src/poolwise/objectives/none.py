@@ -1,0 +1,23 @@
+"""No objective: MLM alone."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from poolwise.data.batching import Batch
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives.base import PoolerLoss, Surroundings
+
+
+class NoObjective(PoolerLoss):
+    """The usual remedy: a pooler is saved with the model, and no loss reads it. Its gradient is None."""
+
+    name = "none"
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        super().__init__(surroundings, weight=0.0, weight_schedule="constant", schedule_share=0.5)
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """Zero, without a gradient."""
+        return pooler_output.new_zeros(())

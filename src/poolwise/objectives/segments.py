@@ -1,0 +1,86 @@
+"""Objectives on pairs of segments: do they stand in order, does one follow the other."""
+
+import logging
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from poolwise.data.arrangement import BatchNeeds, SegmentPairs
+from poolwise.data.batching import Batch
+from poolwise.data.masking import IGNORED_LABEL
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.settings import UserError
+
+log = logging.getLogger(__name__)
+
+
+class SegmentPairLoss(PoolerLoss):
+    """A linear head on the pooler's output tells two kinds of pairs apart: cross entropy in nats over two classes.
+
+    Texts that cannot be split stand alone, are read by MLM only, and are counted.
+    """
+
+    fewest_texts = 1
+    """How many texts must be splittable."""
+
+    def __init__(self, surroundings: Surroundings, **shared: Any) -> None:
+        """Args:
+        surroundings: the training texts, to count those too short to split.
+        shared: as in `PoolerLoss`.
+
+        Raises:
+            UserError: too few texts hold two sentences.
+        """
+        super().__init__(surroundings, **shared)
+        splittable = SegmentPairs(surroundings.texts, surroundings.tokenizer).splittable
+        self.text_count, self.unsplit_count = len(splittable), int((~splittable).sum())
+        if splittable.sum() < self.fewest_texts:
+            raise UserError(
+                f"objective={self.name} needs texts of several sentences; of {self.text_count} texts "
+                f"{splittable.sum()} can be split after a sentence"
+            )
+        if self.unsplit_count:
+            log.warning(
+                "objective=%s: %d of %d texts are too short to split; only MLM reads them",
+                self.name,
+                self.unsplit_count,
+                self.text_count,
+            )
+        self.head = nn.Linear(surroundings.config.hidden_size, 2)
+        draw(self.head, surroundings.config.initializer_range)
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """Mean over the texts that were split; 0 where none was."""
+        labels = batch["pair_labels"]
+        total: Tensor = functional.cross_entropy(
+            self.head(pooler_output).float(), labels, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        split: Tensor = (labels != IGNORED_LABEL).sum()
+        return total / split.clamp(min=1)
+
+    def own_notes(self) -> dict[str, Any]:
+        """How many training texts there are, and how many were too short to split."""
+        return {"texts": self.text_count, "texts_too_short_to_split": self.unsplit_count}
+
+
+class SegmentOrder(SegmentPairLoss):
+    """Two segments of one text: in order or swapped? (ALBERT's sentence-order prediction, Lan et al. 2020, 3.1.)"""
+
+    name = "sop"
+    needs = BatchNeeds(arrangement="order")
+
+
+class NextSegment(SegmentPairLoss):
+    """Does the second segment follow the first, or is it another text's? (BERT, Devlin et al. 2019, section 3.1.)
+
+    The other text is one of like length; its segment is what follows one of its own cuts.
+    """
+
+    name = "nsp"
+    needs = BatchNeeds(arrangement="next")
+    fewest_texts = 2

@@ -1,0 +1,86 @@
+import logging
+import math
+
+import pytest
+import torch
+
+from helpers import objective_settings
+from poolwise.objectives import build_objective
+from poolwise.objectives.contrastive import info_nce
+
+
+def one_by_one(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
+    """InfoNCE in both directions by explicit loops."""
+
+    def cosine(a, b):
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    total = 0.0
+    for one, other in ((first, second), (second, first)):
+        for i in range(len(one)):
+            scores = [math.exp(cosine(one[i], other[j]) / temperature) for j in range(len(other))]
+            total += -math.log(scores[i] / sum(scores))
+    return total / (2 * len(first))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_info_nce_is_that_of_explicit_loops(temperature):
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 8), torch.randn(5, 8)
+    assert info_nce(first, second, temperature).item() == pytest.approx(one_by_one(first, second, temperature))
+
+
+def test_info_nce_of_equal_vectors_is_the_log_of_their_number():
+    same = torch.ones(7, 3)
+    assert info_nce(same, same, 0.05).item() == pytest.approx(math.log(7))
+    assert info_nce(same[:1], same[:1], 0.05).item() == 0.0
+
+
+@pytest.mark.parametrize("projection_size", [0, 12])
+def test_views_contrast_the_two_copies_of_each_text(
+    model, surroundings, training_batch, sends_gradient, projection_size
+):
+    objective = sends_gradient("views", projection_size=projection_size)
+    assert len(list(objective.parameters())) == (4 if projection_size else 0)
+    vectors = torch.randn(6, 16)
+    copies = torch.cat([vectors, vectors[torch.arange(5, -1, -1)]])
+    expected = one_by_one(*objective.projection(copies).detach().chunk(2), 0.05)
+    assert objective(copies, {}, model).item() == pytest.approx(expected, rel=1e-4)
+    assert objective.notes()["views"] == {"further_encoder_passes": 0, "reads_labels": False}
+
+
+def test_the_projection_is_a_function_of_the_seed_and_leaves_torchs_generator_alone(surroundings):
+    settings = objective_settings("views", projection_size=4)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    first, second, other = (build_objective(settings, surroundings, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    weights = [objective.projection[0].weight for objective in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_simcse_contrasts_two_dropout_views_of_the_unmasked_text(model, surroundings, training_batch, sends_gradient):
+    objective = sends_gradient("simcse")
+    batch = training_batch(objective.needs)
+    ids, mask = batch["original_ids"], batch["attention_mask"]
+    torch.manual_seed(5)
+    found = objective(torch.zeros(6, 16), batch, model)
+    torch.manual_seed(5)
+    vectors = model.bert(torch.cat([ids, ids]), attention_mask=torch.cat([mask, mask])).pooler_output.detach()
+    assert not torch.allclose(vectors[:6], vectors[6:])
+    assert found.item() == pytest.approx(one_by_one(vectors[:6], vectors[6:], 0.05), rel=1e-4)
+    assert objective.notes()["simcse"] == {
+        "further_encoder_passes": 2,
+        "reads_labels": False,
+        "dropout_views_equal": False,
+    }
+
+
+def test_simcse_tells_of_an_encoder_without_dropout(surroundings, caplog):
+    surroundings.config.hidden_dropout_prob = surroundings.config.attention_probs_dropout_prob = 0.0
+    with caplog.at_level(logging.WARNING):
+        objective = build_objective(objective_settings("simcse"), surroundings, seed=1)
+    assert "no dropout" in caplog.text
+    assert objective.notes()["simcse"]["dropout_views_equal"]
