@@ -14,12 +14,37 @@ IDENTITY = RunIdentity(
 POOLER = {"origin": "fresh (seed 1)", "losses": ["bow"], "mean_gradient_norm": 0.5, "distance_moved": 2.0}
 
 
+GEOMETRY = {
+    "texts": 500.0,
+    "effective_rank": 12.3456,
+    "mean_cosine": 0.5,
+    "uniformity": -2.0,
+    "alignment": 0.1,
+    "saturated_share": 0.25,
+}
+PROVENANCE = {
+    "pooler_status": "trained",
+    "pooler_geometry": GEOMETRY,
+    "loss_shares": {"mlm": 0.25, "bow": 0.75},
+    "warning": None,
+    "parts": {"pooler": POOLER},
+}
+
+
 @pytest.mark.parametrize("status", sorted(POOLER_IN_WORDS))
 def test_card_says_what_became_of_the_pooler(status):
-    provenance = {"pooler_status": status, "parts": {"pooler": POOLER}}
-    card = model_card(IDENTITY, provenance, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0})
+    card = model_card(IDENTITY, {**PROVENANCE, "pooler_status": status}, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0})
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"Its pooler {POOLER_IN_WORDS[status]}." in card
     assert "| pooler | fresh (seed 1) | bow | 0.5 | 2 |" in card
     assert "| dev/perplexity | 2.5000 |" in card
     assert "train/mlm_loss" not in card
+
+
+def test_card_shows_the_proof():
+    card = model_card(IDENTITY, PROVENANCE, {})
+    assert "the pooler's outputs on 500 dev texts" in card
+    assert "| effective rank (1 to the vector's size) | 12.346 |" in card
+    assert "mean over probes: mlm 25%, bow 75%." in card
+    assert "Warning" not in card
+    assert "**Warning:** it fell.\n" in model_card(IDENTITY, {**PROVENANCE, "warning": "it fell"}, {})

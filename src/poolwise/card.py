@@ -6,9 +6,18 @@ from poolwise.runs import RunIdentity
 
 POOLER_IN_WORDS = {
     "trained": "was trained in this run",
+    "collapsed": "was trained in this run and has collapsed: its outputs hardly tell texts apart",
     "random": "was drawn at random, and no loss trained it",
     "stale": "comes from the starting checkpoint; the encoder moved under it and no loss trained it",
     "as released": "comes from the starting checkpoint, under an encoder that did not move",
+}
+
+GEOMETRY_IN_WORDS = {
+    "effective_rank": "effective rank (1 to the vector's size)",
+    "mean_cosine": "mean cosine of two texts (1: all parallel)",
+    "alignment": "alignment of two maskings of a text (0 to 4; 0: equal)",
+    "uniformity": "uniformity (-8 to 0; 0: all equal)",
+    "saturated_share": "share of units beyond 0.99",
 }
 
 
@@ -21,6 +30,11 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
         for name, part in provenance["parts"].items()
     )
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/"))
+    geometry = "\n".join(
+        f"| {words} | {provenance['pooler_geometry'][name]:.3f} |" for name, words in GEOMETRY_IN_WORDS.items()
+    )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
+    warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
     return f"""---
 library_name: transformers
 tags: [poolwise, fill-mask, feature-extraction]
@@ -29,7 +43,7 @@ tags: [poolwise, fill-mask, feature-extraction]
 
 `{settings["model"]}` after masked language modelling on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
-
+{warning}
 ```python
 from transformers import AutoModel, AutoTokenizer
 
@@ -42,7 +56,13 @@ vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
 |---|---|---|---|---|
 {rows}
 
+Share of each weighted loss in their sum, mean over probes: {shares}.
+
 | dev figure | value |
 |---|---|
 {figures}
+
+| the pooler's outputs on {provenance["pooler_geometry"]["texts"]:g} dev texts | value |
+|---|---|
+{geometry}
 """

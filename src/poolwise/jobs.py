@@ -18,8 +18,8 @@ from poolwise.data.corpus import Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokenizer_hash, train_wordpiece
-from poolwise.objectives import build_objective
-from poolwise.provenance import ProvenanceTracker
+from poolwise.objectives import NoObjective, build_objective
+from poolwise.provenance import ProvenanceTracker, pooler_figures, pooler_warning
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, without_seeds
 from poolwise.settings import (
@@ -206,17 +206,23 @@ class MLMJob(Job):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Export the model with its provenance."""
         assert isinstance(stage, MaskedLanguageModelling)
+        warning = pooler_warning(stage.proof, wants_training=stage.objective.name != NoObjective.name)
         provenance = {
-            **stage.provenance.summary(),
+            **stage.proof,
+            "warning": warning,
             **self.identity.flat,
             "key": self.identity.key,
             "condition": self.identity.group,
         }
         record.results["provenance"] = provenance
+        record.results["metrics"] |= pooler_figures(stage.proof)
         folder = record.folder / EXPORT_FOLDER
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, folder)
-        log.info("pooler: %s. Export: %s", provenance["pooler_status"], folder)
+        if warning:
+            log.warning("WARNING: %s", warning)
+        asked = ", as objective=none asks for" if stage.objective.name == NoObjective.name else ""
+        log.info("pooler: %s%s. Export: %s", provenance["pooler_status"], asked, folder)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The comparison as files: CSV, figure and one self-contained HTML page."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,15 @@ def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for _, run in runs.iterrows():
         pooler = run["provenance"]["parts"]["pooler"]
+        geometry = run["provenance"].get("pooler_geometry", {})  # records of the first days have none
         rows.append(
             {
                 "name": run["name"],
                 "status": run["provenance"]["pooler_status"],
                 "gradient": f"{pooler['mean_gradient_norm']:.3g}",
                 "moved": f"{pooler['distance_moved']:.3g}",
+                "rank": f"{geometry.get('effective_rank', math.nan):.1f}",
+                "cosine": f"{geometry.get('mean_cosine', math.nan):.2f}",
                 "perplexity": f"{run['dev/perplexity']:.1f}",
             }
         )

@@ -4,7 +4,9 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -12,14 +14,23 @@ from torchmetrics import MeanMetric
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.geometry import pooler_geometry
 from poolwise.objectives import Objective
-from poolwise.provenance import ProvenanceTracker
+from poolwise.provenance import ProvenanceTracker, pooler_figures
 from poolwise.settings import Optimisation
 from poolwise.stages.stage import Stage
 
+PROBES = 8
+"""Steps, from the first to the last, at which the gradient of each loss alone is measured: one more backward pass a
+loss, so with two losses about as long as 11 steps in all. (A backward pass takes two thirds of a step.)"""
+
 
 class MaskedLanguageModelling(Stage):
-    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective."""
+    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective.
+
+    Attributes:
+        proof: after training, `ProvenanceTracker.summary`.
+    """
 
     def __init__(
         self,
@@ -32,6 +43,8 @@ class MaskedLanguageModelling(Stage):
         self.model = model
         self.objective = objective
         self.provenance = provenance
+        self.proof: dict[str, Any] = {}
+        self._probe_steps: set[int] = set()
         self.dev_loss, self.dev_accuracy, self.dev_objective = MeanMetric(), MeanMetric(), MeanMetric()
 
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -39,8 +52,10 @@ class MaskedLanguageModelling(Stage):
         return (self.model, self.objective)
 
     def on_train_start(self) -> None:
-        """Remember where the weights start, in the precision that they are trained in."""
+        """Remember where the weights start, in the precision that they are trained in; choose the probed steps."""
         self.provenance.remember_start()
+        last = int(self.trainer.estimated_stepping_batches) - 1
+        self._probe_steps = set(np.linspace(0, last, PROBES).astype(int).tolist())
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The MLM loss and the objective's, unweighted, from one encoder pass; and the masked accuracy."""
@@ -52,7 +67,8 @@ class MaskedLanguageModelling(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """MLM loss + weight x objective loss."""
         losses, accuracy = self.losses(batch)
-        if self.global_step == 0 and batch_idx == 0:
+        if self.global_step in self._probe_steps:
+            self._probe_steps.remove(self.global_step)  # accumulated batches share a step
             self.provenance.probe({**losses, self.objective.name: self.objective.weight * losses[self.objective.name]})
         objective = losses[self.objective.name]
         self.log_training(
@@ -68,6 +84,14 @@ class MaskedLanguageModelling(Stage):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
+
+    def on_train_end(self) -> None:
+        """Measure what training made of the pooler, while the model is on its device, and log it."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        geometry = pooler_geometry(self.model, data.batches["dev"], data.texts["dev"].lengths)
+        self.proof = self.provenance.summary(geometry)
+        for logger in self.loggers:
+            logger.log_metrics(pooler_figures(self.proof), self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect dev figures: MLM weighted by masked positions, the objective by texts."""
