@@ -101,6 +101,8 @@ def main() -> None:
 def prepared(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
 
+    `trainable=` is short for that setting of stage 1, by its name in the stage that is run.
+
     `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
 
     Raises:
@@ -115,6 +117,8 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         if key == "model" and _is_place(value):
             found += _pretrained(value)
             continue
+        if key == "trainable":
+            argument = f"{'pretraining' if 'stage=mlm' in arguments else 'stage1'}.{argument}"
         found.append(argument)
         if key == "encoder" and Path(value).is_dir() and not names_model:
             found += _model_of(Path(value))
@@ -260,6 +264,15 @@ def problems_between(config: Plain) -> list[str]:
     numbers = [share for share in shares if isinstance(share, int | float)]
     if sum(numbers) > 1:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
+    if stage1.get("trainable") == "pooler":
+        objective = config["objective"] if config["stage"] == "mlm" else stage1.get("objective", {})
+        if objective.get("name") == "none":
+            found.append(f"{where}.trainable='pooler': objective=none trains no pooler; choose another, such as bow")
+        if model.get("source") == "scratch":
+            found.append(
+                f"{where}.trainable='pooler': model={model.get('name')} is drawn at random, and freezing that teaches "
+                "nothing; give a checkpoint, as model=FOLDER"
+            )
     if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
         found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found

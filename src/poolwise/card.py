@@ -35,13 +35,14 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
     warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
+    done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
     return f"""---
 library_name: transformers
 tags: [poolwise, fill-mask, feature-extraction]
 ---
 # {identity.name}
 
-`{settings["model"]}` after masked language modelling on `{settings["data"]}` with the pooler objective
+`{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
 {warning}
 ```python

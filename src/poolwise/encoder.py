@@ -261,6 +261,19 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
     return model
 
 
+def freeze_all_but_pooler(model: BertForMaskedLMWithPooler) -> None:
+    """Leave the pooler trainable, and the MLM head's own layers where they were drawn fresh because it was missing.
+
+    The head's output layer is tied to the word embeddings, and stays as these do.
+    """
+    model.requires_grad_(False)
+    model.bert.pooler.requires_grad_(True)
+    head = model.cls.predictions
+    if any(key.startswith("cls.predictions.transform.") for key in model.loading_info["missing_keys"]):
+        head.transform.requires_grad_(True)
+        head.bias.requires_grad_(True)
+
+
 def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel, str]:
     """Load an encoder for stage 2 in train mode and check that what is in memory is what is on disk.
 

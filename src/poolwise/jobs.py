@@ -33,6 +33,7 @@ from poolwise.settings import (
 )
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 from poolwise.stages.stage import Stage
 
@@ -44,6 +45,9 @@ SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "a
 
 NEUTRAL = {"accumulate_grad_batches": 1, "max_steps": -1, "overfit_batches": 0.0}
 """Values of Lightning's arguments that do what leaving them out does, where the default does not say so."""
+
+KEEPING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""In which weights stay in fp32, as they are loaded."""
 
 SCRATCH_POSITIONS = 512
 """Position embeddings of a BERT from scratch (the default of `BertConfig`)."""
@@ -152,7 +156,8 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "objective": choice.objective,
         "platform": platform(trainer),
     }
-    condition = f"{settings.data.name}-{settings.model.name}-{choice.objective['name']}"
+    label = label_of(choice)
+    condition = f"{settings.data.name}-{settings.model.name}-{label}"
     return RunIdentity(
         stage="mlm",
         name=f"{condition}-seed{choice.seed}",
@@ -162,14 +167,20 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         flat={
             "data": settings.data.name,
             "model": settings.model.name,
-            "objective": choice.objective["name"],
+            "objective": label,
             "seed": choice.seed,
         },
     )
 
 
+def label_of(choice: Stage1Choice) -> str:
+    """How names and tables call a stage 1: its objective, marked where nothing but the pooler is trained."""
+    name = str(choice.objective["name"])
+    return f"{name}-pooler_only" if choice.pretraining.trainable == "pooler" else name
+
+
 class MLMJob(Job):
-    """Stage 1: train encoder, MLM head and pooler on text, and export the last step."""
+    """Stage 1: train encoder, MLM head and pooler (or the pooler alone) on text, and export the last step."""
 
     def __init__(self, settings: MLMSettings) -> None:
         self.settings: MLMSettings = settings
@@ -178,16 +189,27 @@ class MLMJob(Job):
         self.start = starting_point(settings)
         self.optimisation = settings.pretraining.optimisation
         self.epochs = settings.pretraining.epochs
+        self.pooler_only = settings.pretraining.trainable == "pooler"
+        self.platform: dict[str, Any] = self.identity.material["platform"]
+        precision = self.platform["precision"]
+        if self.pooler_only and precision not in KEEPING_PRECISIONS:
+            raise UserError(
+                f"trainable=pooler keeps the encoder's tensors as they are, and trainer.precision={precision} converts "
+                f"them; allowed: {', '.join(KEEPING_PRECISIONS)}"
+            )
 
     def build(self) -> tuple[Stage, TextDataModule]:
-        """Model, objective and masked batches."""
+        """Model, objective and masked batches.
+
+        For the pooler alone the encoder is frozen, and read once a text.
+        """
         settings, start = self.settings, self.start
         if start.path is None:
             assert isinstance(settings.model, ScratchModel)
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
-        stage = MaskedLanguageModelling(
+        stage = (PoolerTraining if self.pooler_only else MaskedLanguageModelling)(
             model,
             build_objective(settings.objective, start.tokenizer),
             ProvenanceTracker(model, start.source, settings.seed),
@@ -201,6 +223,13 @@ class MLMJob(Job):
             settings.seed,
             settings.workers,
         )
+        if self.pooler_only:
+            encoder.freeze_all_but_pooler(model)
+            log.info("%s: reading each text once with the frozen encoder", self.identity.name)
+            data.batches = {
+                split: BatchesWithStates(batches, cls_states(model, data.texts[split], self.platform["device"]))
+                for split, batches in data.batches.items()
+            }
         return stage, data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
@@ -264,7 +293,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
-        label, condition = settings.stage1.objective["name"], identity.group
+        label, condition = label_of(settings.stage1), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)

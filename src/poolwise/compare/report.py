@@ -1,6 +1,5 @@
 """The comparison as files: CSV, figure and one self-contained HTML page."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +104,10 @@ def mean_and_spread(row: pandas.Series, metric: str, scale: float, digits: int) 
     return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
+def _figure(value: float | None, digits: int) -> str:
+    return "none" if pandas.isna(value) else f"{value:.{digits}f}"
+
+
 def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for _, run in runs.iterrows():
@@ -116,9 +119,9 @@ def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
                 "status": run["provenance"]["pooler_status"],
                 "gradient": f"{pooler['mean_gradient_norm']:.3g}",
                 "moved": f"{pooler['distance_moved']:.3g}",
-                "rank": f"{geometry.get('effective_rank', math.nan):.1f}",
-                "cosine": f"{geometry.get('mean_cosine', math.nan):.2f}",
-                "perplexity": f"{run['dev/perplexity']:.1f}",
+                "rank": _figure(geometry.get("effective_rank"), 1),
+                "cosine": _figure(geometry.get("mean_cosine"), 2),
+                "perplexity": _figure(run.get("dev/perplexity"), 1),  # none where the pooler alone was trained
             }
         )
     return rows

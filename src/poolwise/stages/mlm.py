@@ -3,7 +3,7 @@
 Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,7 @@ class MaskedLanguageModelling(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """MLM loss + weight x objective loss."""
         losses, accuracy = self.losses(batch)
-        if self.global_step in self._probe_steps:
-            self._probe_steps.remove(self.global_step)  # accumulated batches share a step
-            self.provenance.probe({**losses, self.objective.name: self.objective.weight * losses[self.objective.name]})
+        self.probe({**losses, self.objective.name: self.objective.weight * losses[self.objective.name]})
         objective = losses[self.objective.name]
         self.log_training(
             {
@@ -80,6 +78,12 @@ class MaskedLanguageModelling(Stage):
             }
         )
         return losses["mlm"] + self.objective.weight * objective
+
+    def probe(self, losses: Mapping[str, Tensor]) -> None:
+        """Note the gradient of each weighted loss alone, if this is one of the `PROBES` steps."""
+        if self.global_step in self._probe_steps:
+            self._probe_steps.remove(self.global_step)  # accumulated batches share a step
+            self.provenance.probe(losses)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
