@@ -362,6 +362,34 @@ def test_pooler_only_training_of_a_checkpoint_end_to_end(program, tmp_path, caps
     assert len(write_report(tmp_path / "runs").sections) == 1
 
 
+@pytest.mark.parametrize(
+    ("objective", "warning", "words"),
+    [
+        (
+            "objective.weight=0",
+            "the pooler got no gradient: it is as it was before training",
+            "WARNING: the pooler got",
+        ),
+        ("objective=none", None, "pooler: random, as objective=none asks for."),
+    ],
+)
+def test_a_pooler_without_a_gradient_is_warned_of_where_it_was_not_asked_for(
+    program, tmp_path, capsys, objective, warning, words
+):
+    assert program("stage=mlm", *SMALL_STAGE1, objective, "logger=csv") == 0
+    (run,) = records(tmp_path / "runs/mlm")
+    assert run["provenance"]["warning"] == warning
+    assert run["provenance"]["pooler_status"] == "random"
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert ("WARNING" in printed) == (warning is not None)
+    lines = [
+        json.loads(line) for line in next((tmp_path / "runs/mlm").glob("*/metrics.jsonl")).read_text().splitlines()
+    ]
+    assert lines[-1]["pooler/effective_rank"] == run["provenance"]["pooler_geometry"]["effective_rank"]
+    assert lines[-1]["pooler/effective_rank"] == run["metrics"]["pooler/effective_rank"]
+
+
 def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
