@@ -101,3 +101,10 @@ def test_at_most_so_many_texts_are_read(model, texts, tokenizer, monkeypatch):
     assert pooler_geometry(model, batches, texts.lengths)["texts"] == 4
     assert [len(requests) for requests in read] == [4, 2, 2]
     assert [{epoch for epoch, _ in requests} for requests in read] == [{0}, {0}, {1}]
+
+
+def test_outputs_that_are_not_finite_are_told(model, texts, tokenizer):
+    batches = MaskedBatches(texts, tokenizer, MASKING, seed=0)
+    model.bert.pooler.dense.bias.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="training has diverged"):
+        pooler_geometry(model, batches, texts.lengths)

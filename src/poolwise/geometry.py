@@ -79,7 +79,7 @@ def saturated_share(vectors: Float[Tensor, "N D"]) -> float:
 def pooler_geometry(
     model: BertForMaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]
 ) -> dict[str, float]:
-    """The measures of this module, of the pooler's outputs on dev texts, in eval mode and in fp32.
+    """The measures of this module, of the pooler's outputs on dev texts, in eval mode.
 
     At most `TEXTS` texts are read unmasked, and at most `ALIGNED_TEXTS` twice masked: by the masks that dev has in
     epochs 0 and 1. This takes no longer than one and a half passes over dev.
@@ -88,6 +88,9 @@ def pooler_geometry(
         model: left in the mode that it was in.
         dev: stage 1's batches of the dev split.
         lengths: (N,) of the dev texts, in word pieces.
+
+    Raises:
+        FloatingPointError: an output is not finite.
     """
     examples = _spread(lengths, TEXTS)
     few = _spread(lengths, ALIGNED_TEXTS)
@@ -97,10 +100,14 @@ def pooler_geometry(
 
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+    with torch.inference_mode():
         vectors = pooled(examples, "original_ids", 0)
         views = [pooled(few, "input_ids", epoch) for epoch in (0, 1)]
     model.train(was_training)
+    if not vectors.isfinite().all():
+        raise FloatingPointError(
+            "training has diverged: the pooler's outputs on dev texts are not finite (try a lower learning rate)"
+        )
     measures: dict[str, Callable[[Tensor], float]] = {
         "effective_rank": effective_rank,
         "mean_cosine": mean_cosine,
