@@ -9,11 +9,13 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
 
 from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2, read_wandb
 from poolwise import app
 from poolwise.app import conf_dir, prepared, register_schemas, stage1_command, typed_settings
+from poolwise.compare.report import write_report
 from poolwise.objectives import OBJECTIVES
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import MLMSettings, SentimentSettings, UserError
@@ -106,6 +108,25 @@ def test_the_config_stops_at_app():
             ["model.hidden_size=50: must be a multiple of model.attention_heads=4"],
         ),
         (
+            ["stage=mlm", "model=minilm", "objective=none", "pretraining.trainable=pooler"],
+            [
+                "pretraining.trainable='pooler': objective=none trains no pooler; allowed: bow, decoder, rating, or "
+                "combined of these"
+            ],
+        ),
+        (
+            ["stage=mlm", "model=minilm", "objective=combined", "pretraining.trainable=pooler"],
+            ["pretraining.trainable='pooler': objective=views needs encoder passes of its own, "],
+        ),
+        (
+            ["stage=sentiment", "model=minilm", "objective@stage1.objective=simcse", "stage1.trainable=pooler"],
+            ["stage1.trainable='pooler': objective=simcse needs encoder passes of its own, "],
+        ),
+        (
+            ["stage=sentiment", "stage1.trainable=pooler", "objective@stage1.objective=none"],
+            ["stage1.trainable='pooler': objective=none", "stage1.trainable='pooler': model=tiny is drawn at random"],
+        ),
+        (
             ["stage=sentiment", "stage1.masking.random_token_share=0.3"],
             ["stage1.masking: mask_token_share + random_token_share=1.1: must be at most 1"],
         ),
@@ -176,6 +197,12 @@ def test_a_model_can_be_given_by_its_place():
     folder = str(REPOSITORY / "conf")
     assert prepared([f"encoder={folder}"])[1:] == ["model=pretrained", f"model.path='{folder}'", "model.name='conf'"]
     assert prepared(["model=tiny,minilm"]) == ["model=tiny,minilm"]
+
+
+def test_trainable_is_short_for_the_setting_of_stage_1():
+    assert prepared(["stage=mlm", "trainable=pooler"]) == ["stage=mlm", "pretraining.trainable=pooler"]
+    assert prepared(["trainable=all,pooler", "-m"]) == ["stage1.trainable=all,pooler", "-m"]
+    assert stage1_command(["stage1.trainable=pooler"]) == "python train.py stage=mlm pretraining.trainable=pooler"
 
 
 def test_the_command_that_makes_the_stage_1_encoder():
@@ -332,6 +359,59 @@ def test_a_folder_as_encoder(program, tmp_path):
     assert run["encoder"] == str(export)
     assert run["model"] == "tiny"
     assert run["name"].startswith(f"demo-tiny-{export.parent.name}-pooler-finetune")
+
+
+def test_pooler_only_training_of_a_checkpoint_end_to_end(program, tmp_path, capsys):
+    assert program("stage=mlm", *SMALL_STAGE1, "objective=none", "logger=csv") == 0
+    export = next((tmp_path / "runs/mlm").glob("*/export"))
+    given = [f"model={export}", *(s for s in SMALL_STAGE1 if not s.startswith("model.")), "logger=csv"]
+    assert program("stage=mlm", *given, "trainable=pooler", "trainer.precision=bf16-true") == 2
+    assert "trainer.precision=bf16-true converts them; allowed: 32-true" in capsys.readouterr().err
+    second = [s.replace("pretraining.", "stage1.") for s in given] + ["protocol.epochs=1", "trainable=pooler"]
+    assert program("stage=sentiment", *second, "repr=pooler") == 2
+    command = shlex.split(re.search(r"make it: +python train\.py (.*)", capsys.readouterr().err).group(1))
+    assert program(*command, "logger=csv") == 0
+    cured = next((tmp_path / "runs/mlm").glob("*pooler_only*/export"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (export, cured))
+    assert before.keys() == after.keys()
+    assert [key for key in before if not torch.equal(before[key], after[key])] == [
+        "bert.pooler.dense.bias",
+        "bert.pooler.dense.weight",
+    ]
+    assert "after training its pooler alone on" in (cured / "README.md").read_text()
+    assert program("stage=sentiment", *second, "repr=pooler") == 0
+    (run,) = records(tmp_path / "runs/sentiment")
+    assert run["objective"] == "bow-pooler_only"
+    assert run["pooler_status"] in ("trained", "collapsed")
+    assert len(write_report(tmp_path / "runs").sections) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "warning", "words"),
+    [
+        (
+            "objective.weight=0",
+            "the pooler got no gradient: it is as it was before training",
+            "WARNING: the pooler got",
+        ),
+        ("objective=none", None, "pooler: random, as objective=none asks for"),
+    ],
+)
+def test_a_pooler_without_a_gradient_is_warned_of_where_it_was_not_asked_for(
+    program, tmp_path, capsys, objective, warning, words
+):
+    assert program("stage=mlm", *SMALL_STAGE1, objective, "logger=csv") == 0
+    (run,) = records(tmp_path / "runs/mlm")
+    assert run["provenance"]["warning"] == warning
+    assert run["provenance"]["pooler_status"] == "random"
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert ("WARNING" in printed) == (warning is not None)
+    lines = [
+        json.loads(line) for line in next((tmp_path / "runs/mlm").glob("*/metrics.jsonl")).read_text().splitlines()
+    ]
+    assert lines[-1]["pooler/effective_rank"] == run["provenance"]["pooler_geometry"]["effective_rank"]
+    assert lines[-1]["pooler/effective_rank"] == run["metrics"]["pooler/effective_rank"]
 
 
 def test_help_is_the_projects_own(program, capsys):

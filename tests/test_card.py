@@ -14,10 +14,27 @@ IDENTITY = RunIdentity(
 POOLER = {"origin": "fresh (seed 1)", "losses": ["bow"], "mean_gradient_norm": 0.5, "distance_moved": 2.0}
 
 
+GEOMETRY = {
+    "texts": 500.0,
+    "effective_rank": 12.3456,
+    "mean_cosine": 0.5,
+    "uniformity": -2.0,
+    "alignment": 0.1,
+    "saturated_share": 0.25,
+}
+PROVENANCE = {
+    "pooler_status": "trained",
+    "pooler_geometry": GEOMETRY,
+    "loss_shares": {"mlm": 0.25, "bow": 0.75},
+    "warning": None,
+    "objectives": {"bow": {"reads_labels": False}},
+    "parts": {"pooler": POOLER},
+}
+
+
 @pytest.mark.parametrize("status", sorted(POOLER_IN_WORDS))
 def test_card_says_what_became_of_the_pooler(status):
-    provenance = {"pooler_status": status, "parts": {"pooler": POOLER}, "objectives": {"bow": {"reads_labels": False}}}
-    card = model_card(IDENTITY, provenance, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0})
+    card = model_card(IDENTITY, {**PROVENANCE, "pooler_status": status}, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0})
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"Its pooler {POOLER_IN_WORDS[status]}." in card
     assert "| pooler | fresh (seed 1) | bow | 0.5 | 2 |" in card
@@ -28,5 +45,15 @@ def test_card_says_what_became_of_the_pooler(status):
 
 def test_card_warns_of_an_encoder_that_learned_from_labels():
     notes = {"bow": {"reads_labels": False}, "rating": {"reads_labels": True}}
-    provenance = {"pooler_status": "trained", "parts": {"pooler": POOLER}, "objectives": notes}
-    assert "**The objective rating learned from labels" in model_card(IDENTITY, provenance, {})
+    card = model_card(IDENTITY, {**PROVENANCE, "objectives": notes, "warning": "it fell"}, {})
+    assert "\n\n**The objective rating learned from labels" in card
+    assert "alone.**\n\n**Warning:** it fell.\n\n```python" in card
+
+
+def test_card_shows_the_proof():
+    card = model_card(IDENTITY, PROVENANCE, {})
+    assert "the pooler's outputs on 500 dev texts" in card
+    assert "| effective rank (1 to the vector's size) | 12.346 |" in card
+    assert "mean over probes: mlm 25%, bow 75%." in card
+    assert "Warning" not in card
+    assert "**Warning:** it fell.\n" in model_card(IDENTITY, {**PROVENANCE, "warning": "it fell"}, {})

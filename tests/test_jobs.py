@@ -34,6 +34,7 @@ def stage2_identity(*overrides: str):
         "objective.weight=2",
         "pretraining.epochs=2",
         "pretraining.masking.mask_probability=0.2",
+        "pretraining.pooler_init=fresh",
         "data.text=95",
         "data.text_dev=31",
         "data.seed=1",

@@ -4,11 +4,12 @@ import torch
 from helpers import BOW
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.objectives import build_objective
-from poolwise.provenance import ProvenanceTracker, part_of, status
+from poolwise.provenance import ProvenanceTracker, part_of, pooler_figures, pooler_warning, status
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
 MASK = (IDS != 0).long()
 BATCH = {"original_ids": IDS, "attention_mask": MASK}
+GEOMETRY = {"effective_rank": 5.0, "mean_cosine": 0.5}
 LABELS = torch.tensor([[-100, 7, -100, 9, -100], [-100, -100, 11, -100, -100]])
 
 
@@ -20,13 +21,13 @@ def trained(model, surroundings, objective: dict, steps: int = 3):
     for step in range(steps):
         output = model(IDS, MASK, labels=LABELS, masked_only=True)
         losses = {"mlm": output.loss, **built.losses(output.pooler_output, BATCH, model)}
-        if step == 0:
+        if step in (0, 2):
             tracker.probe(losses)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         tracker.note_gradients()
         optimizer.step()
-    return tracker.summary(), model.bert.pooler.dense.weight.grad
+    return tracker.summary(GEOMETRY), model.bert.pooler.dense.weight.grad
 
 
 def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, surroundings):
@@ -66,8 +67,8 @@ def test_gradient_norms_are_those_of_each_loss_alone(model, surroundings):
     bow.backward()
     pooler = torch.cat([p.grad.flatten() for p in model.bert.pooler.parameters()]).norm().item()
     tracker.note_gradients()
-    part = tracker.summary()["parts"]["pooler"]
-    assert part["first_gradient_norm_by_loss"] == {"bow": pytest.approx(pooler, rel=1e-5)}
+    part = tracker.summary(GEOMETRY)["parts"]["pooler"]
+    assert part["gradient_norm_by_loss"] == {"bow": pytest.approx(pooler, rel=1e-5)}
     assert part["mean_gradient_norm"] == pytest.approx(pooler, rel=1e-5)
 
 
@@ -76,14 +77,14 @@ def test_a_loss_of_weight_zero_has_reached_nothing(model, surroundings):
     output = model(IDS, MASK, labels=LABELS, masked_only=True)
     built = build_objective(BOW, surroundings, seed=1)
     tracker.probe({"bow": 0.0 * built(output.pooler_output, BATCH, model)})
-    assert tracker.summary()["parts"]["pooler"]["losses"] == []
+    assert tracker.summary(GEOMETRY)["parts"]["pooler"]["losses"] == []
 
 
 def test_a_step_that_overflowed_counts_for_nothing(model):
     tracker = ProvenanceTracker(model, source=None, seed=7)
     model.bert.pooler.dense.bias.grad = torch.full_like(model.bert.pooler.dense.bias, torch.inf)
     tracker.note_gradients()
-    pooler = tracker.summary()["parts"]["pooler"]
+    pooler = tracker.summary(GEOMETRY)["parts"]["pooler"]
     assert (pooler["steps"], pooler["mean_gradient_norm"]) == (0, 0.0)
 
 
@@ -101,7 +102,7 @@ def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
     source = BertModel(config)
     source.save_pretrained(tmp_path)
     model = BertForMaskedLMWithPooler.from_pretrained(tmp_path)
-    parts = ProvenanceTracker(model, source="base, sha256 abc", seed=7).summary()["parts"]
+    parts = ProvenanceTracker(model, source="base, sha256 abc", seed=7).summary(GEOMETRY)["parts"]
     assert parts["layer.0"]["origin"] == parts["embeddings"]["origin"] == "base, sha256 abc"
     assert parts["mlm_head"]["origin"] == "fresh (seed 7)"
     assert parts["pooler"]["origin"].startswith("fresh: the checkpoint's was never trained")
@@ -120,4 +121,63 @@ def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
 )
 def test_status(origin, steps, moved, encoder_moved, expected):
     pooler = {"origin": origin, "steps": steps, "distance_moved": moved}
-    assert status(pooler, encoder_moved) == expected
+    assert status(pooler, encoder_moved, effective_rank=5.0) == expected
+    expected = "collapsed" if expected == "trained" else expected
+    assert status(pooler, encoder_moved, effective_rank=1.4) == expected
+
+
+def test_figures_by_loss_are_means_over_probes(model, surroundings):
+    model.eval()
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    output = model(IDS, MASK, labels=LABELS, masked_only=True)
+    bow = build_objective(BOW, surroundings, seed=1)(output.pooler_output, BATCH, model)
+    tracker.probe({"mlm": output.loss, "bow": bow})
+    tracker.probe({"mlm": output.loss, "bow": 3 * bow})
+    summary = tracker.summary(GEOMETRY)
+    mlm, twice_bow = output.loss.item(), 2 * bow.item()
+    assert summary["probes"] == 2
+    assert summary["loss_shares"]["bow"] == pytest.approx(twice_bow / (mlm + twice_bow))
+    assert sum(summary["loss_shares"].values()) == pytest.approx(1.0)
+    for name, loss in (("mlm", output.loss), ("bow", 2 * bow)):
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        layer = torch.cat([p.grad.flatten() for p in model.bert.encoder.layer[0].parameters()]).norm().item()
+        assert summary["parts"]["layer.0"]["gradient_norm_by_loss"][name] == pytest.approx(layer, rel=1e-4)
+
+
+def test_a_probe_leaves_no_gradient_and_the_graph(model):
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    loss = model(IDS, MASK, labels=LABELS, masked_only=True).loss
+    tracker.probe({"mlm": loss})
+    assert all(p.grad is None for p in model.parameters())
+    loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("rank", "steps", "wants_training", "words"),
+    [
+        (5.0, 3, True, None),
+        (5.0, 0, False, None),
+        (5.0, 0, True, "the pooler got no gradient"),
+        (1.4, 3, True, "effective rank of 1.40 (below 1.5)"),
+        (1.4, 0, False, "the pooler has collapsed"),
+    ],
+)
+def test_warning(rank, steps, wants_training, words):
+    summary = {"pooler_geometry": {"effective_rank": rank}, "parts": {"pooler": {"steps": steps}}}
+    found = pooler_warning(summary, wants_training)
+    assert found is None if words is None else words in found
+
+
+def test_logged_figures(model, surroundings):
+    summary, _ = trained(model, surroundings, BOW)
+    figures = pooler_figures(summary)
+    assert set(figures) == {
+        "pooler/effective_rank",
+        "pooler/mean_cosine",
+        "pooler/distance_moved",
+        "pooler/gradient_norm_from_bow",
+        "pooler/loss_share_mlm",
+        "pooler/loss_share_bow",
+    }
+    assert figures["pooler/distance_moved"] == summary["parts"]["pooler"]["distance_moved"]

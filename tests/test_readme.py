@@ -5,11 +5,13 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import report
+from poolwise.inspect import inspect_checkpoint
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -22,6 +24,8 @@ def small(words: list[str]) -> list[str]:
     settings = SMALL_STAGE1 if "stage=mlm" in words else SMALL_STAGE2
     own_files = "data=files" in words
     kept = [s for s in settings if not (own_files and s.startswith("data.") and "max_length" not in s)]
+    if "model=FOLDER" in words:
+        kept = [s for s in kept if not s.startswith("model.")]
     if "model=minilm" in words:
         kept = [s for s in kept if not s.startswith("model.")] + ["+trainer.limit_train_batches=1"]
     return [*kept, "logger=csv"]
@@ -29,7 +33,7 @@ def small(words: list[str]) -> list[str]:
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 7
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 9
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -45,14 +49,21 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     for command in COMMANDS:
         if command.startswith("python train.py"):
             words = shlex.split(command)[2:]
-            assert program(*small(words), *words) == 0, command
+            given = [word.replace("FOLDER", _an_export(tmp_path)) for word in words]
+            assert program(*small(words), *given) == 0, command
+        elif command.startswith("python -m poolwise.inspect"):
+            assert inspect_checkpoint(Path(_an_export(tmp_path))).missing == set()
         elif command.startswith("python -m poolwise.report"):
             monkeypatch.setattr(sys, "argv", ["report"])
             report.main()
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
     assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 6
-    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3
+    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 4
+
+
+def _an_export(folder: Path) -> str:
+    return str(next((folder / "runs/mlm").glob("demo-*/export"), ""))
 
 
 def test_layout_names_what_exists():

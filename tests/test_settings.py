@@ -18,6 +18,7 @@ PRETRAINING = {
     "masking": MASKING,
     "optimisation": OPTIMISATION,
     "pooler_init": "keep",
+    "trainable": "all",
 }
 
 
@@ -50,7 +51,7 @@ def test_each_problem_names_key_value_and_what_is_allowed(changes, message):
 def test_all_problems_are_found_together():
     wrong = {"epochs": 0, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
     found = problems_with(Pretraining, wrong, "")
-    assert len(found) == 4
+    assert len(found) == 5
     assert found[0].startswith("batchsize is no setting here (did you mean batch_size?)")
     assert found[1:3] == ["batch_size is missing", "pooler_init is missing"]
 

@@ -6,9 +6,18 @@ from poolwise.runs import RunIdentity
 
 POOLER_IN_WORDS = {
     "trained": "was trained in this run",
+    "collapsed": "was trained in this run and has collapsed: its outputs hardly tell texts apart",
     "random": "was drawn at random, and no loss trained it",
     "stale": "comes from the starting checkpoint; the encoder moved under it and no loss trained it",
     "as released": "comes from the starting checkpoint, under an encoder that did not move",
+}
+
+GEOMETRY_IN_WORDS = {
+    "effective_rank": "effective rank (1 to the vector's size)",
+    "mean_cosine": "mean cosine of two texts (1: all parallel)",
+    "alignment": "alignment of two maskings of a text (0 to 4; 0: equal)",
+    "uniformity": "uniformity (-8 to 0; 0: all equal)",
+    "saturated_share": "share of units beyond 0.99",
 }
 
 
@@ -21,16 +30,21 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
         for name, part in provenance["parts"].items()
     )
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/"))
+    geometry = "\n".join(
+        f"| {words} | {provenance['pooler_geometry'][name]:.3f} |" for name, words in GEOMETRY_IN_WORDS.items()
+    )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
+    warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
+    done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
     return f"""---
 library_name: transformers
 tags: [poolwise, fill-mask, feature-extraction]
 ---
 # {identity.name}
 
-`{settings["model"]}` after masked language modelling on `{settings["data"]}` with the pooler objective
+`{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
-{leak_in_words(provenance)}
-
+{leak_in_words(provenance)}{warning}
 ```python
 from transformers import AutoModel, AutoTokenizer
 
@@ -43,9 +57,15 @@ vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
 |---|---|---|---|---|
 {rows}
 
+Share of each weighted loss in their sum, mean over probes: {shares}.
+
 | dev figure | value |
 |---|---|
 {figures}
+
+| the pooler's outputs on {provenance["pooler_geometry"]["texts"]:g} dev texts | value |
+|---|---|
+{geometry}
 """
 
 

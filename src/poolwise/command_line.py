@@ -86,6 +86,7 @@ def groups() -> set[str]:
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
 
+    `trainable=` is short for that setting of stage 1, by its name in the stage that is run.
     `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
     """
     names_model = any(override.key == "model" for override in overrides_in(arguments))
@@ -94,6 +95,10 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         override = override_in(argument)
         if override is not None and override.key == "model" and _is_place(override.value):
             found += _pretrained(override.value)
+            continue
+        if override is not None and override.key == "trainable":
+            stage1 = "pretraining" if stage_of(arguments) == "mlm" else "stage1"
+            found.append(override.moved("trainable", f"{stage1}.trainable"))
             continue
         found.append(argument)
         if override is not None and override.key == "encoder" and Path(override.value).is_dir() and not names_model:

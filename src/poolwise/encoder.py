@@ -273,6 +273,19 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
     return model
 
 
+def freeze_all_but_pooler(model: BertForMaskedLMWithPooler) -> None:
+    """Leave the pooler trainable, and the MLM head's own layers where they were drawn fresh because it was missing.
+
+    The head's output layer is tied to the word embeddings, and stays as these do.
+    """
+    model.requires_grad_(False)
+    model.bert.pooler.requires_grad_(True)
+    head = model.cls.predictions
+    if any(key.startswith("cls.predictions.transform.") for key in model.loading_info["missing_keys"]):
+        head.transform.requires_grad_(True)
+        head.bias.requires_grad_(True)
+
+
 def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel, str]:
     """Load an encoder for stage 2 in train mode and check that what is in memory is what is on disk.
 
@@ -350,10 +363,15 @@ def check_checkpoint(path: str) -> None:
         _check_folder(folder)
     else:
         stay_offline_without_hub()
+    check_family(path)
+    weights_file(path)
+
+
+def check_family(path: str) -> None:
+    """Raise a UserError unless the config of a folder or hub name is that of a BERT."""
     kind = _kind_of(path)
     if kind != "bert":
         raise UserError(f"{path} holds a {kind or 'nameless'} model (config.json); only BERT encoders can be used")
-    weights_file(path)
 
 
 def _check_folder(folder: Path) -> None:
@@ -364,9 +382,10 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is no encoder: it has no config.json (it has {some(sorted(names)) or 'nothing'})")
     if WEIGHTS_FILE in names:
         return
-    if "pytorch_model.bin" in names:
+    pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
+    if pickles:
         raise UserError(
-            f"{folder} has its weights in pytorch_model.bin, a pickle, which can run code when it is read; "
+            f"{folder} has its weights in {some(pickles)}, a pickle, which can run code when it is read; "
             f"save it as {WEIGHTS_FILE}: model.save_pretrained(FOLDER) does so"
         )
     raise UserError(f"{folder} is no encoder: it has no {WEIGHTS_FILE}")
@@ -382,7 +401,7 @@ def _kind_of(path: str) -> str:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
-    return str(config.get("model_type", ""))
+    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
 def _not_to_be_had(path: str, error: Exception) -> str:

@@ -25,7 +25,8 @@ from poolwise.data.tokens import TokenisedTexts, content_hash, tokenise, tokeniz
 from poolwise.machine import check_writable
 from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
-from poolwise.provenance import ProvenanceTracker
+from poolwise.objectives.none import NoObjective
+from poolwise.provenance import ProvenanceTracker, pooler_figures, pooler_warning
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
@@ -41,6 +42,7 @@ from poolwise.settings import (
 )
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 from poolwise.stages.stage import Stage
 
@@ -54,6 +56,9 @@ SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "a
 
 NEUTRAL = {"accumulate_grad_batches": 1, "max_steps": -1, "overfit_batches": 0.0}
 """Values of Lightning's arguments that do what leaving them out does, where the default does not say so."""
+
+KEEPING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""In which weights stay in fp32, as they are loaded."""
 
 SCRATCH_POSITIONS = 512
 """Position embeddings of a BERT from scratch (the default of `BertConfig`)."""
@@ -199,7 +204,8 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         material["segmenter"] = segmenter()
     if reads_ratings(choice.objective):
         material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
-    condition = f"{settings.data.name}-{settings.model.name}-{label_of(choice.objective)}"
+    label = label_of(choice.objective, choice.pretraining.trainable)
+    condition = f"{settings.data.name}-{settings.model.name}-{label}"
     return RunIdentity(
         stage="mlm",
         name=f"{condition}-seed{choice.seed}",
@@ -209,7 +215,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         flat={
             "data": settings.data.name,
             "model": settings.model.name,
-            "objective": label_of(choice.objective),
+            "objective": label,
             "seed": choice.seed,
         },
     )
@@ -232,7 +238,7 @@ def ratings_of(texts: Mapping[str, Dataset]) -> dict[str, list[str]]:
 
 
 class MLMJob(Job):
-    """Stage 1: train encoder, MLM head and pooler on text, and export the last step."""
+    """Stage 1: train encoder, MLM head and pooler (or the pooler alone) on text, and export the last step."""
 
     headline = ("dev/perplexity", "dev/masked_accuracy", "dev/objective_loss")
 
@@ -243,10 +249,23 @@ class MLMJob(Job):
         self.start = starting_point(settings)
         self.optimisation = settings.pretraining.optimisation
         self.epochs = settings.pretraining.epochs
-        start = "from random weights" if self.start.path is None else f"from {self.start.path}"
-        name = label_of(choice.objective)
-        beside = "no pooler objective" if name == "none" else f"pooler objective {name}"
-        self.task = f"{settings.model.name} {start}: masked language modelling, {beside}"
+        self.pooler_only = settings.pretraining.trainable == "pooler"
+        self.platform: dict[str, Any] = self.identity.material["platform"]
+        precision = self.platform["precision"]
+        if self.pooler_only and precision not in KEEPING_PRECISIONS:
+            raise UserError(
+                f"trainable=pooler keeps the encoder's tensors as they are, and trainer.precision={precision} converts "
+                f"them; allowed: {', '.join(KEEPING_PRECISIONS)}"
+            )
+        self.task = self._task()
+
+    def _task(self) -> str:
+        path, name = self.start.path, label_of(self.settings.objective)
+        start = f"{self.settings.model.name} " + ("from random weights" if path is None else f"from {path}")
+        if self.pooler_only:
+            return f"{start}: the pooler alone, by the objective {name}"
+        beside = "no pooler objective" if name == NoObjective.name else f"pooler objective {name}"
+        return f"{start}: masked language modelling, {beside}"
 
     def kept_bytes(self) -> int:
         """The export: four bytes a parameter, and a little for the tokenizer."""
@@ -261,7 +280,10 @@ class MLMJob(Job):
         return {"export": str(self.folder / EXPORT_FOLDER), "next": self.settings.stage2_command}
 
     def build(self) -> tuple[Stage, TextDataModule]:
-        """Model, objective and masked batches."""
+        """Model, objective and masked batches.
+
+        For the pooler alone the encoder is frozen, and read once a text.
+        """
         settings, start = self.settings, self.start
         if start.path is None:
             assert isinstance(settings.model, ScratchModel)
@@ -275,7 +297,8 @@ class MLMJob(Job):
         surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
         provenance = ProvenanceTracker(model, start.source, settings.seed)
-        stage = MaskedLanguageModelling(model, objective, provenance, self.optimisation)
+        kind = PoolerTraining if self.pooler_only else MaskedLanguageModelling
+        stage = kind(model, objective, provenance, self.optimisation)
         data = masked_data(
             texts,
             start.tokenizer,
@@ -286,23 +309,36 @@ class MLMJob(Job):
             objective.needs,
             self.epochs,
         )
+        if self.pooler_only:
+            encoder.freeze_all_but_pooler(model)
+            log.info("%s: reading each text once with the frozen encoder", self.identity.name)
+            data.batches = {
+                split: BatchesWithStates(batches, cls_states(model, data.texts[split], self.platform["device"]))
+                for split, batches in data.batches.items()
+            }
         return stage, data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Export the model with its provenance."""
         assert isinstance(stage, MaskedLanguageModelling)
+        asked_for = isinstance(stage.objective, NoObjective)
+        warning = pooler_warning(stage.proof, wants_training=not asked_for)
         provenance = {
-            **stage.provenance.summary(),
+            **stage.proof,
+            "warning": warning,
             "objectives": stage.objective.notes(),
             **self.identity.flat,
             "key": self.identity.key,
             "condition": self.identity.group,
         }
         record.results["provenance"] = provenance
+        record.results["metrics"] |= pooler_figures(stage.proof)
         folder = record.folder / EXPORT_FOLDER
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, folder)
-        log.info("pooler: %s", provenance["pooler_status"])
+        if warning:
+            log.warning("WARNING: %s", warning)
+        log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
 
 
 @dataclass(frozen=True)
@@ -344,7 +380,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
-        label, condition = label_of(settings.stage1.objective), identity.group
+        label, condition = label_of(settings.stage1.objective, settings.stage1.pretraining.trainable), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)

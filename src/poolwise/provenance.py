@@ -1,5 +1,6 @@
 """Where each part of a stage-1 model came from, which losses reached it, and how far it moved."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.geometry import COLLAPSED_BELOW
 
 POOLER = "pooler"
 
@@ -44,24 +46,33 @@ class ProvenanceTracker:
         if model.pooler_origin != "kept":
             self._origins[POOLER] = f"{model.pooler_origin} (seed {seed})"
         self.remember_start()
+        self._probes = 0
+        self._loss_sums: defaultdict[str, float] = defaultdict(float)
         self._norm_sum = {part: torch.zeros(()) for part in self.parts}
         self._steps_reached = {part: torch.zeros(()) for part in self.parts}
-        self._losses: dict[str, dict[str, float]] = {part: {} for part in self.parts}
+        self._probed_norms: dict[str, defaultdict[str, float]] = {part: defaultdict(float) for part in self.parts}
 
     def remember_start(self) -> None:
         """Measure distances from where the weights are now."""
         self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
 
     def probe(self, losses: Mapping[str, Tensor]) -> None:
-        """Note the gradient norm that each loss, weighted and by itself, sends to each part; keeps the graph."""
+        """Note each loss, weighted, and the gradient norm that it alone sends to each part; keeps the graph.
+
+        Costs one backward pass for each loss.
+        """
+        self._probes += 1
+        reachable = [parameter for group in self.parts.values() for parameter in group if parameter.requires_grad]
         for loss_name, loss in losses.items():
             if not loss.requires_grad:
                 continue
+            self._loss_sums[loss_name] += float(loss.detach())
+            gradients = torch.autograd.grad(loss, reachable, retain_graph=True, allow_unused=True)
+            found = {id(p): g for p, g in zip(reachable, gradients, strict=True) if g is not None}
             for part, group in self.parts.items():
-                gradients = torch.autograd.grad(loss, group, retain_graph=True, allow_unused=True)
-                norm = gradient_norm([g for g in gradients if g is not None])
-                if norm > 0:
-                    self._losses[part][loss_name] = float(norm)
+                norm = gradient_norm([found[id(parameter)] for parameter in group if id(parameter) in found])
+                if norm.isfinite():
+                    self._probed_norms[part][loss_name] += float(norm)
 
     def note_gradients(self) -> Tensor:
         """Add up the gradient norms of this step, before clipping; returns the pooler's (0 without one)."""
@@ -75,21 +86,34 @@ class ProvenanceTracker:
                 pooler_norm = norm
         return pooler_norm
 
-    def summary(self) -> dict[str, Any]:
-        """`pooler_status` and, for each part: origin, losses, gradient norms (L2), steps, distance moved (L2)."""
+    def summary(self, geometry: Mapping[str, float]) -> dict[str, Any]:
+        """What is known after training; `geometry` is that of the pooler's outputs then.
+
+        `pooler_status`; `pooler_geometry`; `loss_shares`: of each weighted loss in their sum; and for each part its
+        origin, the losses that reached it, gradient norms (L2), steps and the distance moved (L2). What is told by
+        loss is a mean over the probes.
+        """
         parts = {part: self._summary_of(part) for part in self.parts}
         moved = any(parts[part]["distance_moved"] > 0 for part in parts if part.startswith("layer."))
-        return {"pooler_status": status(parts[POOLER], moved), "parts": parts}
+        total = sum(self._loss_sums.values())
+        return {
+            "pooler_status": status(parts[POOLER], moved, geometry["effective_rank"]),
+            "pooler_geometry": dict(geometry),
+            "loss_shares": {name: value / total if total else 0.0 for name, value in self._loss_sums.items()},
+            "probes": self._probes,
+            "parts": parts,
+        }
 
     def _summary_of(self, part: str) -> dict[str, Any]:
         pairs = zip(self.parts[part], self._start[part], strict=True)
         distance = gradient_norm([now.detach().to(then.device) - then for now, then in pairs])
         start = gradient_norm(self._start[part])
         steps = int(self._steps_reached[part])
+        by_loss = {name: norm / self._probes for name, norm in self._probed_norms[part].items() if norm > 0}
         return {
             "origin": self._origins[part],
-            "losses": sorted(self._losses[part]),
-            "first_gradient_norm_by_loss": self._losses[part],
+            "losses": sorted(by_loss),
+            "gradient_norm_by_loss": by_loss,
             "mean_gradient_norm": float(self._norm_sum[part]) / max(steps, 1),
             "steps": steps,
             "distance_moved": float(distance),
@@ -97,16 +121,44 @@ class ProvenanceTracker:
         }
 
 
-def status(pooler: Mapping[str, Any], encoder_moved: bool) -> str:
+def status(pooler: Mapping[str, Any], encoder_moved: bool, effective_rank: float) -> str:
     """`trained` if a loss reached the pooler; else `random` if it is fresh, `stale` if the encoder moved.
 
-    A kept pooler under an encoder that did not move is `as released`.
+    A pooler that training made useless is `collapsed`; a kept one under an encoder that did not move, `as released`.
     """
     if pooler["steps"] > 0 and pooler["distance_moved"] > 0:
-        return "trained"
+        return "collapsed" if effective_rank < COLLAPSED_BELOW else "trained"
     if pooler["origin"].startswith("fresh"):
         return "random"
     return "stale" if encoder_moved else "as released"
+
+
+def pooler_warning(summary: Mapping[str, Any], wants_training: bool) -> str | None:
+    """What is wrong with the pooler of a `ProvenanceTracker.summary`, in one sentence; None where nothing is.
+
+    `wants_training`: whether the objective is one that trains the pooler.
+    """
+    rank = summary["pooler_geometry"]["effective_rank"]
+    if rank < COLLAPSED_BELOW:
+        return (
+            f"the pooler has collapsed: its outputs on dev texts have an effective rank of {rank:.2f} "
+            f"(below {COLLAPSED_BELOW:g}), so they hardly tell texts apart"
+        )
+    if wants_training and summary["parts"][POOLER]["steps"] == 0:
+        return "the pooler got no gradient: it is as it was before training"
+    return None
+
+
+def pooler_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a `ProvenanceTracker.summary` that are logged, under `pooler/`."""
+    pooler = summary["parts"][POOLER]
+    figures = {
+        **summary["pooler_geometry"],
+        "distance_moved": pooler["distance_moved"],
+        **{f"gradient_norm_from_{name}": norm for name, norm in pooler["gradient_norm_by_loss"].items()},
+        **{f"loss_share_{name}": share for name, share in summary["loss_shares"].items()},
+    }
+    return {f"pooler/{name}": float(value) for name, value in figures.items()}
 
 
 def gradient_norm(tensors: list[Tensor]) -> Tensor:

@@ -117,6 +117,8 @@ class Pretraining:
     masking: Masking
     optimisation: Optimisation
     pooler_init: Literal["keep", "fresh"]
+    trainable: Literal["all", "pooler"]
+    """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import write_run
 from poolwise import report
-from poolwise.compare.report import write_report
+from poolwise.compare.report import _stage1_rows, write_report
 from poolwise.settings import UserError
 
 
@@ -52,6 +52,27 @@ def test_report_files_agree(runs):
     assert figure.startswith("<?xml")
     assert figure.count("<use") >= 9
     assert [file.name for file in written.page.parent.glob("*draft*")] == []
+
+
+def test_stage_1_rows_show_the_proof_and_old_records_too():
+    part = {"mean_gradient_norm": 0.5, "distance_moved": 2.0}
+    old = {"pooler_status": "random", "parts": {"pooler": part}}
+    new = {**old, "pooler_status": "collapsed", "pooler_geometry": {"effective_rank": 1.234, "mean_cosine": 0.987}}
+    runs = pandas.DataFrame(
+        [{"name": "old", "provenance": old, "dev/perplexity": 12.345}, {"name": "pooler only", "provenance": new}]
+    )
+    first, second = _stage1_rows(runs)
+    assert first == {
+        "name": "old",
+        "status": "random",
+        "gradient": "0.5",
+        "moved": "2",
+        "rank": "none",
+        "cosine": "none",
+        "perplexity": "12.3",
+    }
+    assert (second["status"], second["rank"], second["cosine"]) == ("collapsed", "1.2", "0.99")
+    assert second["perplexity"] == "none"
 
 
 def test_text_is_escaped(runs):

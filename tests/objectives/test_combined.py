@@ -1,9 +1,11 @@
 import json
+import shlex
 
 import pytest
 import torch
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, objective_settings
+from poolwise.command_line import override_in, problem_with_stage, stage1_command, stage2_command
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.objectives import build_objective, label_of, typed_objective
 from poolwise.settings import UserError
@@ -39,6 +41,8 @@ def test_its_label_names_the_parts_in_one_order():
     assert label_of(settings) == "bow+views"
     assert settings["parts"]["bow"]["weight"] == 3.0
     assert label_of(combined(bow={}, rating={})) == "bow+rating (reads labels)"
+    assert label_of(combined(bow={}, rating={}), "pooler") == "bow+rating-pooler_only (reads labels)"
+    assert label_of(objective_settings("bow"), "pooler") == "bow-pooler_only"
 
 
 def test_parts_that_need_different_batches_are_refused(surroundings):
@@ -62,3 +66,28 @@ def test_it_runs_and_stage_2_finds_it(program, tmp_path):
         "stage1.objective.parts.bow.weight=1",
     ]
     assert program("stage=sentiment", *stage2, *SMALL_STAGE2, "logger=csv") == 0
+
+
+IN_STAGE_1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "~objective@objective.parts.views"]
+IN_STAGE_2 = [
+    "objective@stage1.objective=combined",
+    "+objective@stage1.objective.parts.decoder=decoder",
+    "~objective@stage1.objective.parts.views",
+]
+
+
+def test_the_commands_of_the_other_stage_have_the_parts_too():
+    assert stage1_command(["stage=sentiment", *IN_STAGE_2]) == shlex.join(
+        ["python", "train.py", "stage=mlm", *IN_STAGE_1]
+    )
+    for part in IN_STAGE_2:
+        assert shlex.quote(part) in stage2_command(["stage=mlm", *IN_STAGE_1])
+
+
+def test_a_part_in_the_other_stages_place_is_told_with_the_right_one():
+    for in_stage_1, in_stage_2 in zip(IN_STAGE_1, IN_STAGE_2, strict=True):
+        assert f"with stage=mlm write {in_stage_1}" in problem_with_stage(override_in(in_stage_2), "mlm")
+        told = problem_with_stage(override_in(in_stage_1), "sentiment")
+        assert in_stage_2 in told
+        assert problem_with_stage(override_in(in_stage_1), "mlm") is None
+        assert problem_with_stage(override_in(in_stage_2), "sentiment") is None

@@ -5,11 +5,12 @@ import torch
 from helpers import BOW, MASKING, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
+from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
-from poolwise.stages.mlm import MaskedLanguageModelling, masked_accuracy
+from poolwise.stages.mlm import PROBES, MaskedLanguageModelling, masked_accuracy
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
@@ -56,7 +57,31 @@ def test_the_pooler_gets_a_gradient_from_the_objective_only(model, texts, tokeni
     assert all((gradient is not None) == trained for gradient in watcher.pooler_gradients)
     assert torch.equal(before, model.bert.pooler.dense.weight) != trained
     assert (trainer.callback_metrics["train/pooler_gradient_norm"] > 0) == trained
-    assert stage.provenance.summary()["pooler_status"] == ("trained" if trained else "random")
+    # So few steps on a BERT of small weights: all texts still lie on one vector, and that is said.
+    assert stage.proof["pooler_geometry"]["mean_cosine"] > 0.999
+    assert stage.proof["pooler_status"] == ("collapsed" if trained else "random")
+
+
+def test_probes_are_spread_from_the_first_step_to_the_last(model, texts, tokenizer, monkeypatch):
+    probed = []
+    stage, _, trainer = fit(model, texts, tokenizer, BOW, epochs=4)
+    assert trainer.global_step == 12
+    assert stage.proof["probes"] == PROBES == 8
+    monkeypatch.setattr(ProvenanceTracker, "probe", lambda self, losses: probed.append(trainers[0].global_step))
+    trainers = []
+    monkeypatch.setattr(Watcher, "on_train_start", lambda self, trainer, stage: trainers.append(trainer), raising=False)
+    fit(model, texts, tokenizer, BOW, epochs=4)
+    assert probed == [0, 1, 3, 4, 6, 7, 9, 11]
+
+
+def test_probes_change_no_number(config, texts, tokenizer, monkeypatch):
+    weights = []
+    for probes in (PROBES, 1):
+        monkeypatch.setattr("poolwise.stages.mlm.PROBES", probes)
+        torch.manual_seed(0)
+        stage, _, _ = fit(BertForMaskedLMWithPooler(config).train(), texts, tokenizer, BOW)
+        weights.append(stage.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_masks_are_fresh_in_every_epoch_under_lightning(model, texts, tokenizer):

@@ -104,17 +104,24 @@ def mean_and_spread(row: pandas.Series, metric: str, scale: float, digits: int) 
     return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
+def _figure(value: float | None, digits: int) -> str:
+    return "none" if pandas.isna(value) else f"{value:.{digits}f}"
+
+
 def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for _, run in runs.iterrows():
         pooler = run["provenance"]["parts"]["pooler"]
+        geometry = run["provenance"].get("pooler_geometry", {})  # records of the first days have none
         rows.append(
             {
                 "name": run["name"],
                 "status": run["provenance"]["pooler_status"],
                 "gradient": f"{pooler['mean_gradient_norm']:.3g}",
                 "moved": f"{pooler['distance_moved']:.3g}",
-                "perplexity": f"{run['dev/perplexity']:.1f}",
+                "rank": _figure(geometry.get("effective_rank"), 1),
+                "cosine": _figure(geometry.get("mean_cosine"), 2),
+                "perplexity": _figure(run.get("dev/perplexity"), 1),  # none where the pooler alone was trained
             }
         )
     return rows

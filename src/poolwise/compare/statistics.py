@@ -28,7 +28,7 @@ METRICS = [
 ]
 REPORTED_METRIC = "test/accuracy"
 CONFIDENCE = 0.95
-DISTRUSTED_POOLERS = ("random", "stale", "never trained")
+DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed")
 
 
 def read_runs(runs: Path, stage: str) -> pandas.DataFrame:

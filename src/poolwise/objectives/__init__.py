@@ -123,10 +123,29 @@ def typed_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     return typed(objective_class(settings["name"]), settings)
 
 
-def label_of(settings: Mapping[str, Any]) -> str:
-    """How tables and names call an objective: its parts' names, marked where one reads labels."""
+def problems_with_pooler_alone(settings: Mapping[str, Any], where: str) -> list[str]:
+    """Say which objectives of checked settings cannot train the pooler of a frozen encoder; `where` is as above."""
+    able = ", ".join(name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone)
+    return [
+        f"{where}trainable='pooler': objective={name} "
+        + (
+            "trains no pooler"
+            if name == NoObjective.name
+            else "needs encoder passes of its own, and a frozen encoder reads each text once"
+        )
+        + f"; allowed: {able}, or {COMBINED} of these"
+        for name in parts_of(settings)
+        if not objective_class(name).serves_pooler_alone
+    ]
+
+
+def label_of(settings: Mapping[str, Any], trainable: str = "all") -> str:
+    """How tables and names call an objective: its parts' names, marked where one reads labels.
+
+    They are marked too where `trainable` is `pooler`: nothing else was trained.
+    """
     kinds = [objective_class(name) for name in parts_of(settings)]
-    names = "+".join(kind.name for kind in kinds)
+    names = "+".join(kind.name for kind in kinds) + ("-pooler_only" if trainable == "pooler" else "")
     return f"{names} (reads labels)" if any(kind.reads_labels for kind in kinds) else names
 
 

@@ -68,6 +68,8 @@ class PoolerLoss(Objective):
         name: as in `objective=`.
         further_passes: encoder passes over B texts beyond MLM's own, in each step.
         reads_labels: whether it learns from labels that tell about the stage-2 task.
+        serves_pooler_alone: whether `trainable=pooler` can use it: of the encoder's passes it reads the pooler's output
+            only, and each unmasked text once is enough.
         needs: one copy of each text, unless a subclass says otherwise.
         weight: what the loss is multiplied by before it is added to the MLM loss.
     """
@@ -75,6 +77,7 @@ class PoolerLoss(Objective):
     name: ClassVar[str]
     further_passes: ClassVar[int] = 0
     reads_labels: ClassVar[bool] = False
+    serves_pooler_alone: ClassVar[bool] = False
     needs: BatchNeeds = BatchNeeds()
 
     def __init__(

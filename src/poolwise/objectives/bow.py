@@ -33,6 +33,7 @@ class BagOfWords(PoolerLoss):
     """
 
     name = "bow"
+    serves_pooler_alone = True
 
     def __init__(
         self,

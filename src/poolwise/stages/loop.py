@@ -217,10 +217,13 @@ def in_words(metrics: Mapping[str, float], names: Iterable[str]) -> str:
 
 
 def mean_in_words(runs: Sequence[Mapping[str, float]], names: Iterable[str]) -> str:
-    """The named figures of runs that differ in seeds: `dev/macro_f1 0.9012 ± 0.0031`, mean and sd (n - 1)."""
+    """The named figures that there are, over runs that differ in seeds: `dev/macro_f1 0.9012 ± 0.0031`, sd by n - 1."""
     words = []
     for name in names:
-        values = torch.tensor([run[name] for run in runs if name in run], dtype=torch.float64)
+        found = [run[name] for run in runs if name in run]
+        if not found:
+            continue
+        values = torch.tensor(found, dtype=torch.float64)
         spread = f" ± {float(values.std()):.4f}" if len(values) > 1 else ""
         words.append(f"{name} {float(values.mean()):.4f}{spread}")
     return ", ".join(words) + f" ({counted(len(runs), 'run')})"

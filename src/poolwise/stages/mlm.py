@@ -6,6 +6,7 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -13,14 +14,23 @@ from torchmetrics import MeanMetric
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.geometry import pooler_geometry
 from poolwise.objectives.base import Objective
-from poolwise.provenance import ProvenanceTracker
+from poolwise.provenance import ProvenanceTracker, pooler_figures
 from poolwise.settings import Optimisation
 from poolwise.stages.stage import Stage
 
+PROBES = 8
+"""Steps, from the first to the last, at which the gradient of each loss alone is measured: one more backward pass a
+loss, so with two losses about as long as 11 steps in all. (A backward pass takes two thirds of a step.)"""
+
 
 class MaskedLanguageModelling(Stage):
-    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective."""
+    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective.
+
+    Attributes:
+        proof: after training, `ProvenanceTracker.summary`.
+    """
 
     def __init__(
         self,
@@ -33,18 +43,21 @@ class MaskedLanguageModelling(Stage):
         self.model = model
         self.objective = objective
         self.provenance = provenance
+        self.proof: dict[str, Any] = {}
+        self._steps = 1
+        self._probe_steps: set[int] = set()
         self.dev_loss, self.dev_accuracy = MeanMetric(), MeanMetric()
         self.dev_objectives: Any = nn.ModuleDict({name: MeanMetric() for name in objective.weights()})
-        self._steps = 1
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)
 
     def on_train_start(self) -> None:
-        """Remember where the weights start, in the precision that they are trained in, and count the steps to come."""
+        """Remember where the weights start, in the precision that they are trained in; choose the probed steps."""
         self.provenance.remember_start()
         self._steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        self._probe_steps = set(np.linspace(0, self._steps - 1, PROBES).astype(int).tolist())
 
     def encode(self, batch: Batch) -> Any:
         """The `MaskedLMWithPoolerOutput` of one encoder pass: MLM loss, logits (M, V), pooler output (R, H)."""
@@ -61,10 +74,8 @@ class MaskedLanguageModelling(Stage):
         output = self.encode(batch)
         mlm: Tensor = output.loss
         losses = self.objective.losses(output.pooler_output, batch, self.model)
-        if self.global_step == 0 and batch_idx == 0:
-            strengths = self.objective.weights()
-            self.provenance.probe({"mlm": mlm, **{name: strengths[name] * loss for name, loss in losses.items()}})
-        weights = self.objective.weights(self.global_step / self._steps)
+        weighted = {"mlm": mlm, **self.weighted(losses)}
+        self.probe(weighted)
         self.log_training(
             {
                 "mlm_loss": mlm.detach(),
@@ -73,11 +84,30 @@ class MaskedLanguageModelling(Stage):
                 **loss_figures({name: loss.detach() for name, loss in losses.items()}),
             }
         )
-        return mlm + torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return torch.stack(list(weighted.values())).sum()
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weight x loss of each objective, at the weights of this share of training."""
+        weights = self.objective.weights(self.global_step / self._steps)
+        return {name: weights[name] * loss for name, loss in losses.items()}
+
+    def probe(self, losses: Mapping[str, Tensor]) -> None:
+        """Note the gradient of each weighted loss alone, if this is one of the `PROBES` steps."""
+        if self.global_step in self._probe_steps:
+            self._probe_steps.remove(self.global_step)  # accumulated batches share a step
+            self.provenance.probe(losses)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
+
+    def on_train_end(self) -> None:
+        """Measure what training made of the pooler, while the model is on its device, and log it."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        geometry = pooler_geometry(self.model, data.batches["dev"], data.texts["dev"].lengths)
+        self.proof = self.provenance.summary(geometry)
+        for logger in self.loggers:
+            logger.log_metrics(pooler_figures(self.proof), self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect dev figures: MLM weighted by masked positions, objectives by texts.
@@ -99,14 +129,22 @@ class MaskedLanguageModelling(Stage):
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
         loss = self.dev_loss.compute()
-        figures = {
-            "mlm_loss": loss,
-            "perplexity": loss.exp(),
-            "masked_accuracy": self.dev_accuracy.compute(),
-            **loss_figures({name: metric.compute() for name, metric in self.dev_objectives.items()}),
-        }
+        self.log_dict(
+            {
+                "dev/mlm_loss": loss,
+                "dev/perplexity": loss.exp(),
+                "dev/masked_accuracy": self.dev_accuracy.compute(),
+            }
+        )
+        for metric in (self.dev_loss, self.dev_accuracy):
+            metric.reset()
+        self.log_dev_objectives()
+
+    def log_dev_objectives(self) -> None:
+        """Log the objectives' dev figures."""
+        figures = loss_figures({name: metric.compute() for name, metric in self.dev_objectives.items()})
         self.log_dict({f"dev/{name}": value for name, value in figures.items()})
-        for metric in (self.dev_loss, self.dev_accuracy, *self.dev_objectives.values()):
+        for metric in self.dev_objectives.values():
             metric.reset()
 
 

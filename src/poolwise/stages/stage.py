@@ -85,13 +85,13 @@ class Stage(lightning.LightningModule, ABC):
 
 
 def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
-    """Every parameter once: matrices and embeddings with weight decay, biases and layer norms without."""
+    """Every trained parameter once: matrices and embeddings with weight decay, biases and layer norms without."""
     with_decay: list[Tensor] = []
     without: list[Tensor] = []
     seen: set[int] = set()
     for module in modules:
         for parameter in module.parameters():
-            if id(parameter) not in seen:
+            if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 (with_decay if parameter.ndim > 1 else without).append(parameter)
     return [

@@ -1,0 +1,139 @@
+"""How the vectors of many texts lie: whether a pooler tells texts apart, in a few numbers.
+
+Shapes: N texts, D vector size, E texts that are measured, B texts of a batch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from poolwise.data.batching import Batch
+from poolwise.encoder import BertForMaskedLMWithPooler
+
+TEXTS = 1000
+"""Dev texts measured, at most: more than any vector of BERT base is wide, so that N does not bound the rank."""
+ALIGNED_TEXTS = 250
+"""Of these, at most so many are read twice more, masked, for the alignment: a mean needs fewer texts than a rank."""
+BATCH = 50
+
+SATURATED = 0.99
+"""|tanh| above it: the slope there, 1 - tanh^2, is under 0.02, so the unit passes on under 2 % of its gradient."""
+
+COLLAPSED_BELOW = 1.5
+"""Effective rank under which outputs count as collapsed. All texts on one vector, or on a line through 0, give 1; at
+1.5 with two directions, one holds 86 % of the singular values' sum and 97 % of their squares. Seen on the demo: 27 to
+29 after stage 1 of `tiny`, 1.7 after three steps, 1.03 for a BERT of small random weights. The mean cosine is no such
+sign: it may be 0.9 in poolers that serve well, because all texts share a large part."""
+
+
+def effective_rank(vectors: Float[Tensor, "N D"]) -> float:
+    """The number of directions that the vectors use, from 1 (all parallel) to min(N, D).
+
+    exp of the entropy of the singular values, divided by their sum (Roy and Vetterli 2007, definition 1); the vectors
+    are not centred, as in RankMe (Garrido et al. 2023). 0 for vectors that are all zero.
+    """
+    values = torch.linalg.svdvals(vectors.double())
+    if values.sum() == 0:
+        return 0.0
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def mean_cosine(vectors: Float[Tensor, "N D"]) -> float:
+    """Mean cosine over all pairs of different texts, from -1 / (N - 1) to 1; NaN for fewer than two texts."""
+    units = functional.normalize(vectors.double(), dim=1)
+    cosines = units @ units.T
+    count = len(vectors)
+    return float(cosines.sum() - cosines.trace()) / (count * (count - 1)) if count > 1 else float("nan")
+
+
+def alignment(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"]) -> float:
+    """Mean squared distance between the unit vectors of two views of a text, from 0 (equal) to 4.
+
+    Wang and Isola 2020, equation 4, with their exponent 2; the views here are two maskings of the same text.
+    """
+    apart = functional.normalize(first.double(), dim=1) - functional.normalize(second.double(), dim=1)
+    return float(apart.square().sum(dim=1).mean())
+
+
+def uniformity(vectors: Float[Tensor, "N D"]) -> float:
+    """log of the mean of exp(-2 |u - v|^2) over pairs of unit vectors, from -8 to 0 (all equal); lower is more even.
+
+    Wang and Isola 2020, equation 5, with their t = 2. NaN for fewer than two texts.
+    """
+    distances = functional.pdist(functional.normalize(vectors.double(), dim=1))
+    return float(distances.square().mul(-2).exp().mean().log())
+
+
+def saturated_share(vectors: Float[Tensor, "N D"]) -> float:
+    """Share of tanh units, over all texts, that lie beyond `SATURATED`, from 0 to 1."""
+    return float((vectors.abs() > SATURATED).double().mean())
+
+
+def pooler_geometry(
+    model: BertForMaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]
+) -> dict[str, float]:
+    """The measures of this module, of the pooler's outputs on dev texts, in eval mode.
+
+    At most `TEXTS` texts are read unmasked, and at most `ALIGNED_TEXTS` twice masked: by the masks that dev has in
+    epochs 0 and 1. This takes no longer than one and a half passes over dev.
+
+    Args:
+        model: left in the mode that it was in.
+        dev: stage 1's batches of the dev split.
+        lengths: (N,) of the dev texts, in word pieces.
+
+    Raises:
+        FloatingPointError: an output is not finite.
+    """
+    examples = _spread(lengths, TEXTS)
+    few = _spread(lengths, ALIGNED_TEXTS)
+
+    def pooled(chosen: ndarray, ids: str, epoch: int) -> Tensor:
+        return torch.cat([_outputs(model, batch, ids) for batch in _batches(dev, chosen, epoch)])
+
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        vectors = pooled(examples, "original_ids", 0)
+        views = [pooled(few, "input_ids", epoch) for epoch in (0, 1)]
+    model.train(was_training)
+    if not vectors.isfinite().all():
+        raise FloatingPointError(
+            "training has diverged: the pooler's outputs on dev texts are not finite (try a lower learning rate)"
+        )
+    measures: dict[str, Callable[[Tensor], float]] = {
+        "effective_rank": effective_rank,
+        "mean_cosine": mean_cosine,
+        "uniformity": uniformity,
+        "saturated_share": saturated_share,
+    }
+    return {
+        "texts": float(len(examples)),
+        **{name: measure(vectors) for name, measure in measures.items()},
+        "alignment": alignment(*views),
+    }
+
+
+def _spread(lengths: Int64[ndarray, " N"], most: int) -> Int64[ndarray, " E"]:
+    """At most `most` examples, evenly spread (a split may be sorted by label), in the order of their lengths."""
+    examples = np.linspace(0, len(lengths) - 1, min(len(lengths), most)).astype(np.int64)
+    ordered: ndarray = examples[np.argsort(lengths[examples], kind="stable")]
+    return ordered
+
+
+def _batches(dev: Dataset[Batch], examples: Int64[ndarray, " E"], epoch: int) -> list[Batch]:
+    chunks = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
+    return [dev[[(epoch, int(example)) for example in chunk]] for chunk in chunks]
+
+
+def _outputs(model: BertForMaskedLMWithPooler, batch: Batch, ids: str) -> Float[Tensor, "B D"]:
+    where = model.device
+    output: Tensor = model.bert(batch[ids].to(where), batch["attention_mask"].to(where)).pooler_output
+    return output.float().cpu()

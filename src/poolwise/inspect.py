@@ -1,0 +1,263 @@
+"""`python -m poolwise.inspect FOLDER`: what a checkpoint's pooler is, and whether its output can be relied on."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError, safe_open
+from transformers import BertModel
+
+from poolwise.app import leave, quieten
+from poolwise.encoder import (
+    POOLER_KEYS,
+    PROVENANCE_FILE,
+    UNREAD_KEYS,
+    WEIGHTS_FILE,
+    check_checkpoint,
+    check_family,
+    never_trained,
+)
+from poolwise.representations import REPRESENTATIONS
+from poolwise.settings import UserError
+
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
+FIXED_TEXT = 16
+"""The fixed text is the vocabulary's first word pieces, so many: it needs no tokenizer, which a folder may lack."""
+SHOWN_KEYS = 4
+
+STATUS_IN_WORDS = {
+    "missing": "each load draws one at random",
+    "never trained": "in the file, but its bias is exactly 0, as initialisation leaves it",
+    "as released": "in the file; what trained it, and on which encoder, cannot be told from the file",
+    "trained": "a loss reached it in stage 1",
+    "random": "drawn at random in stage 1 and saved; no loss trained it",
+    "stale": "the encoder moved under it in stage 1, and no loss trained it",
+    "collapsed": "trained in stage 1, but its outputs hardly tell texts apart",
+}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        config: its `config.json`.
+        files: the safetensors files that hold its weights.
+        status: of the pooler, a key of `STATUS_IN_WORDS`.
+        missing, unexpected: keys, as `BertModel` with a pooler loads it; heads of tasks are not unexpected.
+        heads: keys of heads of tasks.
+        difference: the largest one of a unit of `pooler_output` between two loads, on the same text.
+        states_difference: the same of `last_hidden_state`.
+        provenance: what stage 1 of poolwise noted; empty for a checkpoint of other origin.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    files: list[Path]
+    status: str
+    missing: set[str]
+    unexpected: set[str]
+    heads: set[str]
+    difference: float
+    states_difference: float
+    provenance: dict[str, Any]
+
+    def lacks(self, representation: str) -> set[str]:
+        """The missing keys without which a representation is partly random."""
+        return self.missing - (set() if REPRESENTATIONS[representation].uses_pooler else POOLER_KEYS)
+
+
+def main() -> None:
+    """Print the card; exit with 1 where the representation that is meant needs what is missing, 2 at a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m poolwise.inspect", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a BERT checkpoint in safetensors")
+    parser.add_argument(
+        "--repr",
+        choices=sorted(REPRESENTATIONS),
+        default="pooler",
+        help="the representation you mean to use: exit code 1 if what it needs is missing (default: pooler)",
+    )
+    arguments = parser.parse_args()
+    quieten()
+    try:
+        found = inspect_checkpoint(arguments.folder)
+    except UserError as error:
+        leave(error)
+    show(found)
+    raise SystemExit(1 if found.lacks(arguments.repr) else 0)
+
+
+def inspect_checkpoint(folder: Path) -> Inspection:
+    """Read a checkpoint, and load it twice without a seed.
+
+    Raises:
+        UserError: there is no such folder, config or safetensors file, it is broken, or the model is no BERT.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    files = weights_files(folder)
+    check_whole(files)
+    (first, info), (second, _) = _load(folder), _load(folder)
+    has_pooler = not POOLER_KEYS & set(info["missing_keys"])
+    noted = _read_json(folder / PROVENANCE_FILE) if (folder / PROVENANCE_FILE).is_file() else {}
+    provenance = noted if noted.get("pooler_status") in STATUS_IN_WORDS else {}
+    outputs = [_outputs(model) for model in (first, second)]
+    beside = set(info["unexpected_keys"])
+    heads = {key for key in beside if UNREAD_KEYS.search(key)}
+    return Inspection(
+        folder=folder,
+        config=_read_json(folder / "config.json"),
+        files=files,
+        status=_status(first, has_pooler, provenance),
+        missing=set(info["missing_keys"]),
+        unexpected=beside - heads,
+        heads=heads,
+        difference=float((outputs[0].pooler_output - outputs[1].pooler_output).abs().max()),
+        states_difference=float((outputs[0].last_hidden_state - outputs[1].last_hidden_state).abs().max()),
+        provenance=provenance,
+    )
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or the pieces that its index names.
+
+    Raises:
+        UserError: there is none, a piece is missing, or the model is no BERT.
+    """
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
+        check_checkpoint(str(folder))
+        return [folder / WEIGHTS_FILE]
+    check_family(str(folder))
+    pieces = sorted({folder / str(name) for name in _read_json(folder / INDEX_FILE).get("weight_map", {}).values()})
+    lacking = [piece.name for piece in pieces if not piece.is_file()]
+    if lacking or not pieces:
+        raise UserError(f"{folder / INDEX_FILE} names files that are not there: {', '.join(lacking) or 'none'}")
+    return pieces
+
+
+def check_whole(files: list[Path]) -> None:
+    """Raise a UserError unless each safetensors file can be opened (its header is read, and its length checked)."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is no whole safetensors file ({error})") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} cannot be read (it holds no names and values)")
+    return content
+
+
+def _load(folder: Path) -> tuple[BertModel, dict[str, Any]]:
+    try:
+        model, info = BertModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder}: its weights do not fit its config ({error})") from error
+    return model.eval(), info
+
+
+def _outputs(model: BertModel) -> Any:
+    ids = torch.arange(min(FIXED_TEXT, model.config.vocab_size, model.config.max_position_embeddings))
+    with torch.inference_mode():
+        return model(ids.unsqueeze(0), torch.ones_like(ids).unsqueeze(0))
+
+
+def _status(model: BertModel, has_pooler: bool, provenance: dict[str, Any]) -> str:
+    if not has_pooler:
+        return "missing"
+    if provenance:
+        return str(provenance["pooler_status"])
+    return "never trained" if never_trained(model.pooler) else "as released"
+
+
+def show(found: Inspection) -> None:
+    """Print the card."""
+    console = Console(highlight=False)
+    card = Table.grid(padding=(0, 2, 0, 0))
+    card.add_column(no_wrap=True)
+    card.add_column(overflow="fold")
+    for name, words in rows_of(found).items():
+        card.add_row(Text(name, style="bold"), Text(words))
+    console.print(card)
+
+
+def rows_of(found: Inspection) -> dict[str, str]:
+    """The card: names and what is to be said."""
+    config = found.config
+    size = f"{config.get('num_hidden_layers')} layers, {config.get('hidden_size')} wide"
+    weights = found.files[0].name if len(found.files) == 1 else f"{len(found.files)} files of {INDEX_FILE}"
+    rows = {
+        "folder": str(found.folder),
+        "encoder": f"bert, {size}, {weights}",
+        "pooler": f"{found.status}: {STATUS_IN_WORDS[found.status]}",
+        "pooler_output": _in_words(found.difference),
+        "hidden states": _in_words(found.states_difference),
+        "missing": listed(found.missing),
+        "unexpected": listed(found.unexpected),
+        "heads": ", ".join(f"{name} ({count} keys)" for name, count in _by_head(found.heads).items()) or "none",
+    }
+    return rows | _provenance_rows(found.provenance)
+
+
+def _by_head(keys: Collection[str]) -> Counter[str]:
+    return Counter(key.split(".")[0] for key in sorted(keys))
+
+
+def _in_words(difference: float) -> str:
+    stable = "the same in two loads" if difference == 0 else "NOT the same in two loads"
+    return f"{stable} (largest difference of a unit: {difference:.3g})"
+
+
+def listed(keys: Collection[str]) -> str:
+    """Keys in words: how many, and the first few."""
+    if not keys:
+        return "none"
+    shown = ", ".join(sorted(keys)[:SHOWN_KEYS])
+    return f"{len(keys)}: {shown}" + (", ..." if len(keys) > SHOWN_KEYS else "")
+
+
+def _provenance_rows(provenance: dict[str, Any]) -> dict[str, str]:
+    """What stage 1 noted; exports of other versions may hold less."""
+    if not provenance:
+        return {"provenance": f"no {PROVENANCE_FILE}: not an export of poolwise"}
+    rows = {"stage 1": f"model {provenance.get('model')}, objective {provenance.get('objective')}"}
+    pooler = provenance.get("parts", {}).get("pooler")
+    if pooler:
+        rows["pooler's past"] = (
+            f"{pooler['origin']}; losses: {', '.join(pooler['losses']) or 'none'}; steps with a gradient: "
+            f"{pooler['steps']}; moved {pooler['distance_moved']:.3g} (L2)"
+        )
+    geometry = provenance.get("pooler_geometry")
+    if geometry:
+        rows["pooler on dev"] = (
+            f"effective rank {geometry['effective_rank']:.1f}, mean cosine {geometry['mean_cosine']:.2f}, alignment "
+            f"{geometry['alignment']:.3f}, uniformity {geometry['uniformity']:.2f}, saturated "
+            f"{geometry['saturated_share']:.0%}"
+        )
+    if provenance.get("warning"):
+        rows["warning"] = str(provenance["warning"])
+    return rows
+
+
+if __name__ == "__main__":
+    main()

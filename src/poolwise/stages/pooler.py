@@ -1,0 +1,77 @@
+"""Stage 1 with the encoder frozen: only the pooler, and what the objective may hold, are trained.
+
+The last layer's state of [CLS] is computed once a text, so that a step costs a dense layer and the objective.
+Shapes: B texts, N examples, H hidden size.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from poolwise.data.batching import Batch, Request, SortedBatches
+from poolwise.data.tokens import TokenisedTexts
+from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
+
+BATCH = 64
+
+
+class PoolerTraining(MaskedLanguageModelling):
+    """Trains the pooler of a frozen `BertForMaskedLMWithPooler` by the objective alone, on batches with `cls_states`.
+
+    What is measured and noted is as in `MaskedLanguageModelling`, less the figures of MLM.
+    """
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The objective's losses, unweighted, from `cls_states` (B, H) and what else it reads of the batch."""
+        return self.objective.losses(self.model.bert.pooler(batch["cls_states"].unsqueeze(1)), batch, self.model)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weight x loss of each objective, at the weights of this share of training."""
+        losses = self.losses(batch)
+        weighted = self.weighted(losses)
+        self.probe(weighted)
+        self.log_training(loss_figures({name: loss.detach() for name, loss in losses.items()}))
+        return torch.stack(list(weighted.values())).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the objectives, by texts."""
+        for name, loss in self.losses(batch).items():
+            self.dev_objectives[name].update(loss, len(batch["labels"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the objectives."""
+        self.log_dev_objectives()
+
+
+class BatchesWithStates(Dataset[Batch]):
+    """Other batches, with `cls_states` (B, H) of their examples beside them."""
+
+    def __init__(self, batches: Dataset[Batch], states: Float[Tensor, "N H"]) -> None:
+        self.batches = batches
+        self.states = states
+
+    def __getitem__(self, requests: list[Request]) -> Batch:
+        examples = torch.tensor([example for _, example in requests])
+        return {**self.batches[requests], "cls_states": self.states[examples]}
+
+
+def cls_states(model: BertForMaskedLMWithPooler, texts: TokenisedTexts, device: str) -> Float[Tensor, "N H"]:
+    """The last layer's state of token 0 of each unmasked text, in fp32, without dropout, computed on `device`.
+
+    The model is left on `device`, in the mode that it was in.
+    """
+    was_training = model.training
+    model.to(device).eval()
+    states = torch.empty(len(texts), model.config.hidden_size)
+    with torch.no_grad():
+        for requests in SortedBatches(texts.lengths, BATCH):
+            examples = np.array([example for _, example in requests])
+            ids, present = texts.padded(examples)
+            mask = torch.from_numpy(present.astype(np.int64)).to(device)
+            body = model.bert(torch.from_numpy(ids).to(device), attention_mask=mask)
+            states[torch.from_numpy(examples)] = body.last_hidden_state[:, 0].float().cpu()
+    model.train(was_training)
+    return states

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertForMaskedLM, BertModel
+
+from helpers import BOW, MASKING, objective_settings, quiet_trainer
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.module import masked_data
+from poolwise.encoder import export, freeze_all_but_pooler, load_for_pretraining
+from poolwise.objectives import OBJECTIVES, build_objective
+from poolwise.objectives.base import Surroundings
+from poolwise.provenance import ProvenanceTracker
+from poolwise.settings import Optimisation
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
+
+OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
+
+
+def fit(folder, texts, tokenizer, settings=BOW):
+    """Pooler-only training from a checkpoint, as the job does it."""
+    model = load_for_pretraining(str(folder), "keep", 1)
+    objective = build_objective(settings, Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = PoolerTraining(model, objective, ProvenanceTracker(model, "base, sha256 abc", 1), OPTIMISATION)
+    splits = {"train": texts, "dev": texts}
+    data = masked_data(splits, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs, epochs=2)
+    freeze_all_but_pooler(model)
+    states = cls_states(model, texts, "cpu")
+    data.batches = {split: BatchesWithStates(batches, states) for split, batches in data.batches.items()}
+    trainer = quiet_trainer(2, lightning.Callback())
+    lightning.seed_everything(1, verbose=False)
+    trainer.fit(stage, data)
+    return stage, trainer
+
+
+def test_states_are_those_of_each_text_alone_without_dropout(model, texts):
+    assert model.config.hidden_dropout_prob > 0
+    states = cls_states(model, texts, "cpu")
+    assert states.shape == (6, 16)
+    assert all(module.training for module in model.modules())
+    model.eval()
+    for example in range(6):
+        ids, _ = texts.padded(np.array([example]))
+        with torch.no_grad():
+            expected = model.bert(torch.tensor(ids)).last_hidden_state[0, 0]
+        torch.testing.assert_close(states[example], expected)
+
+
+def test_states_travel_with_their_examples(texts, tokenizer):
+    splits = {"train": texts, "dev": texts}
+    data = masked_data(splits, tokenizer, MASKING, 2, seed=1, workers=0, needs=BatchNeeds(), epochs=1)
+    states = torch.arange(6.0).unsqueeze(1)
+    batch = BatchesWithStates(data.batches["train"], states)[[(0, 4), (0, 1)]]
+    assert batch["cls_states"].tolist() == [[4.0], [1.0]]
+    ids, _ = texts.padded(np.array([4, 1]))
+    assert batch["original_ids"].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertModel])
+def test_the_export_is_the_checkpoint_bit_for_bit_but_for_the_pooler(config, texts, tokenizer, tmp_path, kind):
+    torch.manual_seed(0)
+    kind(config).save_pretrained(tmp_path / "base")
+    stage, _ = fit(tmp_path / "base", texts, tokenizer)
+    export(stage.model, tokenizer, stage.proof, "", tmp_path / "export")
+    before = load_file(tmp_path / "base/model.safetensors")
+    after = load_file(tmp_path / "export/model.safetensors")
+    named = {key if key.startswith(("bert.", "cls.")) else f"bert.{key}": tensor for key, tensor in before.items()}
+    kept = [key for key in named if "pooler" not in key]
+    assert len(kept) > 30
+    assert all(torch.equal(after[key], named[key]) for key in kept)
+    assert (after["bert.pooler.dense.bias"] != 0).any()
+
+
+def test_provenance_of_pooler_only_training(config, texts, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    stage, trainer = fit(tmp_path, texts, tokenizer)
+    parts = stage.proof["parts"]
+    for name in ("embeddings", "layer.0", "layer.1", "mlm_head"):
+        part = parts[name]
+        assert (part["origin"], part["losses"], part["steps"]) == ("base, sha256 abc", [], 0)
+        assert part["distance_moved"] == part["mean_gradient_norm"] == 0.0
+    assert parts["pooler"]["losses"] == ["bow"]
+    assert parts["pooler"]["steps"] == 6
+    assert parts["pooler"]["distance_moved"] > 0
+    assert stage.proof["loss_shares"] == {"bow": 1.0}
+    names = {"objective_loss", "pooler_gradient_norm", "learning_rate", "tokens_per_second"}
+    assert set(trainer.callback_metrics) == {f"train/{name}" for name in names} | {"dev/objective_loss"}
+
+
+def test_a_fresh_mlm_head_is_trained_with_the_pooler(config, texts, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path)
+    stage, _ = fit(tmp_path, texts, tokenizer)
+    head = stage.proof["parts"]["mlm_head"]
+    assert head["losses"] == ["bow"]
+    assert head["distance_moved"] > 0
+    trained = {name for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
+    assert trained == {
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "cls.predictions.bias",
+        "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.dense.bias",
+        "cls.predictions.transform.LayerNorm.weight",
+        "cls.predictions.transform.LayerNorm.bias",
+    }
+
+
+def test_the_loss_is_that_of_the_model_on_the_unmasked_texts(config, texts, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    stage, trainer = fit(tmp_path, texts, tokenizer)
+    model = stage.model.eval()
+    losses = []
+    for example in range(6):
+        ids = torch.tensor(texts.padded(np.array([example]))[0])
+        with torch.no_grad():
+            losses.append(stage.objective(model.bert(ids).pooler_output, {"original_ids": ids}, model))
+    torch.testing.assert_close(trainer.callback_metrics["dev/objective_loss"], torch.stack(losses).mean())
+
+
+def test_the_encoder_is_read_once_a_text(config, texts, tokenizer, tmp_path, monkeypatch):
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    rows = []
+    forward = BertModel.forward
+    monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: rows.append(len(ids)) or forward(self, ids, **k))
+    monkeypatch.setattr("poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0})
+    fit(tmp_path, texts, tokenizer)
+    assert sum(rows) == len(texts)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone])
+def test_each_objective_that_may_trains_the_pooler_and_nothing_of_the_encoder(
+    config, texts, tokenizer, tmp_path, name, monkeypatch
+):
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    rated = replace(texts, ratings=np.array([1, 0, 1, 0, 1, 0]), rating_names=("1", "5"))
+    passes = []
+    forward = BertModel.forward
+    monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: passes.append(len(ids)) or forward(self, ids, **k))
+    monkeypatch.setattr("poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0})
+    stage, trainer = fit(tmp_path, rated, tokenizer, objective_settings(name))
+    assert sum(passes) == len(texts)
+    parts = stage.proof["parts"]
+    assert [part for part in parts if parts[part]["distance_moved"] > 0] == ["pooler"]
+    assert trainer.callback_metrics["dev/objective_loss"] > 0
+
+
+def test_several_objectives_at_their_weights_of_the_moment(config, texts, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    changing = {"weight": 4.0, "weight_schedule": "decay", "schedule_share": 0.5}
+    parts = {"bow": objective_settings("bow", **changing), "decoder": objective_settings("decoder")}
+    stage, trainer = fit(tmp_path, texts, tokenizer, {"name": "combined", "parts": parts})
+    names = {"objective_loss", "bow_loss", "decoder_loss"}
+    assert {f"{split}/{name}" for split in ("train", "dev") for name in names} <= set(trainer.callback_metrics)
+    assert stage.proof["parts"]["pooler"]["losses"] == ["bow", "decoder"]
+    weights = []
+    stage.objective.weights = lambda progress=None: weights.append(progress) or {"bow": 1.0, "decoder": 1.0}
+    stage.weighted({"bow": torch.ones(()), "decoder": torch.ones(())})
+    assert weights == [1.0]
+
+
+def test_only_what_needs_no_pass_of_its_own_and_one_row_a_text_serves_the_pooler_alone():
+    able = [name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone]
+    assert able == ["bow", "decoder", "rating"]
+    assert all(OBJECTIVES[name].further_passes == 0 for name in able)
+    assert all(OBJECTIVES[name].needs.arrangement in (None, "single") for name in able)

@@ -1,0 +1,198 @@
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertForMaskedLM, BertModel, DistilBertConfig, DistilBertModel
+
+from poolwise import inspect
+from poolwise.encoder import export
+from poolwise.inspect import inspect_checkpoint
+from poolwise.settings import UserError
+
+PROVENANCE = {
+    "pooler_status": "stale",
+    "model": "tiny",
+    "objective": "bow",
+    "warning": "the pooler got no gradient",
+    "pooler_geometry": {
+        "effective_rank": 12.34,
+        "mean_cosine": 0.5,
+        "alignment": 0.25,
+        "uniformity": -1.5,
+        "saturated_share": 0.1,
+    },
+    "parts": {"pooler": {"origin": "base", "losses": ["bow"], "steps": 7, "distance_moved": 0.5}},
+}
+
+
+@pytest.fixture
+def inspected(monkeypatch, capsys):
+    """The command in this process: its exit code, and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["inspect", *arguments])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as leaving:
+            inspect.main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return leaving.value.code, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def plain(config, tmp_path) -> Path:
+    torch.manual_seed(1)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def with_pooler(config, folder: Path, bias: float, **options) -> Path:
+    model = BertModel(config)
+    torch.nn.init.constant_(model.pooler.dense.bias, bias)
+    model.save_pretrained(folder, **options)
+    return folder
+
+
+def test_a_plain_mlm_checkpoint_has_no_pooler(plain, inspected):
+    found = inspect_checkpoint(plain)
+    assert found.status == "missing"
+    assert found.missing == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert found.unexpected == set()
+    assert found.heads
+    assert all(key.startswith("cls.") for key in found.heads)
+    assert found.difference > 0
+    assert found.states_difference == 0
+    code, printed = inspected(str(plain))
+    assert code == 1
+    assert "missing: each load draws one at random" in printed
+    assert "NOT the same in two loads" in printed
+    assert "2: pooler.dense.bias, pooler.dense.weight" in printed
+    assert f"cls ({len(found.heads)} keys)" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("representation", "code"), [("pooler", 1), ("cls", 0), ("mean", 0), ("cls_linear", 0)])
+def test_the_exit_code_is_1_where_a_pooler_is_needed_and_absent(plain, inspected, representation, code):
+    assert inspected(str(plain), "--repr", representation)[0] == code
+
+
+@pytest.mark.parametrize(("bias", "status"), [(0.0, "never trained"), (0.5, "as released")])
+def test_a_foreign_pooler(config, tmp_path, inspected, bias, status):
+    folder = with_pooler(config, tmp_path, bias)
+    found = inspect_checkpoint(folder)
+    assert (found.status, found.missing, found.unexpected, found.heads) == (status, set(), set(), set())
+    assert found.difference == 0
+    code, printed = inspected(str(folder))
+    assert code == 0
+    assert f"{status}: in the file" in printed
+    assert "not an export of poolwise" in printed
+
+
+def test_an_own_export(model, tokenizer, tmp_path, inspected):
+    export(model, tokenizer, PROVENANCE, "# card", tmp_path / "export")
+    code, printed = inspected(str(tmp_path / "export"))
+    assert code == 0
+    printed = re.sub(r"\s+", " ", printed)
+    for words in (
+        "stale: the encoder moved under it",
+        "the same in two loads (largest difference of a unit: 0)",
+        "base; losses: bow; steps with a gradient: 7; moved 0.5",
+        "effective rank 12.3, mean cosine 0.50, alignment 0.250, uniformity -1.50, saturated 10%",
+        "warning the pooler got no gradient",
+    ):
+        assert words in printed
+
+
+def test_a_note_of_another_program_is_left_aside(config, tmp_path):
+    folder = with_pooler(config, tmp_path, 0.5)
+    (folder / "provenance.json").write_text('{"parts": []}')
+    found = inspect_checkpoint(folder)
+    assert (found.status, found.provenance) == ("as released", {})
+
+
+def test_the_difference_is_that_of_two_loads(plain, monkeypatch):
+    loads = []
+    original = inspect._load
+    monkeypatch.setattr(inspect, "_load", lambda folder: loads.append(original(folder)) or loads[-1])
+    found = inspect_checkpoint(plain)
+    ids = torch.arange(16).unsqueeze(0)
+    first, second = (model(ids).pooler_output.detach() for model, _ in loads)
+    assert found.difference == pytest.approx((first - second).abs().max().item())
+
+
+def test_a_checkpoint_in_pieces(config, tmp_path):
+    folder = with_pooler(config, tmp_path, 0.5, max_shard_size="20KB")
+    assert not (folder / "model.safetensors").exists()
+    found = inspect_checkpoint(folder)
+    assert len(found.files) > 1
+    assert sum(len(load_file(file)) for file in found.files) == len(BertModel(config).state_dict())
+    assert (found.status, found.missing, found.difference) == ("as released", set(), 0.0)
+    found.files[0].unlink()
+    with pytest.raises(UserError, match=f"files that are not there: {found.files[0].name}"):
+        inspect_checkpoint(folder)
+
+
+def test_an_encoder_that_is_not_whole(config, tmp_path, inspected):
+    folder = with_pooler(config, tmp_path, 0.5)
+    changed = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (folder / "config.json").write_text(json.dumps(changed))
+    found = inspect_checkpoint(folder)
+    assert all(key.startswith("encoder.layer.2.") for key in found.missing)
+    assert found.states_difference > 0
+    assert inspected(str(folder), "--repr", "cls")[0] == 1
+
+
+def broken_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def other_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 20}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text("{"),
+            "that could be read (Expecting property name",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds a nameless model (config.json)"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "it has no model.safetensors"),
+        (broken_weights, "is no whole safetensors file"),
+        (pickle_only, "a pickle, which can run code when it is read"),
+        (other_sizes, "its weights do not fit its config"),
+        (lambda folder: (folder / "provenance.json").write_text("?"), "provenance.json cannot be read"),
+    ],
+)
+def test_mistakes_are_one_message(plain, inspected, spoil, words):
+    spoil(plain)
+    code, printed = inspected(str(plain))
+    assert code == 2
+    assert printed.startswith("poolwise: ")
+    assert words in printed
+
+
+def test_no_folder(tmp_path, inspected):
+    assert inspected(str(tmp_path / "none")) == (2, f"poolwise: {tmp_path / 'none'}: no such folder\n")
+
+
+def test_another_family(tmp_path, inspected):
+    DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
+        tmp_path
+    )
+    code, printed = inspected(str(tmp_path))
+    assert code == 2
+    assert "holds a distilbert model (config.json); only BERT encoders can be used" in printed
