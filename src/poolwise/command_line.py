@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,11 @@ SHARED_WITH_STAGE_1 = re.compile(
     r"(data|model|experiment|runs_dir|cache_dir|trainer\.(accelerator|devices|precision))\b"
 )
 """Keys of stage 2 that also decide which stage-1 run it reads, and keys that say where that lies."""
+CHOICES = {"objective": "objective@stage1.objective", "pretraining": "pretraining@stage1"}
+"""Groups of stage 1, and how stage 2 writes them."""
 PARTS = "objective@objective."
 PARTS_IN_STAGE_2 = "objective@stage1.objective."
-"""How keys start that add or take away a part of `objective=combined`, such as `+objective@objective.parts.bow`."""
+"""How keys start that add a part of `objective=combined`, such as `+objective@objective.parts.bow=bow`."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Override:
     def __str__(self) -> str:
         return f"{self.prefix}{self.key}" + ("" if self.prefix == "~" and not self.value else f"={self.value}")
 
-    def moved(self, where: str, to: str) -> str:
-        """This for another place in the config: `where` in the key becomes `to`."""
-        return str(replace(self, key=self.key.replace(where, to, 1)))
+    def at(self, key: str) -> str:
+        """This for another key."""
+        return str(replace(self, key=key))
 
 
 def override_in(argument: str) -> Override | None:
@@ -98,7 +100,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             continue
         if override is not None and override.key == "trainable":
             stage1 = "pretraining" if stage_of(arguments) == "mlm" else "stage1"
-            found.append(override.moved("trainable", f"{stage1}.trainable"))
+            found.append(override.at(f"{stage1}.trainable"))
             continue
         found.append(argument)
         if override is not None and override.key == "encoder" and Path(override.value).is_dir() and not names_model:
@@ -139,69 +141,64 @@ def stage_of(arguments: Sequence[str]) -> str:
     return stage
 
 
+def in_stage_1(key: str) -> str | None:
+    """The key of stage 1 that a key of stage 2 stands for, as that says which stage-1 run to read; None for others."""
+    for ours, theirs in CHOICES.items():
+        if key == theirs:
+            return ours
+    if key.startswith(PARTS_IN_STAGE_2):
+        return key.replace(PARTS_IN_STAGE_2, PARTS)
+    if key == "stage1.seed" or key.startswith("stage1.objective."):
+        return key.removeprefix("stage1.")
+    return key.replace("stage1", "pretraining", 1) if key.startswith("stage1.") else None
+
+
+def in_stage_2(key: str) -> str | None:
+    """The key of stage 2 by which it names a stage-1 run that had this setting; None for keys of other things."""
+    if key in CHOICES:
+        return CHOICES[key]
+    if key.startswith(PARTS):
+        return key.replace(PARTS, PARTS_IN_STAGE_2)
+    if key.startswith("objective."):
+        return f"stage1.{key}"
+    return key.replace("pretraining", "stage1", 1) if key.startswith("pretraining.") else None
+
+
 def problem_with_stage(override: Override, stage: str) -> str | None:
     """What to write in place of a setting that the other stage has; None for a setting of this one."""
-    key, value = override.key, override.value
     if stage == "mlm" and override.root in ("repr", "protocol", "encoder"):
-        return f"{key}={value}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
-    if stage == "mlm" and key == "objective@stage1.objective":
-        return f"{key}={value}: with stage=mlm write objective={value}"
-    if stage == "mlm" and key.startswith(PARTS_IN_STAGE_2):
-        return f"{override}: with stage=mlm write {override.moved(PARTS_IN_STAGE_2, PARTS)}"
-    if stage == "mlm" and override.root == "stage1":
-        rest = key.removeprefix("stage1.")
-        right = rest if rest == "seed" or rest.startswith("objective.") else f"pretraining.{rest}"
-        return f"{key}={value}: with stage=mlm write {right}={value}"
-    if stage == "sentiment" and key == "objective":
+        return f"{override}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
+    right = in_stage_1(override.key) if stage == "mlm" else in_stage_2(override.key)
+    if right is None:
+        return None
+    if override.key == "objective":
         return (
-            f"{key}={value}: stage=sentiment reads a stage-1 run; to name the one that was trained with it write "
-            f"objective@stage1.objective={value}"
+            f"{override}: stage=sentiment reads a stage-1 run; to name the one that was trained with it write "
+            f"{override.at(right)}"
         )
-    if stage == "sentiment" and key.startswith(PARTS):
-        right = override.moved(PARTS, PARTS_IN_STAGE_2)
-        return f"{override}: with stage=sentiment write {right} (which stage-1 run to read)"
-    if stage == "sentiment" and key.startswith("objective."):
-        return f"{key}={value}: with stage=sentiment write stage1.{key}={value} (which stage-1 run to read)"
-    if stage == "sentiment" and override.root == "pretraining":
-        right = key.replace("pretraining", "stage1", 1)
-        return f"{key}={value}: with stage=sentiment write {right}={value} (which stage-1 run to read)"
-    return None
+    which = "" if stage == "mlm" else " (which stage-1 run to read)"
+    return f"{override}: with stage={stage} write {override.at(right)}{which}"
 
 
 def stage1_command(overrides: Sequence[str]) -> str:
     """The command that makes the encoder which a stage-2 command line asks for."""
-    kept = []
-    for override in overrides_in(overrides):
-        key, value = override.key, override.value
-        if key == "objective@stage1.objective":
-            kept.append(f"objective={value}")
-        elif key.startswith(PARTS_IN_STAGE_2):
-            kept.append(override.moved(PARTS_IN_STAGE_2, PARTS))
-        elif key == "stage1.seed" or key.startswith("stage1.objective."):
-            kept.append(f"{key.removeprefix('stage1.')}={value}")
-        elif key.startswith("stage1."):
-            kept.append(f"pretraining.{key.removeprefix('stage1.')}={value}")
-        elif SHARED_WITH_STAGE_1.match(key):
-            kept.append(f"{key}={value}")
-    return _command("mlm", kept)
+    return _command("mlm", [word for override in overrides_in(overrides) for word in _moved(override, in_stage_1)])
 
 
 def stage2_command(overrides: Sequence[str]) -> str:
     """The sweep over the four representations that reads what a stage-1 command line makes."""
-    kept = []
-    for override in overrides_in(overrides):
-        key, value = override.key, override.value
-        if key == "objective":
-            kept.append(f"objective@stage1.objective={value}")
-        elif key.startswith(PARTS):
-            kept.append(override.moved(PARTS, PARTS_IN_STAGE_2))
-        elif key == "seed" or key.startswith("objective."):
-            kept.append(f"stage1.{key}={value}")
-        elif key.startswith("pretraining."):
-            kept.append(key.replace("pretraining", "stage1", 1) + f"={value}")
-        elif SHARED_WITH_STAGE_1.match(key):
-            kept.append(f"{key}={value}")
+
+    def place(key: str) -> str | None:
+        return "stage1.seed" if key == "seed" else in_stage_2(key)
+
+    kept = [word for override in overrides_in(overrides) for word in _moved(override, place)]
     return _command("sentiment", ["repr=cls,pooler,mean,cls_linear", *kept, "-m"])
+
+
+def _moved(override: Override, place: Callable[[str], str | None]) -> list[str]:
+    """An override for the other stage, at the place there; none if it is a setting of this stage alone."""
+    key = place(override.key) or (override.key if SHARED_WITH_STAGE_1.match(override.key) else None)
+    return [] if key is None else [override.at(key)]
 
 
 def _command(stage: str, words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, objective_settings
+from poolwise.app import composed, prepared, register_schemas
 from poolwise.command_line import override_in, problem_with_stage, stage1_command, stage2_command
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.objectives import build_objective, label_of, typed_objective
@@ -68,11 +69,11 @@ def test_it_runs_and_stage_2_finds_it(program, tmp_path):
     assert program("stage=sentiment", *stage2, *SMALL_STAGE2, "logger=csv") == 0
 
 
-IN_STAGE_1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "~objective@objective.parts.views"]
+IN_STAGE_1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "~objective.parts.views"]
 IN_STAGE_2 = [
     "objective@stage1.objective=combined",
     "+objective@stage1.objective.parts.decoder=decoder",
-    "~objective@stage1.objective.parts.views",
+    "~stage1.objective.parts.views",
 ]
 
 
@@ -91,3 +92,20 @@ def test_a_part_in_the_other_stages_place_is_told_with_the_right_one():
         assert in_stage_2 in told
         assert problem_with_stage(override_in(in_stage_1), "mlm") is None
         assert problem_with_stage(override_in(in_stage_2), "sentiment") is None
+
+
+def test_a_part_can_be_added_and_taken_away():
+    register_schemas()
+    for stage, parts in (("mlm", IN_STAGE_1), ("sentiment", IN_STAGE_2)):
+        config = composed(prepared([f"stage={stage}", *parts]))
+        objective = config.objective if stage == "mlm" else config.stage1.objective
+        assert set(objective.parts) == {"bow", "decoder"}
+
+
+def test_a_part_with_a_label_of_its_own_is_told(program, capsys):
+    parts = ["+objective.parts.x={name: bow}", "objective.partz.bow.weight=1"]
+    assert program("stage=mlm", "objective=combined", *parts) == 2
+    printed = capsys.readouterr().err
+    assert "objective.parts.x: must be called bow" in printed
+    assert "objective.partz" in printed
+    assert "did you mean objective.parts" in printed
