@@ -28,13 +28,11 @@ demo: setup ## set up, then run the main job on generated reviews: stage 1, four
 report: setup ## compare the finished runs
 	$(RUN) -m poolwise.report
 
-test: $(VENV)/.tests ## set up, then run the tests
-	$(RUN) -m pytest -m 'not slow' --durations=5
+test: $(VENV)/.tests ## set up, then run the tests; says which lines no test runs
+	$(RUN) -m pytest -m 'not slow' --durations=5 --cov
 
 test-slow: $(VENV)/.tests ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --durations=5
 
-lint: $(VENV)/.tests ## check format, style and types
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

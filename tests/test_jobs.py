@@ -14,7 +14,7 @@ from poolwise.settings import PretrainedModel, UserError
 
 def settings(*overrides: str):
     register_schemas()
-    with hydra.initialize_config_dir(conf_dir(), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return typed_settings(hydra.compose("train", overrides=list(overrides)))
 
 

@@ -1,10 +1,15 @@
 import os
+import shutil
 import subprocess
 import sys
 
+import datasets
+import pytest
 import torch
+from huggingface_hub import constants
 
 from poolwise import machine
+from poolwise.settings import UserError
 
 
 def test_prepare_sets_what_is_not_set_already(monkeypatch):
@@ -34,3 +39,34 @@ def test_it_comes_before_torch():
     script = "import sys; import poolwise.app, poolwise.machine; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path):
+    machine.check_writable(tmp_path / "a/b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/runs cannot be written: Not a directory"):
+        machine.check_writable(tmp_path / "file/runs")
+
+
+def test_room_is_that_of_the_disk_where_the_folder_will_be(tmp_path, monkeypatch):
+    asked = []
+
+    def usage(path):
+        asked.append(path)
+        return shutil._ntuple_diskusage(10**9, 0, 5 * 10**6)
+
+    monkeypatch.setattr(machine.shutil, "disk_usage", usage)
+    machine.check_room(tmp_path / "a/b", 5 * 10**6)
+    with pytest.raises(UserError, match="has 5 MB free, and what is kept of this needs 6 MB"):
+        machine.check_room(tmp_path / "a/b", 6 * 10**6)
+    assert set(asked) == {tmp_path}
+
+
+def test_libraries_stay_offline_where_the_hub_does_not_answer(monkeypatch):
+    for answer in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(machine, "answers", lambda url, answer=answer: answer)
+        machine.stay_offline_without_hub()
+        assert constants.HF_HUB_OFFLINE == datasets.config.HF_HUB_OFFLINE == (not answer)

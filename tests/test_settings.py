@@ -2,7 +2,17 @@ import pytest
 
 from helpers import BOW
 from poolwise.objectives.bow import BagOfWords
-from poolwise.settings import Finetune, HubData, Masking, Pretraining, problems_with, typed, unknown_key
+from poolwise.settings import (
+    Finetune,
+    HubData,
+    Masking,
+    Pretraining,
+    UserError,
+    problems_with,
+    take_all,
+    typed,
+    unknown_key,
+)
 
 OPTIMISATION = {"learning_rate": 1e-3, "weight_decay": 0, "warmup_share": 0.1, "gradient_clip_norm": 1}
 MASKING = {
@@ -52,7 +62,7 @@ def test_all_problems_are_found_together():
     wrong = {"epochs": 0, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
     found = problems_with(Pretraining, wrong, "")
     assert len(found) == 5
-    assert found[0].startswith("batchsize is no setting here (did you mean batch_size?)")
+    assert found[0].startswith("batchsize=8: no such setting (did you mean batch_size?); allowed: epochs, batch_size")
     assert found[1:3] == ["batch_size is missing", "pooler_init is missing"]
 
 
@@ -80,4 +90,27 @@ def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
 
 
 def test_unknown_key_without_a_near_one():
-    assert unknown_key("x", []) == "x is no setting here; allowed: none"
+    assert unknown_key("x", 3, []) == "x=3: no such setting; allowed: none"
+
+
+def test_a_choice_that_is_nearly_right_is_named():
+    assert problems_with(Pretraining, {**PRETRAINING, "pooler_init": "kep"}, "") == [
+        "pooler_init='kep': must be one of keep, fresh (did you mean keep?)"
+    ]
+
+
+def test_every_step_is_taken_and_all_mistakes_are_told_once():
+    taken = []
+
+    def step(name, *messages):
+        taken.append(name)
+        if messages:
+            raise UserError(*messages)
+
+    with pytest.raises(UserError) as error:
+        take_all([lambda: step(1, "a", "b\nc"), lambda: step(2), lambda: step(3, "a")])
+    assert taken == [1, 2, 3]
+    assert error.value.messages == ("a", "b\nc")
+    assert str(error.value) == "2 mistakes\n  a\n  b\n  c"
+    assert str(UserError("one")) == "one"
+    take_all([lambda: step(4)])

@@ -243,8 +243,8 @@ class SweepCheck(Callback):
             announce(jobs)
         except UserError as error:
             leave(error)
-        except HydraException:
-            return  # Hydra composes the jobs next, and says it in its own words
+        except HydraException as error:
+            leave(UserError(str(error)))  # before Hydra makes the sweep's folder
         SweepCheck.jobs = jobs
 
 

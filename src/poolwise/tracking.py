@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from poolwise.machine import ANSWER_SECONDS, answers
+from poolwise import machine
 from poolwise.runs import METRICS_FILE, RunRecord
 from poolwise.settings import LoggerSettings, WandbLogging
 
@@ -121,8 +121,8 @@ def wandb_mode(wanted: Literal["auto", "online", "offline"]) -> Literal["online"
     if not logged_in():
         log.warning("nobody is logged in to W&B (`wandb login`): this run is offline")
         return "offline"
-    if not answers(_service()):
-        log.warning("W&B did not answer within %d s: runs are offline", ANSWER_SECONDS)
+    if not machine.answers(_service()):
+        log.warning("W&B did not answer within %d s: runs are offline", machine.ANSWER_SECONDS)
         return "offline"
     return "online"
 

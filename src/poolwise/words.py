@@ -31,7 +31,7 @@ def roughly(seconds: float) -> str:
     return f"about {hours} h" + (f" {rest} min" if rest else "")
 
 
-def size(number_of_bytes: float) -> str:
+def size(number_of_bytes: int) -> str:
     """`90 MB`, `1.3 GB`; a thousand is 1,000."""
     return f"{number_of_bytes / 1e9:.1f} GB" if number_of_bytes >= 1e9 else f"{max(round(number_of_bytes / 1e6), 1)} MB"
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pandas
@@ -9,8 +10,10 @@ from helpers import EXAMPLES, write_run
 from poolwise.compare.statistics import (
     difference,
     label_of,
+    power_in_words,
     questions,
     read_runs,
+    smallest_difference,
     t_interval,
     table_of,
     verdict,
@@ -108,3 +111,22 @@ def test_runs_without_a_common_seed_are_not_compared(tmp_path):
     found = read_runs(tmp_path, "sentiment")
     (rows,) = questions(table_of(found)).values()
     assert "cannot tell mean apart from cls (no seed in common)" in verdict(rows, found)
+
+
+def test_the_smallest_difference_of_examples_is_the_published_one():
+    """Points at 80 % power and 10 % disagreement, by hand: 2.8 sqrt(0.1 / N)."""
+    for examples, points in ((872, 3.00), (1821, 2.07), (10_662, 0.86)):
+        assert smallest_difference(examples, seeds=100) == pytest.approx(points, abs=0.01)
+    assert smallest_difference(10**7, seeds=3) == pytest.approx((4.303 + 1.061) * 0.5 * (2 / 3) ** 0.5, abs=0.01)
+    assert smallest_difference(1000, seeds=1) == math.inf
+    assert power_in_words(1000, 1).startswith("no difference: one seed")
+
+
+def test_the_smallest_difference_is_shown_in_four_of_five_comparisons():
+    """Simulated: paired answers that disagree on 10 % of 1,000 texts, a true difference of the smallest size."""
+    random = np.random.default_rng(0)
+    points = smallest_difference(1000, seeds=100)
+    better = (0.10 + points / 100) / 2
+    signs = random.choice([1, -1, 0], p=[better, 0.10 - better, 0.90], size=(4000, 1000))
+    shown = np.abs(signs.mean(axis=1)) > 1.96 * signs.std(axis=1) / 1000**0.5
+    assert 0.77 < shown.mean() < 0.83

@@ -68,9 +68,9 @@ def test_dev_text_of_its_own(tmp_path, labelled):
         (None, "absent.csv", "cannot be read: No such file"),
         (b"", "empty.csv", "holds no rows"),
         (b"text,label\n", "header.csv", "holds no rows"),
-        (b"body,label\nx,1\n", "column.csv", "row 1: no column text; it has body, label"),
-        (b"text,label\nx\n", "ragged.csv", "row 1: no column label"),
-        (b"text,label\n\xe9t\xe9,1\n", "latin.csv", "is not UTF-8"),
+        (b"body,label\nx,1\n", "column.csv", "no column text; it has body, label"),
+        (b"text,label\nx\n", "ragged.csv", "row 1: no label; it has text, label"),
+        (b"text,label\n\xe9t\xe9,1\n", "latin.csv", "line 2: not UTF-8 .byte 0xe9 at 11.; it seems to be cp1252"),
         (b"text,label\nx,1\ny,1\n", "one.csv", "all labels are '1'"),
         (b"{\n", "broken.jsonl", "line 1: not JSON"),
         (b"[1]\n", "list.jsonl", "line 1: not a JSON object"),
@@ -89,8 +89,51 @@ def test_mistakes_are_told_with_their_place(tmp_path, labelled, content, name, m
 def test_labels_that_train_lacks_are_told(tmp_path, labelled):
     file = tmp_path / "more.csv"
     file.write_text("text,label\nx,mixed\n")
-    with pytest.raises(UserError, match="'mixed' do not occur in the training file; known: 'neg', 'pos'"):
+    with pytest.raises(UserError, match=r"label 'mixed' not in .*; the classifier knows 'neg', 'pos'"):
         load_files(settings(**{**labelled, "test": str(file)}))
+
+
+def test_what_is_wrong_with_several_files_is_told_together(tmp_path, labelled):
+    (tmp_path / "blank.csv").write_text("text,label\nx,neg\n ,pos\ny,\n,neg\n")
+    with pytest.raises(UserError) as error:
+        load_files(settings(train=labelled["train"], dev=str(tmp_path / "blank.csv"), test="absent.csv", text="no.txt"))
+    assert [message.removeprefix(f"{tmp_path}/") for message in error.value.messages] == [
+        "blank.csv: 2 texts empty (rows 2, 4); fill them in or leave the rows out",
+        "blank.csv: 1 label empty (row 3); fill them in or leave the rows out",
+        "absent.csv cannot be read: No such file or directory",
+        "no.txt cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "une très belle histoire, à voir"),
+        ("gb18030", "这个酒店非常好。房间很大。服务态度也不错。"),
+        ("cp1251", "это очень хороший фильм, мне понравилось"),
+        ("utf-16", "a good film"),
+    ],
+)
+def test_the_encoding_of_a_file_is_guessed_and_its_place_told(tmp_path, encoding, text):
+    file = tmp_path / "texts.txt"
+    file.write_bytes(
+        ("a plain line\n" * 500).encode() + text.encode(encoding) if encoding != "utf-16" else text.encode(encoding)
+    )
+    with pytest.raises(UserError) as error:
+        load_files(settings(text=str(file)))
+    line = 1 if encoding == "utf-16" else 501
+    assert f"{file}, line {line}: not UTF-8" in str(error.value)
+    assert f"iconv -f {encoding} -t utf-8" in str(error.value)
+
+
+def test_a_long_field_and_a_broken_quote(tmp_path, labelled):
+    file = tmp_path / "long.csv"
+    file.write_text("text,label\n" + 200_000 * "x" + ",neg\ny,pos\n")
+    corpus = load_files(settings(**{**labelled, "train": str(file)}))
+    assert len(corpus.labelled["train"][0]["text"]) == 200_000
+    file.write_text('text,label\n"a" b,neg\n')
+    with pytest.raises(UserError, match="line 2: not a table that can be read"):
+        load_files(settings(**{**labelled, "train": str(file)}))
 
 
 def test_splits_that_are_not_given_are_told(labelled):

@@ -50,6 +50,24 @@ def test_hidden_test_labels_are_refused(splits):
         load_hub(HubData(**{**SETTINGS.__dict__, "test": "test"}))
 
 
+def test_more_labels_than_the_head_has(splits):
+    wide = Features({"sentence": Value("string"), "label": Value("int64")})
+    splits["train"] = split("train", 50).cast(wide)
+    splits["validation"] = Dataset.from_dict({"sentence": ["x", "y"], "label": [1, 4]}, features=wide)
+    with pytest.raises(UserError, match="the test split has labels 4, and the head has the 2 classes 0, 1 only"):
+        load_hub(SETTINGS)
+
+
+def test_labels_that_are_words_or_start_at_one_become_class_ids(splits):
+    for labels, names in ((["good", "bad"], ("bad", "good")), ([1, 2], ("1", "2"))):
+        for name in ("train", "validation"):
+            splits[name] = Dataset.from_dict({"sentence": [f"{name} {n}" for n in range(10)], "label": labels * 5})
+        corpus = load_hub(SETTINGS)
+        assert corpus.label_names == names
+        assert set(corpus.labelled["test"]["label"]) == {0, 1}
+        assert [names[label] for label in corpus.labelled["test"]["label"]] == [str(label) for label in labels * 5]
+
+
 def test_further_text_is_read_by_stage_1(splits):
     corpus = load_hub(HubData(**{**SETTINGS.__dict__, "text": ("train", "test"), "dev": "validation"}))
     assert len(corpus.text["train"]) == 60

@@ -3,18 +3,22 @@ import json
 import torch
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
-from poolwise.stages.loop import in_words, plain
+from poolwise.stages.loop import in_words, mean_in_words, plain
 
 
 def test_plain_metrics_are_json():
     assert json.dumps(plain({"dev/loss": torch.tensor(0.5)})) == '{"dev/loss": 0.5}'
 
 
-def test_words_are_of_the_last_split():
-    assert (
-        in_words({"dev/loss": 1.0, "test/loss": 2.0, "test/accuracy": 0.5}) == "test/accuracy 0.5000, test/loss 2.0000"
-    )
-    assert in_words({"dev/loss": 1.0, "train/loss": 2.0}) == "dev/loss 1.0000"
+def test_words_are_the_named_figures_that_there_are():
+    metrics = {"dev/loss": 1.0, "test/accuracy": 0.5}
+    assert in_words(metrics, ["test/accuracy", "test/loss", "dev/loss"]) == "test/accuracy 0.5000, dev/loss 1.0000"
+
+
+def test_mean_and_spread_over_runs():
+    runs = [{"test/accuracy": 0.5}, {"test/accuracy": 0.7}]
+    assert mean_in_words(runs, ["test/accuracy"]) == "test/accuracy 0.6000 ± 0.1414 (2 runs)"
+    assert mean_in_words(runs[:1], ["test/accuracy"]) == "test/accuracy 0.5000 (1 run)"
 
 
 def test_a_job_alone_equals_the_same_job_after_another(program, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -187,7 +188,7 @@ def _table_rows(path: str, columns: tuple[str, ...], reader: "csv.DictReader[str
     try:
         yield from reader
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not a table that can be read ({error})") from error
+        raise UserError(f"{path}, line {reader.reader.line_num}: not a table that can be read ({error})") from error
 
 
 LONGEST_FIELD = 2**31 - 1
@@ -228,7 +229,11 @@ def _not_utf8(path: str) -> str:
     except UnicodeDecodeError as error:
         start = error.start
     line = content.count(b"\n", 0, start) + 1
-    sample = content[max(start - 5_000, 0) & ~1 : start + 5_000]  # an even start keeps the pairs of UTF-16 together
+    start_of_line = content.rfind(b"\n", 0, start) + 1
+    foreign = [line for line in content[start_of_line:].splitlines() if not line.isascii()]
+    sample = content[max(start_of_line - 100, 0) : start_of_line] + b"\n".join(foreign)[:10_000]
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        sample = content
     guess = from_bytes(sample, cp_isolation=LIKELY_ENCODINGS).best()
     advice = "save it as UTF-8"
     if guess is not None:

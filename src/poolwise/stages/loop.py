@@ -85,7 +85,7 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
     number = [other.identity.key for other in sweep].index(identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
     if finished(identity, settings.runs_dir):
-        show(f"{place}{identity.name} is finished", {} if sweep else {"record": str(folder / RECORD_FILE)})
+        show(f"{place}{identity.name} is finished", {}, {} if sweep else {"record": str(folder / RECORD_FILE)})
         return
     machine.check_room(settings.runs_dir, job.kept_bytes())
     screen = TrainingScreen(later=len(to_do(sweep[number:])))
@@ -98,14 +98,15 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
         stage, data = job.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
         trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()), screen)
-        facts = start_facts(job, trainer, data)
-        show(f"{place}{identity.name}", {"train": facts["train"], "into": facts["into"]} if number > 1 else facts)
+        facts = {"train": job.task} if number > 1 else start_facts(job, trainer, data)
+        show(f"{place}{identity.name}", facts, {"into": str(folder)})
         trainer.fit(stage, data)
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         job.conclude(trainer, stage, data, record)
     figures = in_words(record.results["metrics"], job.headline)
-    show(f"finished in {duration(record.results['wall_seconds'])}: {figures}", {} if sweep else end_facts(job, record))
+    took = duration(record.results["wall_seconds"])
+    show(f"finished in {took}: {figures}", {}, {} if sweep else places_of(job, record))
 
 
 def to_do(jobs: Iterable[Job]) -> list[Job]:
@@ -114,7 +115,7 @@ def to_do(jobs: Iterable[Job]) -> list[Job]:
 
 
 def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> dict[str, str]:
-    """What is trained on what, for how long, and where it goes."""
+    """What is trained on what, and for how long."""
     train, device = data.texts["train"], trainer.strategy.root_device
     others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
     steps = len(data.train_dataloader()) * job.epochs
@@ -124,17 +125,16 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
         "on": f"{job.settings.data.name}: {counted(len(train), 'text')}, {counted(len(train.ids), 'token')}; {others}",
         "for": f"{counted(job.epochs, 'epoch')}, {counted(steps, 'step')} of {data.batch_size} texts; "
         f"{trainer.precision} on {device}{threads}",
-        "into": str(job.folder),
     }
 
 
-def end_facts(job: Job, record: RunRecord) -> dict[str, str]:
+def places_of(job: Job, record: RunRecord) -> dict[str, str]:
     """Where everything lies, and what to do next."""
     logged = record.results.get("wandb")
-    facts = {"record": str(job.folder / RECORD_FILE)}
+    places = {"record": str(job.folder / RECORD_FILE)}
     if logged:
-        facts["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
-    return facts | job.next_steps
+        places["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
+    return places | job.next_steps
 
 
 def announce(sweep: Sequence[Job]) -> None:
@@ -164,10 +164,10 @@ def summarise(sweep: Sequence[Job]) -> None:
     for job, record in zip(sweep, records, strict=True):
         if record["status"] != "finished":
             facts[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
-    facts["records"] = f"{sweep[0].folder.parent}/*/{RECORD_FILE}"
+    places = {"records": f"{sweep[0].folder.parent}/*/{RECORD_FILE}"}
     if any(record.get("wandb", {}).get("mode") == "offline" for record in done):
-        facts["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
-    show(f"sweep: {len(done)} of {counted(len(sweep), 'job')} finished", facts | sweep[0].next_steps)
+        places["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
+    show(f"sweep: {len(done)} of {counted(len(sweep), 'job')} finished", facts, places | sweep[0].next_steps)
 
 
 def make_trainer(

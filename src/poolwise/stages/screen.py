@@ -1,5 +1,6 @@
 """What a person sees of a run: a start, a line of progress, an end. The same on a terminal and in a log."""
 
+import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +23,23 @@ LOG_LINES = 20
 """About how many such lines a long run prints."""
 
 
-def show(title: str, facts: Mapping[str, str]) -> None:
-    """Print a title, and below it a fact a line; a long one goes on unbroken, so that it can be copied."""
+def show(title: str, facts: Mapping[str, str], places: Mapping[str, str] | None = None) -> None:
+    """Print a title, and below it a fact a line.
+
+    Args:
+        title: one line.
+        facts: prose; what is longer than the terminal is wide goes on below itself.
+        places: paths and commands; they are left unbroken, so that they can be copied.
+    """
     console = Console(highlight=False)
+    places = places or {}
+    indent = max(map(len, [*facts, *places]), default=0) + 4
     console.print(Text(title, style="bold"), soft_wrap=True)
-    width = max(map(len, facts), default=0)
-    for name, fact in facts.items():
-        console.print(Text(f"  {name:<{width}}  ", style="dim"), Text(fact), sep="", soft_wrap=True)
+    for name, words in [*facts.items(), *places.items()]:
+        wraps = console.is_terminal and name in facts
+        lines = textwrap.wrap(words, max(console.width - indent, 20), break_on_hyphens=False) if wraps else [words]
+        text = ("\n" + " " * indent).join(lines)
+        console.print(Text.assemble((f"  {name:<{indent - 2}}", "dim"), text), soft_wrap=True)
 
 
 class TrainingScreen(lightning.Callback):
@@ -55,7 +66,9 @@ class TrainingScreen(lightning.Callback):
             self.batches = min(self.batches, trainer.max_steps * trainer.accumulate_grad_batches)
         self.started = self.drawn = self.logged = time.perf_counter()
         if self.console.is_terminal:
-            self.progress = Progress(*_columns(self.console.width), console=self.console, transient=True)
+            self.progress = Progress(
+                *_columns(self.console.width), console=self.console, transient=True, auto_refresh=False
+            )
             self.training = self.progress.add_task("training", total=self.batches, facts="")
             self.progress.start()
 
@@ -77,10 +90,10 @@ class TrainingScreen(lightning.Callback):
         self._estimate(now, seconds_left)
         facts = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, step {done:,}/{self.batches:,}, "
-            f"loss {float(outputs['loss']):.3f}, {pl_module.throughput:,.0f} tokens/s, {roughly(seconds_left)} left"
+            f"{roughly(seconds_left)} left, loss {float(outputs['loss']):.3f}, {pl_module.throughput:,.0f} tokens/s"
         )
         if self.progress is not None:
-            self.progress.update(self.training, completed=done, facts=facts)
+            self.progress.update(self.training, completed=done, facts=facts, refresh=True)
         elif now - self.logged > max(LOG_SECONDS, (now - self.started + seconds_left) / LOG_LINES):
             self.logged = now
             self.console.print(f"  {facts}", soft_wrap=True)
@@ -99,7 +112,7 @@ class TrainingScreen(lightning.Callback):
         """Say why the steps stand still."""
         if self.progress is not None:
             facts = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: evaluating on dev"
-            self.progress.update(self.training, facts=facts)
+            self.progress.update(self.training, facts=facts, refresh=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop drawing."""

@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from helpers import REPOSITORY
+from poolwise.command_line import (
+    expanded,
+    override_in,
+    problem_with_stage,
+    stage1_command,
+    stage2_command,
+    stage_of,
+)
+from poolwise.settings import UserError
+
+
+def test_overrides_are_told_from_flags():
+    override = override_in("++data.text=a=b c")
+    assert (override.prefix, override.key, override.value, override.root) == ("++", "data.text", "a=b c", "data")
+    assert str(override) == "++data.text=a=b c"
+    assert override_in("objective@stage1.objective=bow").root == "objective"
+    for deletion in ("~data.text", "~data.text=a.txt"):
+        override = override_in(deletion)
+        assert (override.prefix, override.key, str(override)) == ("~", "data.text", deletion)
+    assert [override_in(word) for word in ("-m", "--cfg", "job")] == [None] * 3
+    assert [override_in(word).is_choice for word in ("model=tiny", "objective@stage1.objective=bow")] == [True, True]
+    assert [override_in(word).is_choice for word in ("seed=1", "model.layers=1", "modell=tiny")] == [False] * 3
+
+
+def test_a_model_can_be_given_by_its_place(tmp_path):
+    assert expanded(["model=minilm", "seed=1"]) == ["model=minilm", "seed=1"]
+    assert expanded(["model=my/bert"]) == ["model=pretrained", "model.path='my/bert'", "model.name='bert'"]
+    assert expanded(["encoder=base"]) == ["encoder=base"]
+    assert expanded(["encoder=conf", "model=minilm"]) == ["encoder=conf", "model=minilm"]
+    folder = str(REPOSITORY / "conf")
+    assert expanded([f"encoder={folder}"])[1:] == ["model=pretrained", f"model.path='{folder}'", "model.name='conf'"]
+    assert expanded(["model=tiny,minilm"]) == ["model=tiny,minilm"]
+    (tmp_path / "provenance.json").write_text(json.dumps({"model": "minilm"}))
+    assert expanded([f"encoder={tmp_path}"]) == [f"encoder={tmp_path}", "model=minilm"]
+
+
+def test_trainable_is_short_for_the_setting_of_stage_1():
+    assert expanded(["stage=mlm", "trainable=pooler"]) == ["stage=mlm", "pretraining.trainable=pooler"]
+    assert expanded(["trainable=all,pooler", "-m"]) == ["stage1.trainable=all,pooler", "-m"]
+    assert stage1_command(["stage1.trainable=pooler"]) == "python train.py stage=mlm pretraining.trainable=pooler"
+
+
+def test_the_stage_is_read_before_hydra_reads_it():
+    assert stage_of(["repr=cls"]) == "sentiment"
+    assert stage_of(["stage=mlm", "-m"]) == "mlm"
+    for stage in ("mlm,sentiment", "mlmm"):
+        with pytest.raises(UserError, match=f"stage={stage}"):
+            stage_of([f"stage={stage}"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "typed", "right"),
+    [
+        ("mlm", "repr=cls", "a setting of stage=sentiment"),
+        ("mlm", "protocol.epochs=1", "a setting of stage=sentiment"),
+        ("mlm", "encoder=base", "a setting of stage=sentiment"),
+        ("mlm", "stage1.epochs=1", "write pretraining.epochs=1"),
+        ("mlm", "stage1.seed=1", "write seed=1"),
+        ("mlm", "stage1.objective.weight=1", "write objective.weight=1"),
+        ("mlm", "objective@stage1.objective=none", "write objective=none"),
+        ("sentiment", "objective=none", "write objective@stage1.objective=none"),
+        ("sentiment", "objective.weight=1", "write stage1.objective.weight=1"),
+        ("sentiment", "pretraining.epochs=1", "write stage1.epochs=1"),
+        ("mlm", "objective=none", None),
+        ("sentiment", "stage1.objective.weight=1", None),
+        ("sentiment", "objective@stage1.objective=none", None),
+        ("sentiment", "repr=cls", None),
+    ],
+)
+def test_settings_of_the_other_stage_are_told_with_the_right_key(stage, typed, right):
+    problem = problem_with_stage(override_in(typed), stage)
+    if right is None:
+        assert problem is None
+    else:
+        assert problem.startswith(typed)
+        assert right in problem
+
+
+def test_the_command_that_makes_the_stage_1_encoder():
+    overrides = [
+        "stage=sentiment",
+        "repr=pooler",
+        "seed=3",
+        "stage1.seed=2",
+        "stage1.epochs=5",
+        "stage1.objective.weight=2",
+        "objective@stage1.objective=bow",
+        "+objective@stage1.objective.parts.decoder=decoder",
+        "data=files",
+        "data.text=a.txt",
+        "protocol.epochs=1",
+        "+trainer.max_steps=5",
+        "trainer.precision=bf16-mixed",
+        "~logger.entity",
+        "experiment=first_real_run",
+        "data.dev=my data.csv",
+    ]
+    assert stage1_command(overrides) == (
+        "python train.py stage=mlm seed=2 pretraining.epochs=5 objective.weight=2 objective=bow "
+        "+objective@objective.parts.decoder=decoder "
+        "data=files data.text=a.txt trainer.precision=bf16-mixed "
+        "experiment=first_real_run 'data.dev=my data.csv'"
+    )
+
+
+def test_the_command_that_follows_stage_1_asks_for_the_run_it_made():
+    made = ["seed=2", "pretraining.epochs=5", "objective.weight=2", "objective=bow", "data=files", "data.text=a.txt"]
+    following = stage2_command(["stage=mlm", *made, "logger=csv"])
+    assert following == (
+        "python train.py stage=sentiment repr=cls,pooler,mean,cls_linear stage1.seed=2 stage1.epochs=5 "
+        "stage1.objective.weight=2 objective@stage1.objective=bow data=files data.text=a.txt -m"
+    )
+    assert stage1_command(following.split()).split()[2:] == ["stage=mlm", *made]

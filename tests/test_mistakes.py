@@ -1,0 +1,176 @@
+"""What a person is told about each mistake: one row a mistake, all run through `train.py` in this process."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from transformers import BertConfig, BertForSequenceClassification
+
+from helpers import SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import machine
+
+GOOD = "text,label\ngood film,pos\nbad film,neg\n"
+FILES = {
+    "good.csv": GOOD.encode(),
+    "empty.csv": b"",
+    "header.csv": b"text,label\n",
+    "one.csv": b"text,label\na,pos\nb,pos\n",
+    "odd.csv": GOOD.encode() + b"well,mixed\n",
+    "blank.csv": GOOD.encode() + b" ,pos\n",
+    "latin.csv": GOOD.encode() + "une très belle histoire,pos\n".encode("cp1252"),
+    "column.csv": b"review,label\na,pos\nb,neg\n",
+    "blank.txt": b"\n\n",
+    "latin.txt": "good\nd\xe9j\xe0 vu, tr\xe8s bien\n".encode("cp1252"),
+}
+OWN = ["stage=sentiment", "encoder=base", "data=files", *(s for s in SMALL_RUN if not s.startswith("data."))]
+OWN_TEXT = [word for word in OWN if word not in ("stage=sentiment", "encoder=base")] + ["stage=mlm"]
+
+
+def own(**files: str) -> list[str]:
+    """Stage 2 on these files, good ones for the splits that are not named."""
+    named = dict.fromkeys(("train", "dev", "test"), "good.csv") | files
+    return [*OWN, *(f"data.{split}={file}" for split, file in named.items())]
+
+
+MISTAKES = {
+    # Hydra's own words
+    "unknown choice": (["stage=mlm", "objective=simcsee"], 1, ["Could not find 'objective/simcsee'", "bow"]),
+    "unknown choice in a sweep": (["repr=cls,polar", "-m"], 2, ["Could not find 'repr/polar'", "pooler"]),
+    "broken grammar": (["stage=mlm", "data.name=a(b"], 1, ["a(b"]),
+    # the config
+    "unknown key": (
+        ["stage=mlm", "pretraining.epoch=3"],
+        2,
+        ["pretraining.epoch=3: no such setting (did you mean pretraining.epochs?)"],
+    ),
+    "unknown key at the top": (["stage=mlm", "sed=3"], 2, ["sed=3: no such setting (did you mean seed?)"]),
+    "unknown group": (["stage=mlm", "modell=tiny"], 2, ["modell=tiny: no such setting (did you mean model?)"]),
+    "unknown key behind +": (["stage=mlm", "+objective.wait=1"], 2, ["objective.wait=1: no such setting"]),
+    "unknown key in a sweep": (["protocol.epoch=1,2", "-m"], 2, ["protocol.epoch=1: no such", "protocol.epoch=2: no"]),
+    "wrong type": (["stage=mlm", "seed=abc", "model.layers=two"], 2, ["seed='abc': must be a whole number", "'two'"]),
+    "out of range": (["stage=mlm", "pretraining.epochs=0"], 2, ["pretraining.epochs=0: must be at least 1"]),
+    "nearly a choice": (["stage=mlm", "pretraining.pooler_init=kep"], 2, ["keep, fresh (did you mean keep?)"]),
+    "repr in stage 1": (["stage=mlm", "repr=pooler"], 2, ["repr=pooler: stage=mlm has no repr"]),
+    "protocol in stage 1": (["stage=mlm", "protocol.epochs=1"], 2, ["protocol.epochs=1: stage=mlm has no protocol"]),
+    "objective in stage 2": (["stage=sentiment", "objective=none"], 2, ["write objective@stage1.objective=none"]),
+    "pretraining in stage 2": (["pretraining.epochs=2"], 2, ["write stage1.epochs=2"]),
+    "two stages": (["stage=mlm,sentiment", "-m"], 2, ["stage=mlm,sentiment: one stage at a time"]),
+    "many at once": (
+        ["stage=mlm", "repr=pooler", "sed=3", "seed=-1", "objective.weight=heavy"],
+        2,
+        ["4 mistakes", "repr=pooler", "sed=3", "seed=-1: must be at least 0", "objective.weight='heavy'"],
+    ),
+    "more precision than there is": (["stage=mlm", "trainer.precision=fp16"], 2, ["trainer.precision"]),
+    "texts longer than positions": (
+        ["stage=mlm", *SMALL_STAGE1, "data.max_length=1000"],
+        2,
+        ["this encoder has 512 positions"],
+    ),
+    # files
+    "no file named": (["stage=mlm", "data=files"], 2, ["data=files needs data.text"]),
+    "missing file": (own(dev="absent.csv"), 2, ["absent.csv cannot be read: No such file"]),
+    "missing text": ([*OWN_TEXT, "data.text=absent.txt"], 2, ["absent.txt cannot be read: No such file"]),
+    "empty file": (own(test="empty.csv"), 2, ["empty.csv holds no rows"]),
+    "header only": (own(test="header.csv"), 2, ["header.csv holds no rows"]),
+    "text without text": ([*OWN_TEXT, "data.text=blank.txt"], 2, ["blank.txt holds no text"]),
+    "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has review, label"]),
+    "one class only": (own(train="one.csv"), 2, ["one.csv: all labels are 'pos'"]),
+    "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' not in good.csv"]),
+    "empty texts": (own(dev="blank.csv"), 2, ["blank.csv: 1 text empty (row 3)"]),
+    "not UTF-8": (own(dev="latin.csv"), 2, ["latin.csv, line 4: not UTF-8", "it seems to be cp1252"]),
+    "text that is not UTF-8": ([*OWN_TEXT, "data.text=latin.txt"], 2, ["latin.txt, line 2: not UTF-8", "cp1252"]),
+    "several files": (
+        own(train="latin.csv", dev="blank.csv", test="absent.csv"),
+        2,
+        ["3 mistakes", "latin.csv, line 4", "blank.csv: 1 text", "absent.csv"],
+    ),
+    # encoders
+    "missing stage-1 encoder": (
+        ["stage=sentiment", *SMALL_STAGE2],
+        2,
+        ["The stage-1 encoder is missing", "python train.py stage=mlm", "encoder=base"],
+    ),
+    "no such encoder": (["encoder=basee"], 2, ["encoder=basee: no such folder; allowed: stage1, base, or a folder"]),
+    "no such model": (["stage=mlm", "model=no/such/folder"], 2, ["no/such/folder is not on this disk"]),
+    "a folder that is no encoder": (["stage=mlm", "model=./plain"], 2, ["plain is no encoder: it has no config.json"]),
+    "a folder without weights": (["encoder=./bare"], 2, ["bare is no encoder: it has no model.safetensors"]),
+    "a pickle": (["stage=mlm", "model=./pickled"], 2, ["a pickle, which can run code"]),
+    "another family": (["stage=mlm", "model=./gpt"], 2, ["gpt holds a gpt2 model"]),
+    "a file as encoder": (["stage=mlm", "model=good.csv"], 2, ["good.csv is a file; an encoder is a folder"]),
+    "a hub model without network": (["stage=mlm", "model=bert_base"], 2, ["is not on this disk", "model=minilm"]),
+    "a hub data set without network": (["stage=mlm", "data=sst2"], 2, ["could not be loaded", "use data=demo"]),
+    # places
+    "a folder that cannot be made": (["stage=mlm", "runs_dir=good.csv/runs"], 2, ["good.csv/runs cannot be written"]),
+    "a cache that cannot be made": (["stage=mlm", "cache_dir=/proc/x"], 2, ["/proc/x cannot be written"]),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with files and encoders that have something wrong with them; the program runs in it."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    for name, config in {"bare": "bert", "pickled": "bert", "gpt": "gpt2", "plain": None}.items():
+        (tmp_path / name).mkdir()
+        if config is not None:
+            (tmp_path / name / "config.json").write_text(json.dumps({"model_type": config}))
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"")
+    (tmp_path / "gpt/model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_and_leaves_nothing_behind(program, place, capfd, mistake):
+    arguments, expected, words = MISTAKES[mistake]
+    before = sorted(place.rglob("*"))
+    code = program(*arguments)
+    printed = "".join(capfd.readouterr())
+    assert code == expected
+    for word in words:
+        assert word in printed
+    assert "Traceback" not in printed
+    assert [path for path in sorted(place.rglob("*")) if path not in before and "cache" not in str(path)] == []
+
+
+def test_a_missing_encoder_is_told_once_and_before_the_first_job(program, place, capfd):
+    assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
+    printed = "".join(capfd.readouterr())
+    assert printed.count("The stage-1 encoder is missing") == 1
+    assert "job 1" not in printed
+    assert not (place / "runs").exists()
+
+
+def test_a_disk_without_room_is_told_before_work_starts(program, place, capfd, monkeypatch):
+    full = shutil.disk_usage(place)._replace(free=1_000_000)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: full)
+    assert program("stage=mlm", *SMALL_STAGE1) == 2
+    assert "has 1 MB free, and what is kept of this needs 20 MB" in capfd.readouterr().err
+    assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "-m") == 2
+    assert "needs 61 MB" in capfd.readouterr().err
+    assert not (place / "runs").exists()
+
+
+def test_an_encoder_that_was_trained_for_other_classes(program, place):
+    """Its head is left aside and a fresh one of the data's classes is drawn, so that no label is beyond it."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shutil.copytree(encoder_folder(program, place), place / "classifier")
+    vocabulary = json.loads((place / "classifier/config.json").read_text())["vocab_size"]
+    model = BertForSequenceClassification(BertConfig(vocab_size=vocabulary, num_labels=5, **sizes))
+    model.save_pretrained(place / "classifier")
+    (place / "classifier/provenance.json").unlink()
+    assert (
+        program("stage=sentiment", "encoder=./classifier", "model=tiny", "repr=pooler", *SMALL_STAGE2, "logger=csv")
+        == 0
+    )
+    (record,) = (place / "runs/sentiment").glob("*/record.json")
+    assert json.loads(record.read_text())["label_names"] == ["negative", "positive"]
+
+
+def encoder_folder(program, place: Path) -> Path:
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
+    (folder,) = (place / "runs/mlm").glob("*/export")
+    return folder

@@ -1,0 +1,34 @@
+import pytest
+
+from poolwise.words import counted, duration, first_line, nearest, roughly, size, some
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (counted(1, "text"), "1 text"),
+        (counted(18000, "text"), "18,000 texts"),
+        (duration(0.4), "0 s"),
+        (duration(59.4), "59 s"),
+        (duration(59.6), "1 min 0 s"),
+        (duration(439.0), "7 min 19 s"),
+        (duration(3599.7), "1 h 0 min"),
+        (duration(11100.0), "3 h 5 min"),
+        (roughly(2.0), "about 5 s"),
+        (roughly(48.0), "about 50 s"),
+        (roughly(58.0), "about 1 min"),
+        (roughly(439.0), "about 7 min"),
+        (roughly(3590.0), "about 1 h"),
+        (roughly(11400.0), "about 3 h 10 min"),
+        (size(200), "1 MB"),
+        (size(90_868_376), "91 MB"),
+        (size(1_300_000_000), "1.3 GB"),
+        (nearest("epoch", ["epochs", "seed"]), " (did you mean epochs?)"),
+        (nearest("x", ["epochs", "seed"]), ""),
+        (some([2, 7]), "2, 7"),
+        (some(range(17)), "0, 1, 2, 3, 4 and 12 more"),
+        (first_line(ValueError("\n  one\ntwo")), "one"),
+    ],
+)
+def test_words(said, words):
+    assert said == words
