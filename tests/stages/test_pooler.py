@@ -11,10 +11,12 @@ from helpers import BOW, MASKING, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
 from poolwise.encoder import export, freeze_all_but_pooler, load_for_pretraining
+from poolwise.jobs import MLMJob
 from poolwise.objectives import OBJECTIVES, build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
+from poolwise.stages.loop import mean_in_words
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
@@ -171,3 +173,8 @@ def test_only_what_needs_no_pass_of_its_own_and_one_row_a_text_serves_the_pooler
     assert able == ["bow", "decoder", "rating"]
     assert all(OBJECTIVES[name].further_passes == 0 for name in able)
     assert all(OBJECTIVES[name].needs.arrangement in (None, "single") for name in able)
+
+
+def test_the_summary_of_a_sweep_leaves_out_the_figures_of_mlm():
+    runs = [{"dev/objective_loss": 0.5, "pooler/effective_rank": 3.0}]
+    assert mean_in_words(runs, MLMJob.headline) == "dev/objective_loss 0.5000 (1 run)"
