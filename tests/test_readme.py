@@ -62,13 +62,17 @@ def test_layout_names_what_exists():
         assert (REPOSITORY / name).is_file() or (REPOSITORY / "src/poolwise" / name).is_file(), name
 
 
-def test_train_py_shows_its_help_soon():
-    started = time.monotonic()
-    found = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), "--help"], capture_output=True, text=True, check=True
-    )
-    assert "stage: mlm, sentiment" in found.stdout
-    assert time.monotonic() - started < 60
+def test_train_py_shows_its_help_in_two_seconds():
+    """The best of three: the machine may be busy."""
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        command = [sys.executable, str(REPOSITORY / "train.py"), "--help"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 2
+    for words in ("stage: mlm, sentiment", "repr: cls, cls_linear, mean, pooler", "python train.py stage=mlm"):
+        assert words in found.stdout
 
 
 @pytest.mark.parametrize("group", ["repr", "objective", "data"])
