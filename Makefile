@@ -18,7 +18,7 @@ $(VENV)/.tests: $(VENV)/.runs
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-setup: $(VENV)/.runs ## install the program into $(VENV)
+setup: $(VENV)/.runs ## install the program into .venv
 
 demo: setup ## set up, then run the main job on generated reviews: stage 1, four representations x three seeds, report
 	$(RUN) train.py stage=mlm

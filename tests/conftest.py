@@ -70,6 +70,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     """`train.py` in this process, with its runs and cache under `tmp_path`; returns the exit code."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    # Coverage traces as a debugger does, and under one Hydra shows tracebacks in place of messages.
+    monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
 
     def run(*arguments: str) -> int:
         places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

@@ -165,6 +165,17 @@ def test_all_problems_are_told_together(overrides, messages):
     assert len(error.value.messages) == len(messages)
 
 
+def test_settings_may_stand_on_both_sides_of_a_flag():
+    assert app.prepared(["repr=cls", "-m", "~logger.entity", "seed=1,2"]) == [
+        "-m",
+        "repr=cls",
+        "~logger.entity",
+        "seed=1,2",
+    ]
+    assert app.prepared(["stage=mlm", "--cfg", "job", "seed=1"]) == ["--cfg", "job", "stage=mlm", "seed=1"]
+    assert app.prepared(["--help", "stage=mlm"]) == ["--help", "stage=mlm"]
+
+
 def records(folder: Path) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*/record.json"))]
 

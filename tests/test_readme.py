@@ -15,25 +15,25 @@ from poolwise.inspect import inspect_checkpoint
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+OWN = re.search(r"^OWN=\((.*)\)$", README, flags=re.MULTILINE).group(1)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line.replace('"${OWN[@]}"', OWN) for line in LINES if not line.startswith("OWN=")]
 ROWS = [(f"the {word} film number {n}", word) for n in range(10) for word in ("fine", "dull")]
 
 
 def small(words: list[str]) -> list[str]:
-    """Settings that make a command of the README small, without those that its data or model do not have."""
+    """A command of the README on small data and a small encoder."""
     settings = SMALL_STAGE1 if "stage=mlm" in words else SMALL_STAGE2
-    own_files = "data=files" in words
-    kept = [s for s in settings if not (own_files and s.startswith("data.") and "max_length" not in s)]
+    if "data=files" in words:
+        settings = [s for s in settings if not s.startswith("data.") or s.startswith("data.max_length")]
     if "model=FOLDER" in words:
-        kept = [s for s in kept if not s.startswith("model.")]
-    if "model=minilm" in words:
-        kept = [s for s in kept if not s.startswith("model.")] + ["+trainer.limit_train_batches=1"]
-    return [*kept, "logger=csv"]
+        settings = [s for s in settings if not s.startswith("model.")]
+    return [*settings, "logger=csv", *(word.replace("model=minilm", "model=tiny") for word in words)]
 
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 9
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 10
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -49,8 +49,8 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     for command in COMMANDS:
         if command.startswith("python train.py"):
             words = shlex.split(command)[2:]
-            given = [word.replace("FOLDER", _an_export(tmp_path)) for word in words]
-            assert program(*small(words), *given) == 0, command
+            given = [word.replace("FOLDER", _an_export(tmp_path)) for word in small(words)]
+            assert program(*given) == 0, command
         elif command.startswith("python -m poolwise.inspect"):
             assert inspect_checkpoint(Path(_an_export(tmp_path))).missing == set()
         elif command.startswith("python -m poolwise.report"):
@@ -58,12 +58,12 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
             report.main()
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
-    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 6
-    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 4
+    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 12 + 3
+    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3
 
 
 def _an_export(folder: Path) -> str:
-    return str(next((folder / "runs/mlm").glob("demo-*/export"), ""))
+    return str(next((folder / "runs/mlm").glob("*/export"), ""))
 
 
 def test_layout_names_what_exists():
@@ -73,13 +73,17 @@ def test_layout_names_what_exists():
         assert (REPOSITORY / name).is_file() or (REPOSITORY / "src/poolwise" / name).is_file(), name
 
 
-def test_train_py_shows_its_help_soon():
-    started = time.monotonic()
-    found = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), "--help"], capture_output=True, text=True, check=True
-    )
-    assert "stage: mlm, sentiment" in found.stdout
-    assert time.monotonic() - started < 60
+def test_train_py_shows_its_help_in_two_seconds():
+    """The best of three: the machine may be busy."""
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        command = [sys.executable, str(REPOSITORY / "train.py"), "--help"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 2
+    for words in ("stage: mlm, sentiment", "repr: cls, cls_linear, mean, pooler", "python train.py stage=mlm"):
+        assert words in found.stdout
 
 
 @pytest.mark.parametrize("group", ["repr", "objective", "data"])

@@ -130,10 +130,15 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         problem = problem_with_stage(override, stage) if override else None
         misplaced += [problem] if problem else []
         kept += [] if problem else [argument]
-    kept = let_through(kept)
+    kept = let_through(in_order(kept))
     if misplaced:
         raise UserError(*misplaced, *problems_of_first_job(kept))
     return kept
+
+
+def in_order(arguments: Sequence[str]) -> list[str]:
+    """Flags first: argparse, which Hydra uses, takes no setting after `... -m` if there were some before it."""
+    return sorted(arguments, key=lambda argument: argument.startswith("~") or override_in(argument) is not None)
 
 
 def let_through(arguments: Sequence[str]) -> list[str]:

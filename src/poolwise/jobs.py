@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -244,7 +245,7 @@ class MLMJob(Job):
 
     def __init__(self, settings: MLMSettings) -> None:
         self.settings: MLMSettings = settings
-        choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
+        self.choice = choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
         self.start = starting_point(settings)
         self.optimisation = settings.pretraining.optimisation
@@ -277,7 +278,11 @@ class MLMJob(Job):
     @property
     def next_steps(self) -> dict[str, str]:
         """The export, and the sweep that compares representations of it."""
-        return {"export": str(self.folder / EXPORT_FOLDER), "next": self.settings.stage2_command}
+        export, command = str(self.folder / EXPORT_FOLDER), self.settings.stage2_command
+        if stage1_identity(self.settings, self.choice, shared_trainer(self.settings)).key != self.identity.key:
+            # Trainer settings of its own: stage 2 cannot work this run out from its settings.
+            command = command.replace(" -m", f" encoder={shlex.quote(export)} -m")
+        return {"export": export, "next": command}
 
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches.
@@ -373,10 +378,8 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         flat: dict[str, Any] = {"encoder": "base", "objective": None, "stage1_seed": None}
         return ChosenEncoder("base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat)
     if settings.encoder == "stage1":
-        # Stage 2's own `+trainer.KEY` are not stage 1's: such an encoder is named by its folder.
-        shared = {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
         condition: str | None
-        identity = stage1_identity(settings, settings.stage1, shared)
+        identity = stage1_identity(settings, settings.stage1, shared_trainer(settings))
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
@@ -393,6 +396,11 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     fingerprint = encoder.fingerprint(path)
     check_length(settings.data.max_length, encoder.longest_text(path))
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat)
+
+
+def shared_trainer(settings: CommonSettings) -> dict[str, Any]:
+    """The trainer settings that both stages have; a stage-1 run with others is named by its folder in stage 2."""
+    return {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:

@@ -130,3 +130,12 @@ def test_the_smallest_difference_is_shown_in_four_of_five_comparisons():
     signs = random.choice([1, -1, 0], p=[better, 0.10 - better, 0.90], size=(4000, 1000))
     shown = np.abs(signs.mean(axis=1)) > 1.96 * signs.std(axis=1) / 1000**0.5
     assert 0.77 < shown.mean() < 0.83
+
+
+def test_runs_that_answer_like_a_constant_are_not_recommended(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, "cls", seed, wrong=list(range(0, EXAMPLES, 2)), dev=0.4)
+    runs = read_runs(tmp_path, "sentiment")
+    words = verdict(table_of(runs), runs)
+    assert words.startswith("Use none of these yet: the best on dev, cls, is right on 50.0 % of test texts")
+    assert "always answering the most frequent class on 50.0 %" in words

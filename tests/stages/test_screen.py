@@ -34,6 +34,17 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once):
     assert "\x1b" not in printed
 
 
+def test_limits_of_the_trainer_are_in_the_count_and_the_next_command_finds_the_run(program, capfd, at_once):
+    assert program("stage=mlm", *SMALL_STAGE1, "+trainer.limit_train_batches=2", "logger=csv") == 0
+    printed = capfd.readouterr().out
+    assert "for    1 epoch, 2 steps of 32 texts" in printed
+    assert "log_every_n_steps" not in printed
+    command = re.search(r"next +python train\.py (.*)", printed).group(1)
+    assert "/export -m" in command
+    small = ["repr=cls", *SMALL_STAGE2[-1:], *(s for s in SMALL_STAGE2 if s.startswith("data."))]
+    assert program(*command.split(), *small, "seed=1", "logger=csv") == 0
+
+
 def test_a_sweep_says_what_it_can_show_and_how_it_ended(program, capfd, at_once):
     assert program("stage=sentiment", "encoder=base", "repr=cls,mean", *SMALL_STAGE2, "seed=1,2", "-m") == 0
     printed = capfd.readouterr().out

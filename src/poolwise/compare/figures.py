@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas
 
 matplotlib.use("svg")
@@ -21,6 +22,8 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 INK, PALE = "#1f4e79", "#7fa6c9"
+SPREAD = 0.2
+"""How far runs lie apart across the axis, so that runs with the same figure do not hide each other."""
 
 
 def dot_plot(runs: pandas.DataFrame) -> str:
@@ -31,7 +34,7 @@ def dot_plot(runs: pandas.DataFrame) -> str:
         figure, axes = pyplot.subplots(
             len(panels),
             1,
-            figsize=(6.4, 0.9 * len(panels) + 0.42 * sum(heights)),
+            figsize=(5.0, 0.9 * len(panels) + 0.42 * sum(heights)),
             height_ratios=heights,
             sharex=True,
             squeeze=False,
@@ -50,7 +53,8 @@ def _panel(axis: Any, rows: pandas.DataFrame, runs: pandas.DataFrame) -> None:
     for place, (_, row) in enumerate(rows.iloc[::-1].iterrows()):
         own = runs_of(row, runs)
         values = 100 * own[REPORTED_METRIC]
-        axis.plot(values, [place] * len(values), "o", color=PALE, markersize=6, zorder=2)
+        beside = np.linspace(-SPREAD, SPREAD, len(values)) if len(values) > 1 else np.zeros(1)
+        axis.plot(values, place + beside, "o", color=PALE, markersize=5, zorder=2)
         axis.plot([values.mean()], [place], "|", color=INK, markersize=18, markeredgewidth=2.5, zorder=3)
     axis.set_yticks(range(len(rows)), list(rows["label"].iloc[::-1]))
     axis.set_ylim(-0.6, len(rows) - 0.4)

@@ -152,7 +152,8 @@ def power_in_words(examples: int, seeds: int) -> str:
         return "no difference: one seed has no spread; give several, such as seed=1,2,3"
     return (
         f"differences of about {smallest_difference(examples, seeds):.1f} points in accuracy, by {examples:,} test "
-        f"texts and {seeds} seeds (taking {DISAGREEMENT:.0%} disagreement and {SEED_DEVIATION} points of spread)"
+        f"texts and {seeds} seeds (two runs taken to disagree on {DISAGREEMENT:.0%} of texts, seeds to spread by "
+        f"{SEED_DEVIATION} points, as large encoders do; small ones spread more)"
     )
 
 
@@ -162,6 +163,16 @@ def t_interval(values: ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half)
+
+
+NO_BETTER = 1.0
+"""Points; a classifier this close to a constant answer has learnt nothing that is worth comparing."""
+
+
+def majority_share(folder: str) -> float:
+    """The share of a run's test examples that have the most frequent label."""
+    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
+    return float(rows.loc[rows["split"] == "test", "label"].value_counts(normalize=True).iloc[0])
 
 
 def _correct(folder: str) -> Bool[ndarray, " N"]:
@@ -204,6 +215,12 @@ def verdict(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
     mean, spread = 100 * best[f"{REPORTED_METRIC} mean"], 100 * best[f"{REPORTED_METRIC} std"]
     over = "one seed" if best["runs"] == 1 else f"sd {spread:.1f} over {best['runs']} seeds"
     words = f"Use {best['label']}, the best on dev; test accuracy {mean:.1f} % ({over})."
+    constant = 100 * majority_share(runs_of(best, runs)["folder"].iloc[0])
+    if mean <= constant + NO_BETTER:
+        words = (
+            f"Use none of these yet: the best on dev, {best['label']}, is right on {mean:.1f} % of test texts "
+            f"({over}), always answering the most frequent class on {constant:.1f} %. Train longer, or on more text."
+        )
     if len(rows) == 1:
         return words + " There is nothing to compare it with yet."
     compared = {

@@ -97,7 +97,7 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         stage, data = job.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
-        trainer = make_trainer(job, folder, run_loggers, len(data.train_dataloader()), screen)
+        trainer = make_trainer(job, folder, run_loggers, batches_an_epoch(job, data), screen)
         facts = {"train": job.task} if number > 1 else start_facts(job, trainer, data)
         show(f"{place}{identity.name}", facts, {"into": str(folder)})
         trainer.fit(stage, data)
@@ -109,6 +109,12 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
     show(f"finished in {took}: {figures}", {}, {} if sweep else places_of(job, record))
 
 
+def batches_an_epoch(job: Job, data: TextDataModule) -> int:
+    """How many training batches an epoch has, with the limit that a person may have set as Lightning reads it."""
+    batches, limit = len(data.train_dataloader()), job.settings.trainer.get("limit_train_batches", 1.0)
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 def to_do(jobs: Iterable[Job]) -> list[Job]:
     """The jobs that are not finished yet."""
     return [job for job in jobs if not finished(job.identity, job.settings.runs_dir)]
@@ -118,7 +124,7 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
     """What is trained on what, and for how long."""
     train, device = data.texts["train"], trainer.strategy.root_device
     others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
-    steps = len(data.train_dataloader()) * job.epochs
+    steps = batches_an_epoch(job, data) * job.epochs
     threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     return {
         "train": job.task,
