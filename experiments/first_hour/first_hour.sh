@@ -20,7 +20,7 @@ try make
 try make demo
 source .venv/bin/activate
 
-echo; echo "--- own data: 300 film reviews in a spreadsheet saved as CSV, split by hand ---"
+echo; echo "--- own data: 3,000 reviews in a spreadsheet saved as CSV, with column names of its own ---"
 python - <<'PYTHON'
 import csv
 from poolwise.data.demo import generate_reviews
