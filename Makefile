@@ -29,7 +29,7 @@ report: setup ## compare the finished runs
 	$(RUN) -m poolwise.report
 
 test: $(VENV)/.tests ## set up, then run the tests; says which lines no test runs
-	$(RUN) -m pytest -m 'not slow' --durations=5 --cov
+	$(RUN) -m pytest -m 'not slow' -n 2 --durations=5 --cov
 
 test-slow: $(VENV)/.tests ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --durations=5
