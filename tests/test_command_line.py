@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from poolwise.command_line import (
     stage1_command,
     stage2_command,
     stage_of,
+    with_paths_quoted,
 )
 from poolwise.settings import UserError
 
@@ -29,11 +31,11 @@ def test_overrides_are_told_from_flags():
 
 def test_a_model_can_be_given_by_its_place(tmp_path):
     assert expanded(["model=minilm", "seed=1"]) == ["model=minilm", "seed=1"]
-    assert expanded(["model=my/bert"]) == ["model=pretrained", "model.path='my/bert'", "model.name='bert'"]
+    assert expanded(["model=my/bert"]) == ["model=pretrained", "model.path=my/bert", "model.name=bert"]
     assert expanded(["encoder=base"]) == ["encoder=base"]
     assert expanded(["encoder=conf", "model=minilm"]) == ["encoder=conf", "model=minilm"]
     folder = str(REPOSITORY / "conf")
-    assert expanded([f"encoder={folder}"])[1:] == ["model=pretrained", f"model.path='{folder}'", "model.name='conf'"]
+    assert expanded([f"encoder={folder}"])[1:] == ["model=pretrained", f"model.path={folder}", "model.name=conf"]
     assert expanded(["model=tiny,minilm"]) == ["model=tiny,minilm"]
     (tmp_path / "provenance.json").write_text(json.dumps({"model": "minilm"}))
     assert expanded([f"encoder={tmp_path}"]) == [f"encoder={tmp_path}", "model=minilm"]
@@ -116,3 +118,39 @@ def test_the_command_that_follows_stage_1_asks_for_the_run_it_made():
         "stage1.objective.weight=2 objective@stage1.objective=bow data=files data.text=a.txt -m"
     )
     assert stage1_command(following.split()).split()[2:] == ["stage=mlm", *made]
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("data.train=a.csv", "data.train=a.csv"),
+        ("data.train=my data (1).csv", "data.train='my data (1).csv'"),
+        ("data.train=it's.csv", "data.train='it\\'s.csv'"),
+        ("data.train='quoted already.csv'", "data.train='quoted already.csv'"),
+        ("data.train=a.csv,b.csv", "data.train=a.csv,b.csv"),
+        ("data.name=my data", "data.name=my data"),
+        ("runs_dir=~/runs", f"runs_dir={Path.home()}/runs"),
+    ],
+)
+def test_paths_are_quoted_as_the_grammar_wants_them(typed, taken):
+    assert with_paths_quoted(override_in(typed)) == taken
+
+
+def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path):
+    (tmp_path / "a,b.csv").write_text("")
+    assert with_paths_quoted(override_in(f"data.train={tmp_path}/a,b.csv")) == f"data.train='{tmp_path}/a,b.csv'"
+
+
+def test_commands_are_written_as_a_person_would():
+    """Short again, of each key the last value, quoted once."""
+    made = expanded(["stage=mlm", "model=my bert/one", "pretraining.epochs=1", "pretraining.epochs=2"])
+    assert stage2_command([*made, "data.text='my texts.txt'"]) == (
+        "python train.py stage=sentiment repr=cls,pooler,mean,cls_linear 'model=my bert/one' stage1.epochs=2 "
+        "'data.text=my texts.txt' -m"
+    )
+
+
+def test_a_broken_provenance_does_not_stop_the_reading_of_a_command_line(tmp_path):
+    for content in ("{bad", "[]", "{}"):
+        (tmp_path / "provenance.json").write_text(content)
+        assert expanded([f"encoder={tmp_path}"])[1] == "model=pretrained"

@@ -35,9 +35,22 @@ def own(**files: str) -> list[str]:
 
 
 MISTAKES = {
-    # Hydra's own words
-    "unknown choice": (["stage=mlm", "objective=simcsee"], 1, ["Could not find 'objective/simcsee'", "bow"]),
-    "unknown choice in a sweep": (["repr=cls,polar", "-m"], 2, ["Could not find 'repr/polar'", "pooler"]),
+    # choices, and Hydra's own words
+    "unknown choice": (["stage=mlm", "objective=nonne"], 2, ["objective=nonne: no such choice (did you mean none?)"]),
+    "unknown choice in a sweep": (["repr=cls,polar", "-m"], 2, ["repr=cls,polar: no such choice (did you mean pooler"]),
+    "unknown choice beside others": (
+        ["repr=poler", "protocol.epoch=3", "seed=-1"],
+        2,
+        ["3 mistakes", "did you mean pooler?", "did you mean protocol.epochs?", "seed=-1: must be at least 0"],
+    ),
+    "a model without a slash": (["stage=mlm", "model=bert-base-uncased"], 2, ["did you mean bert_base", "a slash"]),
+    "no choice": (["stage=mlm", "model=null"], 2, ["model=null: no such choice; model is one of bert_base"]),
+    "stage in capitals": (["stage=MLM"], 2, ["stage=MLM: must be one of mlm, sentiment (did you mean mlm?)"]),
+    "a setting taken away": (["stage=mlm", "~seed"], 2, ["seed is missing"]),
+    "the last part of a key": (["epochs=3"], 2, ["epochs=3: no such setting (did you mean protocol.epochs?)"]),
+    "a trainer's key": (["stage=mlm", "+trainer.max_epochs=3"], 2, ["write pretraining.epochs= in stage 1"]),
+    "empty names": (["stage=mlm", "runs_dir=", "data.name="], 2, ["runs_dir is empty", "data.name is empty"]),
+    "a misspelt key in --cfg": (["stage=mlm", "seeed=3", "--cfg", "job"], 1, ["seeed"]),
     "broken grammar": (["stage=mlm", "data.name=a(b"], 1, ["a(b"]),
     # the config
     "unknown key": (
@@ -78,6 +91,11 @@ MISTAKES = {
     "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has review, label"]),
     "one class only": (own(train="one.csv"), 2, ["one.csv: all labels are 'pos'"]),
     "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' not in good.csv"]),
+    "more labels than the head has": (
+        ["encoder=base", "data=rotten_tomatoes", "data.path=./five", "data.dev=test", *SMALL_RUN[-6:]],
+        2,
+        ["./five: the test split has labels 4, 5, and the head has the 2 classes 0, 1 only"],
+    ),
     "empty texts": (own(dev="blank.csv"), 2, ["blank.csv: 1 text empty (row 3)"]),
     "not UTF-8": (own(dev="latin.csv"), 2, ["latin.csv, line 4: not UTF-8", "it seems to be cp1252"]),
     "text that is not UTF-8": ([*OWN_TEXT, "data.text=latin.txt"], 2, ["latin.txt, line 2: not UTF-8", "cp1252"]),
@@ -117,6 +135,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if config is not None:
             (tmp_path / name / "config.json").write_text(json.dumps({"model_type": config}))
     (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"")
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five/train.csv").write_text("text,label\na,0\nb,1\n")
+    (tmp_path / "five/test.csv").write_text("text,label\na,4\nb,5\n")
     (tmp_path / "gpt/model.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     yield tmp_path

@@ -66,10 +66,25 @@ def test_a_failed_run_says_so_with_its_error(tmp_path):
     assert not finished(identity(), tmp_path)
 
 
-def test_an_interrupted_run_is_failed_too(tmp_path):
+def test_a_run_that_is_stopped_has_not_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt), record(tmp_path) as running:
         raise KeyboardInterrupt
-    assert read_record(running.folder)["status"] == "failed"
+    assert read_record(running.folder)["status"] == "interrupted"
+
+
+def test_a_record_is_json_whatever_the_numbers_are(tmp_path):
+    with record(tmp_path) as running:
+        running.results["metrics"] = {"a": float("nan"), "b": [float("inf"), 1.5]}
+    assert read_record(running.folder)["metrics"] == {"a": None, "b": [None, 1.5]}
+
+
+def test_a_broken_record_is_no_record(tmp_path, caplog):
+    with record(tmp_path) as running:
+        pass
+    file = running.folder / "record.json"
+    file.write_text(file.read_text()[:100])
+    assert read_record(running.folder) is None
+    assert f"{file} is broken and left out" in caplog.text
 
 
 def test_predictions_round_trip(tmp_path):

@@ -27,15 +27,18 @@ from omegaconf.errors import OmegaConfBaseException
 from poolwise import machine
 from poolwise import settings as types
 from poolwise.command_line import (
+    DEFAULT_STAGE,
     Override,
     conf_dir,
     expanded,
     override_in,
     overrides_in,
+    problem_with_choice,
     problem_with_stage,
     stage1_command,
     stage2_command,
     stage_of,
+    with_paths_quoted,
 )
 from poolwise.settings import UserError, problems_with, take_all, typed, unknown_key
 from poolwise.words import nearest
@@ -111,28 +114,30 @@ def conclude_sweep() -> None:
     if jobs:
         from poolwise.stages.loop import summarise
 
-        summarise(jobs)
+        in_stage_1 = jobs[0].identity.stage == "mlm"
+        summarise(jobs, {"next": stage2_command(SweepCheck.overrides)} if in_stage_1 else jobs[0].next_steps)
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: short forms written out, misspelt keys let through to `problems_in`.
 
     Raises:
-        UserError: it asks for two stages, or has settings of the other one; told with all else that is wrong.
+        UserError: it asks for two stages, has settings of the other one or choices that there are not; told with all
+            else that is wrong.
     """
     if {"--help", "-h"} & set(arguments):
         return list(arguments)
     stage = stage_of(arguments)
-    misplaced: list[str] = []
+    problems: list[str] = []
     kept: list[str] = []
     for argument in expanded(arguments):
         override = override_in(argument)
-        problem = problem_with_stage(override, stage) if override else None
-        misplaced += [problem] if problem else []
-        kept += [] if problem else [argument]
-    kept = let_through(in_order(kept))
-    if misplaced:
-        raise UserError(*misplaced, *problems_of_first_job(kept))
+        problem = (problem_with_stage(override, stage) or problem_with_choice(override)) if override else None
+        problems += [problem] if problem else []
+        kept += [] if problem else [with_paths_quoted(override) if override else argument]
+    kept = in_order(kept) if {"--cfg", "-c"} & set(arguments) else let_through(in_order(kept))
+    if problems:
+        raise UserError(*problems, *problems_of_first_job(kept))
     return kept
 
 
@@ -229,28 +234,33 @@ class SweepCheck(Callback):
 
     Attributes:
         jobs: those of the sweep that this process does; empty for a single job.
+        overrides: the command line of the sweep.
     """
 
     jobs: ClassVar[list["Job"]] = []
+    overrides: ClassVar[list[str]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this once a sweep; leaves the program with all messages if there are any."""
         axes = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        jobs: list[Job] = []
-
-        def plan(overrides: list[str]) -> None:
-            jobs.append(planned(hydra.compose("train", overrides=overrides), overrides))
-
+        jobs: dict[str, Job] = {}
         try:
-            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *config.hydra.overrides.task]))
+            every = jobs_of([*axes, *config.hydra.overrides.task])
+
+            def plan(overrides: list[str]) -> None:
+                job = planned(hydra.compose("train", overrides=overrides), overrides)
+                job.choices = [word for word in overrides if any(word not in other for other in every)]
+                jobs[job.identity.key] = job
+
+            take_all(partial(plan, overrides) for overrides in every)
             from poolwise.stages.loop import announce
 
-            announce(jobs)
+            announce(list(jobs.values()))
         except UserError as error:
             leave(error)
         except HydraException as error:
             leave(UserError(str(error)))  # before Hydra makes the sweep's folder
-        SweepCheck.jobs = jobs
+        SweepCheck.jobs, SweepCheck.overrides = list(jobs.values()), list(config.hydra.overrides.task)
 
 
 def leave(error: UserError) -> None:
@@ -295,9 +305,19 @@ def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMS
 
 def problems_in(config: Plain) -> list[str]:
     """All that is wrong with a composed config, one line each."""
-    schema = SCHEMAS[config["stage"]]
+    schema = SCHEMAS[config.get("stage", DEFAULT_STAGE)]
     allowed = [field.name for field in fields(schema)]
-    found = [unknown_key(key, value, allowed) for key, value in config.items() if key not in allowed]
+    missing = [f"{key} is missing" for key in allowed if key not in config]
+    if missing:
+        return missing
+    leaves = sorted(key for key in keys_of(config) if not key.startswith("stage1."))
+    found = [
+        unknown_key(key, value, allowed, [leaf for leaf in leaves if leaf.endswith(f".{key}")])
+        for key, value in config.items()
+        if key not in allowed
+    ]
+    found += [f"{key} is empty" for key in ("runs_dir", "cache_dir") if not config[key]]
+    found += [f"{group}.name is empty" for group in ("data", "model") if not config[group].get("name", "-")]
     common = {"seed": types.Seed, "workers": types.NonNegativeCount}
     for key, hint in common.items():
         found += types.problems_with_value(hint, config[key], key)
@@ -396,6 +416,9 @@ def problems_in_stage1(stage1: Plain) -> list[str]:
     ]
 
 
+EPOCHS = "; write pretraining.epochs= in stage 1, protocol.epochs= in stage 2"
+
+
 def problems_in_trainer(trainer: Plain) -> list[str]:
     """Check `trainer.*` against the signature of `lightning.Trainer`."""
     import lightning
@@ -410,7 +433,7 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
         else [f"trainer.devices={devices!r}: must be 1, or a list of one device such as [0]"]
     )
     return found + [
-        f"trainer.{key} is set by poolwise itself"
+        f"trainer.{key} is set by poolwise itself" + (EPOCHS if key == "max_epochs" else "")
         if key in OWN_TRAINER_ARGUMENTS
         else unknown_key(f"trainer.{key}", value, [f"trainer.{name}" for name in sorted(allowed)])
         for key, value in trainer.items()

@@ -59,9 +59,13 @@ vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
 
 Share of each weighted loss in their sum, mean over probes: {shares}.
 
+On the dev texts:
+
 | dev figure | value |
 |---|---|
 {figures}
+
+How the pooler's outputs lie:
 
 | the pooler's outputs on {provenance["pooler_geometry"]["texts"]:g} dev texts | value |
 |---|---|

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poolwise.settings import UserError
+from poolwise.words import nearest
 
 OVERRIDE = re.compile(
     r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][^=\s]*)=(?P<value>.*)|~(?P<deleted>[A-Za-z_][^=\s]*)", re.DOTALL
@@ -85,6 +86,36 @@ def groups() -> set[str]:
     return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
 
 
+PATHS = re.compile(r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|model|model\.(path|name))$")
+"""Keys whose values are paths or named after one."""
+PLAIN_VALUE = re.compile(r"[\w./:@+-]*", re.ASCII)
+
+
+def with_paths_quoted(override: Override) -> str:
+    """The override with a path as Hydra's grammar takes it: blanks, commas and quotes in it are the path's own."""
+    value = str(Path(override.value).expanduser()) if override.value.startswith("~/") else override.value
+    quoted = value[:1] in ("'", '"')
+    several = "," in value and not Path(value).exists()
+    if not PATHS.fullmatch(override.key) or quoted or several or PLAIN_VALUE.fullmatch(value):
+        return str(replace(override, value=value))
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return str(replace(override, value=f"'{escaped}'"))
+
+
+def problem_with_choice(override: Override) -> str | None:
+    """What is wrong with a choice of a config group, with the nearest right spelling; None if nothing is."""
+    if not override.is_choice or override.prefix == "~" or re.search(r"[()\[\]{}'\"]", override.value):
+        return None
+    group = override.key.split("@")[0]
+    known = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    for choice in (word.strip() for word in override.value.split(",")):
+        if choice not in known:
+            hint = nearest(choice, known)
+            place = "; a folder or hub name is written with a slash" if group == "model" else ""
+            return f"{override}: no such choice{hint}; {group} is one of {', '.join(known)}{place}"
+    return None
+
+
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
 
@@ -109,13 +140,16 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def _pretrained(place: str) -> list[str]:
-    return ["model=pretrained", f"model.path='{place}'", f"model.name='{Path(place).resolve().name}'"]
+    name = Override("", "model.name", Path(place).resolve().name)
+    return ["model=pretrained", with_paths_quoted(Override("", "model.path", place)), with_paths_quoted(name)]
 
 
 def _model_of(folder: Path) -> list[str]:
     """The model that an encoder's folder is of, for names and learning rates: as stage 1 noted, else itself."""
-    provenance = folder / "provenance.json"
-    name = json.loads(provenance.read_text())["model"] if provenance.is_file() else None
+    try:
+        name = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, LookupError, TypeError):
+        name = None  # not from stage 1; or broken, which is told when it is loaded
     known = name is not None and (conf_dir() / "model" / f"{name}.yaml").is_file()
     return [f"model={name}"] if known else _pretrained(str(folder))
 
@@ -137,7 +171,7 @@ def stage_of(arguments: Sequence[str]) -> str:
     if "," in stage:
         raise UserError(f"stage={stage}: one stage at a time; run stage=mlm first, then stage=sentiment")
     if stage not in STAGES:
-        raise UserError(f"stage={stage}: must be one of {', '.join(STAGES)}")
+        raise UserError(f"stage={stage}: must be one of {', '.join(STAGES)}{nearest(stage.lower(), STAGES)}")
     return stage
 
 
@@ -198,8 +232,19 @@ def stage2_command(overrides: Sequence[str]) -> str:
 def _moved(override: Override, place: Callable[[str], str | None]) -> list[str]:
     """An override for the other stage, at the place there; none if it is a setting of this stage alone."""
     key = place(override.key) or (override.key if SHARED_WITH_STAGE_1.match(override.key) else None)
-    return [] if key is None else [override.at(key)]
+    if key is None or str(override) == "model=pretrained" or key == "model.name":
+        return []  # what stands for `model=FOLDER` is written short again
+    return [override.at("model" if key == "model.path" else key)]
 
 
 def _command(stage: str, words: Sequence[str]) -> str:
-    return shlex.join(["python", "train.py", f"stage={stage}", *words])
+    """A command line, of each key the last value; paths are written as a person would."""
+    last = {word.split("=")[0]: _unquoted(word) for word in words}
+    return shlex.join(["python", "train.py", f"stage={stage}", *last.values()])
+
+
+def _unquoted(word: str) -> str:
+    override = override_in(word)
+    if override is None or not PATHS.fullmatch(override.key) or override.value[:1] != "'":
+        return word
+    return str(replace(override, value=override.value[1:-1].replace("\\'", "'").replace("\\\\", "\\")))

@@ -281,7 +281,10 @@ class MLMJob(Job):
         export, command = str(self.folder / EXPORT_FOLDER), self.settings.stage2_command
         if stage1_identity(self.settings, self.choice, shared_trainer(self.settings)).key != self.identity.key:
             # Trainer settings of its own: stage 2 cannot work this run out from its settings.
-            command = command.replace(" -m", f" encoder={shlex.quote(export)} -m")
+            command = f"{command.removesuffix(' -m')} encoder={shlex.quote(export)} -m"
+        if not load_corpus(self.settings.data).labelled:
+            labelled = "data.train=TRAIN.csv data.dev=DEV.csv data.test=TEST.csv"
+            command = f"{command.removesuffix(' -m')} {labelled} -m   (with labelled files)"
         return {"export": export, "next": command}
 
     def build(self) -> tuple[Stage, TextDataModule]:
@@ -443,7 +446,7 @@ class SentimentJob(Job):
     def next_steps(self) -> dict[str, str]:
         """The report, and the command that makes it."""
         runs = self.settings.runs_dir
-        elsewhere = "" if runs == Path("runs") else f" --runs {runs}"
+        elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
         return {
             "report": f"{runs}/report/index.html, by the next command",
             "next": f"python -m poolwise.report{elsewhere}",

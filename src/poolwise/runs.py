@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 import resource
@@ -22,6 +24,8 @@ import pandas
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 NUMERICS_VERSION = 1
 """Raised by hand when the code's numbers change for the same settings; part of every run key."""
 
@@ -34,6 +38,15 @@ RECORDED_LIBRARIES = ("poolwise torch lightning transformers datasets tokenizers
 def hash_of(material: Any) -> str:
     """SHA-256 in hex of plain data (dicts, lists, numbers, text), whatever the order of its keys."""
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with null in place of numbers that JSON does not have: NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def without_seeds(settings: Any) -> Any:
@@ -89,7 +102,8 @@ class RunIdentity:
 class RunRecord:
     """The record of one run, a context manager around its work.
 
-    On entry the record says `running`, on exit `finished`, or `failed` with the error; the exception goes on.
+    On entry the record says `running`, on exit `finished`, `interrupted` by person or system, or `failed` with the
+    error; the exception goes on.
 
     Attributes:
         identity: what the run is.
@@ -123,10 +137,14 @@ class RunRecord:
     ) -> None:
         self.results["wall_seconds"] = round(time.perf_counter() - self._started, 2)
         self.results["peak_memory_mib"] = peak_memory_mib()
-        if error is not None:
+        if error is None:
+            self._write("finished")
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            self._write("interrupted")
+        else:
             self.results["error"] = f"{type(error).__name__}: {error}"
             self.results["traceback"] = traceback.format_exception(error)
-        self._write("finished" if error is None else "failed")
+            self._write("failed")
 
     def _write(self, status: str) -> None:
         identity = self.identity
@@ -144,7 +162,7 @@ class RunRecord:
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
             "git_commit": self._commit,
         }
-        write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+        write_atomically(self.folder / RECORD_FILE, json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
 
     def write_predictions(self, predictions: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example."""
@@ -165,9 +183,15 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder; None where there is none."""
+    """The record in a run's folder; None where there is none that can be read."""
     file = folder / RECORD_FILE
-    record: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        log.warning("%s is broken and left out (%s)", file, error)
+        return None
     return record
 
 

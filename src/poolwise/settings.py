@@ -6,7 +6,7 @@ keyword arguments of objectives and representations alike. This module imports n
 
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -362,11 +362,12 @@ def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str
     return found
 
 
-def unknown_key(key: str, value: Any, allowed: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest right spelling."""
+def unknown_key(key: str, value: Any, allowed: Iterable[str], meant: Sequence[str] = ()) -> str:
+    """The message for a key that does not exist, with what is `meant` if that is known, else the nearest spelling."""
     allowed = list(allowed)
     given = key if isinstance(value, Mapping) else f"{key}={value}"
-    return f"{given}: no such setting{nearest(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else nearest(key, allowed)
+    return f"{given}: no such setting{hint}; allowed: {', '.join(allowed) or 'none'}"
 
 
 def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:

@@ -1,4 +1,7 @@
+import json
+import os
 import re
+import signal as signals
 
 import pytest
 
@@ -30,7 +33,7 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once):
     for fact in ("record  ", "W&B     offline; to upload: wandb sync ", "export  "):
         assert f"\n  {fact}" in printed
     assert "next    python train.py stage=sentiment repr=cls,pooler,mean,cls_linear" in printed
-    assert "stage1.epochs=2 -m" in printed
+    assert " stage1.epochs=2 " in printed
     assert "\x1b" not in printed
 
 
@@ -49,13 +52,13 @@ def test_a_sweep_says_what_it_can_show_and_how_it_ended(program, capfd, at_once)
     assert program("stage=sentiment", "encoder=base", "repr=cls,mean", *SMALL_STAGE2, "seed=1,2", "-m") == 0
     printed = capfd.readouterr().out
     assert printed.startswith("sweep of 4 jobs\n")
-    assert re.search(r"  repr +cls, mean\n  seed +1, 2\n", printed)
+    assert re.search(r"  seed +1, 2\n  repr +cls, mean\n", printed)
     assert "differences of about 14.0 points in accuracy, by 40 test texts and 2 seeds" in printed
     assert [f"job {number} of 4: demo-tiny" in printed for number in (1, 2, 3, 4)] == [True] * 4
     assert re.search(r"about \d+ s with the 3 after it", printed)
     assert "HYDRA" not in printed
     end = printed[printed.index("sweep: 4 of 4 jobs finished") :]
-    assert re.search(r"demo-tiny-base-cls-finetune +dev/macro_f1 \S+ ± \S+, test/accuracy \S+ ± \S+", end)
+    assert re.search(r"  repr=cls +dev/macro_f1 \S+ ± \S+, test/accuracy \S+ ± \S+", end)
     assert re.search(r"  next +python -m poolwise\.report --runs ", end)
 
 
@@ -81,6 +84,55 @@ def test_a_terminal_of_any_width_and_without_colour(program, capfd, at_once, mon
     assert program("stage=mlm", *SMALL_STAGE1, "pretraining.epochs=2", "logger=csv") == 0
     printed = capfd.readouterr().out
     assert ("━" in printed) == bar
-    assert re.search(r"epoch\s+1/2,\s+step\s+\d/6,\s+about", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", printed))
+    figures = r"epoch 1/2, step \d/6, about 5 s left, loss" if bar else r"1/2 \d/6 5 s \d+\.\d\d \d+\.\dk/s"
+    assert re.search(figures, COLOUR.sub("", printed))
     codes = {code for sequence in COLOUR.findall(printed) for code in sequence[2:-1].split(";")}
     assert codes <= {"", "0", "1", "2"}  # bold and dim, no colour
+
+
+def test_a_finished_run_shows_its_end_again_and_tells_the_next_ones_time(program, capfd):
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
+    first = capfd.readouterr().out
+    assert "  time   told after the first steps\n" in first
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
+    again = capfd.readouterr().out
+    assert again.startswith("demo-tiny-bow-seed1 is finished: dev/perplexity")
+    assert again.splitlines()[1:] == first.splitlines()[-len(again.splitlines()) + 1 :]
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", "seed=2") == 0
+    assert "  time   about 5 s, by 1 earlier run on this data\n" in capfd.readouterr().out
+
+
+def test_conditions_of_a_sweep_are_kept_apart(program, capfd):
+    """Held away: runs that differ in more than seeds in one row, as seeds."""
+    sweep = ["encoder=base", "protocol.epochs=1,2", "seed=1,1"]
+    assert program("stage=sentiment", *SMALL_STAGE2[:-1], *sweep, "logger=csv", "-m") == 0
+    printed = capfd.readouterr().out
+    assert printed.startswith("sweep of 2 jobs\n")
+    assert re.search(r"  protocol\.epochs +1, 2\n", printed)
+    end = printed[printed.index("sweep: 2 of 2 jobs finished") :]
+    assert [len(re.findall(rf"  protocol\.epochs={n} .*\(1 run\)", end)) for n in (1, 2)] == [1, 1]
+
+
+@pytest.mark.parametrize(("signal", "code", "words"), [("SIGINT", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")])
+def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
+    program, tmp_path, capfd, monkeypatch, signal, code, words
+):
+    from poolwise.stages.mlm import MaskedLanguageModelling
+
+    step = MaskedLanguageModelling.training_step
+
+    def stopped(self, batch, batch_idx):
+        os.kill(os.getpid(), getattr(signals, signal))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", stopped)
+    handlers = [signals.getsignal(number) for number in (signals.SIGINT, signals.SIGTERM)]
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == code
+    for number, handler in zip((signals.SIGINT, signals.SIGTERM), handlers, strict=True):
+        signals.signal(number, handler)
+    assert f"stopped by {words}; the same command starts this run anew" in capfd.readouterr().out
+    (file,) = (tmp_path / "runs/mlm").glob("*/record.json")
+    assert json.loads(file.read_text())["status"] == "interrupted"
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", step)
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
+    assert json.loads(file.read_text())["status"] == "finished"

@@ -22,6 +22,8 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 INK, PALE = "#1f4e79", "#7fa6c9"
+LEAST_RANGE = 2.0
+"""Points that the axis spans at least, so that a difference of nothing does not fill it."""
 SPREAD = 0.2
 """How far runs lie apart across the axis, so that runs with the same figure do not hide each other."""
 
@@ -42,6 +44,9 @@ def dot_plot(runs: pandas.DataFrame) -> str:
         for axis, (question, rows) in zip(axes[:, 0], panels.items(), strict=True):
             _panel(axis, rows, runs)
             axis.set_title(question, loc="left", fontsize=10)
+        low, high = axes[-1, 0].get_xlim()
+        if high - low < LEAST_RANGE:
+            axes[-1, 0].set_xlim((low + high - LEAST_RANGE) / 2, (low + high + LEAST_RANGE) / 2)
         axes[-1, 0].set_xlabel("test accuracy, % (dots: runs; bars: means)")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})

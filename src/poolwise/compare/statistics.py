@@ -136,11 +136,11 @@ def smallest_difference(examples: int, seeds: int) -> float:
     The larger of two: what N test examples can show, (z_0.975 + z_0.8) sqrt(d / N) for paired answers with a share d
     of disagreement (Connor 1987; Card et al. 2020 for NLP), and what S seeds can show, (t_0.975 + t_0.8)
     sqrt(2 s^2 / S) with S - 1 degrees of freedom. d = 10 % and s = 0.5 points are assumed, as nothing has been run
-    yet. Infinite for one seed, which has no spread.
+    yet. For one seed, which has no spread, what the examples alone can show.
     """
-    if seeds < 2:
-        return math.inf
     by_examples = (stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)) * math.sqrt(DISAGREEMENT / examples)
+    if seeds < 2:
+        return float(100 * by_examples)
     quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
     by_seeds = quantiles * SEED_DEVIATION * math.sqrt(2 / seeds)
     return float(max(100 * by_examples, by_seeds))
@@ -149,7 +149,10 @@ def smallest_difference(examples: int, seeds: int) -> float:
 def power_in_words(examples: int, seeds: int) -> str:
     """What a sweep can show, before it is run."""
     if seeds < 2:
-        return "no difference: one seed has no spread; give several, such as seed=1,2,3"
+        return (
+            f"nothing for sure, as one seed has no spread (give several: seed=1,2,3); its {examples:,} test texts "
+            f"alone could show differences of about {smallest_difference(examples, seeds):.1f} points in accuracy"
+        )
     return (
         f"differences of about {smallest_difference(examples, seeds):.1f} points in accuracy, by {examples:,} test "
         f"texts and {seeds} seeds (two runs taken to disagree on {DISAGREEMENT:.0%} of texts, seeds to spread by "

@@ -2,14 +2,17 @@
 
 import gc
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from poolwise import machine
 from poolwise.data.module import TextDataModule
@@ -18,7 +21,7 @@ from poolwise.settings import CommonSettings, Optimisation
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
-from poolwise.words import counted, duration, some
+from poolwise.words import counted, duration, roughly, some
 
 OWN_TRAINER_ARGUMENTS = (
     "logger callbacks max_epochs default_root_dir enable_checkpointing gradient_clip_val num_sanity_val_steps "
@@ -38,6 +41,7 @@ class Job(ABC):
         selection_metric: the dev metric whose highest value picks the checkpoint; None keeps the last step.
         task: what is trained, in words, for the screen.
         headline: the metrics to show at the end.
+        choices: what tells it from the other jobs of its sweep, as typed.
         power: from a number of seeds to the smallest difference that a sweep can show, in words; None where jobs
             are not compared on a test set.
     """
@@ -49,6 +53,7 @@ class Job(ABC):
     selection_metric: str | None = None
     task: str
     headline: tuple[str, ...]
+    choices: Sequence[str] = ()
     power: Callable[[int], str] | None = None
 
     @abstractmethod
@@ -80,33 +85,54 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
     Args:
         job: what to do.
         sweep: the jobs of the sweep that it is one of; empty for a single job.
+
+    Raises:
+        SystemExit: the person or the system stopped it; with the exit code that shells give to that.
     """
-    settings, identity, folder = job.settings, job.identity, job.folder
-    number = [other.identity.key for other in sweep].index(identity.key) + 1 if sweep else 0
+    number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
-    if finished(identity, settings.runs_dir):
-        show(f"{place}{identity.name} is finished", {}, {} if sweep else {"record": str(folder / RECORD_FILE)})
+    if finished(job.identity, job.settings.runs_dir):
+        show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, bool(sweep))
         return
-    machine.check_room(settings.runs_dir, job.kept_bytes())
-    screen = TrainingScreen(later=len(to_do(sweep[number:])))
+    machine.check_room(job.settings.runs_dir, job.kept_bytes())
+    try:
+        results = train(job, place, to_do(sweep[number:]), first=number <= 1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        by, code = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
+        show(f"stopped by {by}; the same command starts this run anew, and skips what is finished", {})
+        raise SystemExit(code) from stop
+    show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
+
+
+def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, Any]:
+    """Train and conclude a job; returns the results of its record.
+
+    Args:
+        job: what to do.
+        place: what to show before its name.
+        later: the jobs of its sweep that come after it.
+        first: whether to show all facts of it, or only what is not shared with the jobs before it.
+    """
+    settings, folder = job.settings, job.folder
     with (
         freed_memory(),
-        RunRecord(identity, folder, settings.config) as record,
+        RunRecord(job.identity, folder, settings.config) as record,
         loggers(settings.logger, record, settings.runs_dir) as run_loggers,
     ):
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         stage, data = job.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
-        trainer = make_trainer(job, folder, run_loggers, batches_an_epoch(job, data), screen)
-        facts = {"train": job.task} if number > 1 else start_facts(job, trainer, data)
-        show(f"{place}{identity.name}", facts, {"into": str(folder)})
+        trainer = make_trainer(job, folder, run_loggers, batches_an_epoch(job, data), TrainingScreen(len(later)))
+        show(
+            f"{place}{job.identity.name}",
+            start_facts(job, trainer, data) if first else {"train": job.task},
+            {"into": str(folder)},
+        )
         trainer.fit(stage, data)
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         job.conclude(trainer, stage, data, record)
-    figures = in_words(record.results["metrics"], job.headline)
-    took = duration(record.results["wall_seconds"])
-    show(f"finished in {took}: {figures}", {}, {} if sweep else places_of(job, record))
+    return record.results
 
 
 def batches_an_epoch(job: Job, data: TextDataModule) -> int:
@@ -131,16 +157,34 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
         "on": f"{job.settings.data.name}: {counted(len(train), 'text')}, {counted(len(train.ids), 'token')}; {others}",
         "for": f"{counted(job.epochs, 'epoch')}, {counted(steps, 'step')} of {data.batch_size} texts; "
         f"{trainer.precision} on {device}{threads}",
+        "time": time_in_words(job, 1),
     }
 
 
-def places_of(job: Job, record: RunRecord) -> dict[str, str]:
-    """Where everything lies, and what to do next."""
-    logged = record.results.get("wandb")
+def time_in_words(job: Job, jobs: int) -> str:
+    """How long jobs like this one should take, by earlier runs of the same data, encoder and epochs."""
+    group = "pretraining" if job.identity.stage == "mlm" else "protocol"
+    seconds = [
+        record["wall_seconds"]
+        for folder in job.folder.parent.glob("*")
+        if (record := read_record(folder)) is not None
+        and record["status"] == "finished"
+        and all(record[key] == job.identity.flat[key] for key in ("data", "model"))
+        and record["config"][group]["epochs"] == job.epochs
+    ]
+    if not seconds:
+        return "told after the first steps"
+    return f"{roughly(jobs * median(seconds))}, by {counted(len(seconds), 'earlier run')} on this data"
+
+
+def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -> None:
+    """Show the main figures of a run, where everything lies, and what to do next."""
     places = {"record": str(job.folder / RECORD_FILE)}
+    logged = results.get("wandb")
     if logged:
         places["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
-    return places | job.next_steps
+    figures = in_words(results["metrics"], job.headline)
+    show(f"{title}: {figures}", {}, {} if in_sweep else places | job.next_steps)
 
 
 def announce(sweep: Sequence[Job]) -> None:
@@ -151,29 +195,38 @@ def announce(sweep: Sequence[Job]) -> None:
     """
     left = to_do(sweep)
     machine.check_room(sweep[0].settings.runs_dir, sum(job.kept_bytes() for job in left))
-    settings = {key: list(dict.fromkeys(job.identity.flat[key] for job in sweep)) for key in sweep[0].identity.flat}
-    facts = {key: some(values, 12) for key, values in settings.items() if len(values) > 1}
+    axes: dict[str, dict[str, None]] = {}
+    for choice in (choice for job in sweep for choice in job.choices):
+        key, _, value = choice.partition("=")
+        axes.setdefault(key, {})[value] = None
+    facts = {key: some(values, 12) for key, values in axes.items()}
     facts["to do"] = f"{len(left)}; finished before: {len(sweep) - len(left)}"
+    if left:
+        facts["time"] = time_in_words(left[0], len(left))
     if sweep[0].power is not None:
-        facts["can show"] = sweep[0].power(len(settings["seed"]))
+        facts["can show"] = sweep[0].power(max(Counter(job.identity.group for job in sweep).values()))
     show(f"sweep of {counted(len(sweep), 'job')}", facts)
 
 
-def summarise(sweep: Sequence[Job]) -> None:
+def summarise(sweep: Sequence[Job], next_steps: dict[str, str]) -> None:
     """Say how a sweep ended: figures of each condition, what failed and why, and what to do next."""
     records = [read_record(job.folder) or {"status": "not started"} for job in sweep]
-    done = [record for record in records if record["status"] == "finished"]
     conditions: dict[str, list[dict[str, float]]] = {}
-    for record in done:
-        conditions.setdefault(record["condition"].rsplit("-", 1)[0], []).append(record["metrics"])
-    facts = {name: mean_in_words(metrics, sweep[0].headline) for name, metrics in conditions.items()}
+    failures: dict[str, str] = {}
     for job, record in zip(sweep, records, strict=True):
-        if record["status"] != "finished":
-            facts[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
+        if record["status"] == "finished":
+            settings = [choice for choice in job.choices if not choice.partition("=")[0].endswith("seed")]
+            conditions.setdefault(" ".join(settings) or job.identity.condition, []).append(record["metrics"])
+        else:
+            failures[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
+    facts = {name: mean_in_words(metrics, sweep[0].headline) for name, metrics in conditions.items()}
     places = {"records": f"{sweep[0].folder.parent}/*/{RECORD_FILE}"}
-    if any(record.get("wandb", {}).get("mode") == "offline" for record in done):
+    if any(record.get("wandb", {}).get("mode") == "offline" for record in records):
         places["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
-    show(f"sweep: {len(done)} of {counted(len(sweep), 'job')} finished", facts, places | sweep[0].next_steps)
+    if failures:
+        next_steps = {"next": "the same command again: it skips what is finished"}
+    title = f"sweep: {len(sweep) - len(failures)} of {counted(len(sweep), 'job')} finished"
+    show(title, facts | failures, places | next_steps)
 
 
 def make_trainer(

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
+from poolwise.stages.stage import Stage
 from poolwise.words import roughly
 
 FIGURES = 80
-"""Columns that the figures of a line of progress take; a bar stands before them where there is room."""
+"""Columns that the figures of a line of progress take; a bar stands before them where there is room, and where there
+is less room the figures stand alone: epoch, step, time left, loss, thousand tokens per second."""
 REDRAW_SECONDS = 0.25
 FIRST_ESTIMATE_SECONDS = 3.0
 """How long training runs before it is said how long it will take: the first steps are slow ones."""
@@ -82,15 +84,21 @@ class TrainingScreen(lightning.Callback):
     ) -> None:
         """Show where training is, if the last showing is a while ago."""
         now = time.perf_counter()
+        if trainer.global_step <= 1:
+            self.started = now  # the first step is slow, and says nothing about the others
         if now - self.drawn < REDRAW_SECONDS:
             return
         self.drawn = now
         done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
-        seconds_left = (now - self.started) / done * (self.batches - done)
+        seconds_left = (now - self.started) / max(done - 1, 1) * (self.batches - done)
         self._estimate(now, seconds_left)
+        assert isinstance(pl_module, Stage)
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        loss, speed, left = float(outputs["loss"]), pl_module.throughput, roughly(seconds_left)
         facts = (
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, step {done:,}/{self.batches:,}, "
-            f"{roughly(seconds_left)} left, loss {float(outputs['loss']):.3f}, {pl_module.throughput:,.0f} tokens/s"
+            f"epoch {epoch}, step {done:,}/{self.batches:,}, {left} left, loss {loss:.3f}, {speed:,.0f} tokens/s"
+            if self.progress is None or self.console.width >= FIGURES
+            else f"{epoch} {done}/{self.batches} {left.removeprefix('about ')} {loss:.2f} {speed / 1000:.1f}k/s"
         )
         if self.progress is not None:
             self.progress.update(self.training, completed=done, facts=facts, refresh=True)
