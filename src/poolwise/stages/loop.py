@@ -169,7 +169,7 @@ def time_in_words(job: Job, jobs: int) -> str:
         for folder in job.folder.parent.glob("*")
         if (record := read_record(folder)) is not None
         and record["status"] == "finished"
-        and all(record[key] == job.identity.flat[key] for key in ("data", "model"))
+        and all(record["config"][key] == job.settings.config[key] for key in ("data", "model"))
         and record["config"][group]["epochs"] == job.epochs
     ]
     if not seconds:
