@@ -148,13 +148,14 @@ MISTAKES = {
         2,
         ["trainer.accumulate_grad_batches=0: must be at least 1"],
     ),
+    "no logging at all": (["stage=mlm", "trainer.log_every_n_steps=null"], 2, ["log_every_n_steps=None: must be a"]),
     # numbers
     "an infinite learning rate": (
         ["stage=mlm", "pretraining.optimisation.learning_rate=inf"],
         2,
-        ["pretraining.optimisation.learning_rate: must be a finite number"],
+        ["pretraining.optimisation.learning_rate=inf: must be a finite number"],
     ),
-    "a number beyond floats": (["stage=mlm", "objective.weight=1e400"], 2, ["objective.weight: must be a finite"]),
+    "a number beyond floats": (["stage=mlm", "objective.weight=1e400"], 2, ["objective.weight=inf: must be a finite"]),
     "a million layers": (["stage=mlm", "model.layers=1000000"], 2, ["must be at least 1 and at most 1000"]),
     # places
     "a folder that cannot be made": (["stage=mlm", "runs_dir=good.csv/runs"], 2, ["good.csv/runs cannot be written"]),
@@ -242,6 +243,14 @@ def test_a_missing_encoder_is_told_once_and_before_the_first_job(program, place,
     assert printed.count("The stage-1 encoder is missing") == 1
     assert "job 1" not in printed
     assert not (place / "runs").exists()
+
+
+def test_a_broken_export_is_told_before_the_first_job(program, place, capfd):
+    weights = encoder_folder(program, place) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
+    assert "is no whole safetensors file" in capfd.readouterr().err
+    assert not (place / "runs/sentiment").exists()
 
 
 def test_a_disk_without_room_is_told_before_work_starts(program, place, capfd, monkeypatch):

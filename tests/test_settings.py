@@ -34,7 +34,7 @@ PRETRAINING = {
     "trainable": "all",
 }
 
-FINITE = "pretraining.{}: must be a finite number"
+FINITE = "pretraining.{}={}: must be a finite number"
 
 
 def test_right_values_have_no_problem():
@@ -58,13 +58,16 @@ def test_right_values_have_no_problem():
         ),
         (
             {"masking": {**MASKING, "final_mask_probability": float("nan")}},
-            FINITE.format("masking.final_mask_probability"),
+            FINITE.format("masking.final_mask_probability", "nan"),
         ),
         (
             {"optimisation": {**OPTIMISATION, "learning_rate": float("inf")}},
-            FINITE.format("optimisation.learning_rate"),
+            FINITE.format("optimisation.learning_rate", "inf"),
         ),
-        ({"optimisation": {**OPTIMISATION, "weight_decay": 10**400}}, FINITE.format("optimisation.weight_decay")),
+        (
+            {"optimisation": {**OPTIMISATION, "weight_decay": 10**400}},
+            FINITE.format("optimisation.weight_decay", 10**400),
+        ),
         ({"masking": 3}, "pretraining.masking=3: must be a group of settings"),
     ],
 )

@@ -35,7 +35,9 @@ from poolwise.settings import (
     SELECTION_METRIC,
     Bounds,
     CommonSettings,
+    Count,
     MLMSettings,
+    NonNegativeCount,
     PretrainedModel,
     ScratchModel,
     SentimentSettings,
@@ -69,10 +71,11 @@ NEEDED_IN_STAGE_2 = {
 }
 """Arguments of Lightning's that must not be zero, and why."""
 
-TRAINER_COUNTS = dict.fromkeys(
-    ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
-    Annotated[int | None, Bounds(at_least=1.0)],
-)
+TRAINER_COUNTS = {
+    "accumulate_grad_batches": Count,
+    "check_val_every_n_epoch": Annotated[int | None, Bounds(at_least=1.0)],
+    "log_every_n_steps": NonNegativeCount,
+}
 """Arguments that Lightning takes unchecked, and fails on when it trains."""
 
 CPU_PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
@@ -138,7 +141,8 @@ def _check_trainer(settings: CommonSettings) -> None:
         if settings.trainer.get(key) == 0
     ]
     for key, hint in TRAINER_COUNTS.items():
-        problems += problems_with_value(hint, settings.trainer.get(key), f"trainer.{key}")
+        if key in settings.trainer:
+            problems += problems_with_value(hint, settings.trainer[key], f"trainer.{key}")
     if problems:
         raise UserError(*problems)
     platform(settings.trainer)
@@ -419,7 +423,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     """Follow `encoder=`: the export of stage 1, the unadapted encoder, or a folder.
 
     Raises:
-        UserError: the stage-1 export is missing; the message holds the command that makes it.
+        UserError: the stage-1 export is broken or missing; then the message holds the command that makes it.
     """
     if settings.encoder == "base":
         start = starting_point(settings)
@@ -431,6 +435,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
+        encoder.check_checkpoint(str(folder), refuse_unexpected=True)
         label, condition = label_of(settings.stage1.objective, settings.stage1.pretraining.trainable), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:

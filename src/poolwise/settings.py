@@ -386,7 +386,7 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
     if not _has_type(hint, value):
         return [f"{where}={value!r}: must be {_type_in_words(hint)}{_spelling(hint, value)}"]
     if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
-        return [f"{where}: must be a finite number"]
+        return [f"{where}={value!r}: must be a finite number"]
     return [f"{where}={value!r}: must be {bound}" for bound in bounds if value is not None and not bound.hold(value)]
 
 
