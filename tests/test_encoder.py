@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -17,14 +18,18 @@ from transformers import (
 
 from poolwise.encoder import (
     BertForMaskedLMWithPooler,
+    build_from_scratch,
+    check_checkpoint,
     check_pooler,
+    condition_of,
     export,
     fingerprint,
     load_encoder,
     load_for_pretraining,
+    scratch_parameters,
     weights_file,
 )
-from poolwise.settings import UserError
+from poolwise.settings import ScratchModel, UserError
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
@@ -245,6 +250,60 @@ def test_a_pooler_that_differs_from_the_disk_is_found(exported):
         encoder.pooler.dense.bias[0] += 1
     with pytest.raises(AssertionError, match="differs from"):
         check_pooler(encoder, weights_file(str(exported)))
+
+
+def test_weights_that_are_not_finite_are_told(model, tokenizer, exported, tmp_path):
+    model.bert.encoder.layer[0].output.dense.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="new: the weights are not finite: training diverged"):
+        export(model, tokenizer, PROVENANCE, "# card", tmp_path / "new")
+    model.save_pretrained(exported)
+    for load in (lambda: load_encoder(str(exported), 1, True), lambda: load_for_pretraining(str(exported), "keep", 1)):
+        with pytest.raises(UserError, match="export: the weights are not finite"):
+            load()
+
+
+def test_what_is_loaded_passes_the_check(exported, config, tokenizer, tmp_path):
+    check_checkpoint(str(exported), refuse_unexpected=True)
+    save_plain_mlm(config, tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    check_checkpoint(str(tmp_path), refuse_unexpected=True)
+    # Layer norms as in the checkpoints of 2019.
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {key.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for key, tensor in weights.items()}
+    save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
+    check_checkpoint(str(tmp_path), refuse_unexpected=True)
+    load_encoder(str(tmp_path), 1, pooler_required=False)
+
+
+def test_tensors_beside_the_encoder_are_for_stage_1_only(config, tokenizer, tmp_path):
+    BertModel(BertConfig(**{**config.to_dict(), "num_hidden_layers": 3})).save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    check_checkpoint(str(tmp_path), refuse_unexpected=False)
+    with pytest.raises(UserError, match=r"missing: none; unexpected: encoder\.layer\.2"):
+        check_checkpoint(str(tmp_path), refuse_unexpected=True)
+
+
+def test_the_note_of_another_program_is_left_aside(exported):
+    (exported / "provenance.json").write_text('{"parts": []}')
+    assert condition_of(exported) is None
+    assert load_encoder(str(exported), 1, pooler_required=True)[1] == "as released"
+
+
+@pytest.mark.parametrize("content", ["{bad", "[]"])
+def test_a_broken_provenance_is_named(exported, content):
+    (exported / "provenance.json").write_text(content)
+    for read in (lambda: condition_of(exported), lambda: load_encoder(str(exported), 1, pooler_required=True)):
+        with pytest.raises(UserError, match=r"provenance\.json cannot be read"):
+            read()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_parameters_are_counted_without_drawing_them(tokenizer, layers):
+    sizes = {"hidden_size": 16, "layers": layers, "attention_heads": 2, "intermediate_size": 24}
+    rates = {"mlm_learning_rate": 1e-3, "finetune_learning_rate": 1e-3, "finetune_epochs": 1}
+    shape = ScratchModel("scratch", "s", 100, **sizes, dropout=0.0, initializer_range=0.1, **rates)
+    assert scratch_parameters(shape, tokenizer) == build_from_scratch(shape, tokenizer, 1).num_parameters()
 
 
 def test_a_folder_without_a_model_is_a_users_mistake(tmp_path):

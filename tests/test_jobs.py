@@ -8,7 +8,7 @@ import pytest
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import encoder
 from poolwise.app import conf_dir, register_schemas, typed_settings
-from poolwise.jobs import MLMJob, SentimentJob, labelled_corpus, stage1_identity, starting_point
+from poolwise.jobs import MLMJob, SentimentJob, check_inputs, labelled_corpus, stage1_identity, starting_point
 from poolwise.settings import PretrainedModel, UserError
 
 
@@ -119,6 +119,18 @@ def test_files_without_labels_cannot_be_classified(tmp_path):
     found = settings("stage=sentiment", "data=files", f"data.text={tmp_path / 'texts.txt'}")
     with pytest.raises(UserError, match="needs labelled files"):
         labelled_corpus(found)
+
+
+@pytest.mark.parametrize("stage", ["mlm", "sentiment"])
+def test_arguments_of_the_trainer_are_tried_before_work_starts(stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = ["runs_dir=runs", "cache_dir=cache", f"stage={stage}", *(SMALL_STAGE1 if stage == "mlm" else SMALL_STAGE2)]
+    found = settings(*places, "+trainer.limit_val_batches=0", "+trainer.val_check_interval=x")
+    message = {"mlm": "trainer.val_check_interval=x: Lightning does not", "sentiment": "limit_val_batches=0: without"}
+    with pytest.raises(UserError, match=message[stage]):
+        check_inputs(found)
+    check_inputs(settings(*places, "+trainer.limit_train_batches=0.5", "+trainer.max_steps=3"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_material_is_plain_data():

@@ -2,14 +2,20 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import datasets
 import pytest
+from httpx import ConnectError
+from huggingface_hub import constants
 from hydra.core.global_hydra import GlobalHydra
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from helpers import SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2
-from poolwise import machine
+from poolwise import encoder, machine
+from poolwise.settings import UserError
 
 GOOD = "text,label\ngood film,pos\nbad film,neg\n"
 FILES = {
@@ -119,6 +125,56 @@ MISTAKES = {
     "a file as encoder": (["stage=mlm", "model=good.csv"], 2, ["good.csv is a file; an encoder is a folder"]),
     "a hub model without network": (["stage=mlm", "model=bert_base"], 2, ["is not on this disk", "model=minilm"]),
     "a hub data set without network": (["stage=mlm", "data=sst2"], 2, ["could not be loaded", "use data=demo"]),
+    "no tokenizer": (["encoder=./wordless"], 2, ["wordless has no tokenizer: neither tokenizer.json nor vocab.txt"]),
+    "a vocabulary without words": (["stage=mlm", "model=./specials"], 2, ["specials: the vocabulary of its tokenizer"]),
+    "a broken tokenizer": (["stage=mlm", "model=./garbled"], 2, ["garbled: no tokenizer could be loaded from it"]),
+    "truncated weights": (["stage=mlm", "model=./truncated"], 2, ["truncated/model.safetensors is no whole"]),
+    "truncated weights in a sweep": (
+        ["encoder=./truncated", "repr=cls,mean", "-m"],
+        2,
+        ["truncated/model.safetensors is no whole"],
+    ),
+    "weights of other shapes": (
+        ["encoder=./narrow"],
+        2,
+        ["embeddings.word_embeddings.weight has shape [60, 16], and the config asks for [60, 8]", "more do not fit"],
+    ),
+    "fewer layers than the config says": (
+        ["stage=mlm", "model=./deep"],
+        2,
+        ["deep: model.safetensors does not fit config.json; missing: encoder.layer.1."],
+    ),
+    "a config that is a list": (["encoder=./listed"], 2, ["listed holds a nameless model (config.json)"]),
+    "a broken provenance": (
+        ["encoder=./noted", "model=tiny", *SMALL_STAGE2],
+        2,
+        ["noted/provenance.json cannot be read"],
+    ),
+    # the trainer
+    "half precision on a CPU": (
+        ["stage=mlm", "trainer.accelerator=cpu", "trainer.precision=16-true"],
+        2,
+        ["trainer.precision=16-true: must be one of 32-true, 64-true, bf16-true, bf16-mixed on a CPU"],
+    ),
+    "a limit that is no number": (["stage=mlm", "+trainer.limit_train_batches=foo"], 2, ["limit_train_batches=foo"]),
+    "a time that is none": (["stage=mlm", "+trainer.max_time=abc"], 2, ["trainer.max_time=abc", "DD:HH:MM:SS"]),
+    "no step": (["stage=mlm", "+trainer.max_steps=0"], 2, ["trainer.max_steps=0: nothing would be trained"]),
+    "no batch": (["stage=mlm", "+trainer.limit_train_batches=0"], 2, ["limit_train_batches=0: nothing would be"]),
+    "no dev in stage 2": (["+trainer.limit_val_batches=0"], 2, ["limit_val_batches=0: without dev no epoch can be"]),
+    "no accumulated batch": (
+        ["stage=mlm", "+trainer.accumulate_grad_batches=0"],
+        2,
+        ["trainer.accumulate_grad_batches=0: must be at least 1"],
+    ),
+    "no logging at all": (["stage=mlm", "trainer.log_every_n_steps=null"], 2, ["log_every_n_steps=None: must be a"]),
+    # numbers
+    "an infinite learning rate": (
+        ["stage=mlm", "pretraining.optimisation.learning_rate=inf"],
+        2,
+        ["pretraining.optimisation.learning_rate=inf: must be a finite number"],
+    ),
+    "a number beyond floats": (["stage=mlm", "objective.weight=1e400"], 2, ["objective.weight=inf: must be a finite"]),
+    "a million layers": (["stage=mlm", "model.layers=1000000"], 2, ["must be at least 1 and at most 1000"]),
     # places
     "a folder that cannot be made": (["stage=mlm", "runs_dir=good.csv/runs"], 2, ["good.csv/runs cannot be written"]),
     "a cache that cannot be made": (["stage=mlm", "cache_dir=/proc/x"], 2, ["/proc/x cannot be written"]),
@@ -139,9 +195,29 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "five/train.csv").write_text("text,label\na,0\nb,1\n")
     (tmp_path / "five/test.csv").write_text("text,label\na,4\nb,5\n")
     (tmp_path / "gpt/model.safetensors").write_bytes(b"")
+    spoil_encoders(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     GlobalHydra.instance().clear()
+
+
+def spoil_encoders(place: Path) -> None:
+    """Folders of one small BERT, each with one thing wrong."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=60, **sizes)).save_pretrained(place / "wordless")
+    for name in ("specials", "garbled", "truncated", "narrow", "deep", "listed", "noted"):
+        shutil.copytree(place / "wordless", place / name)
+        (place / name / "vocab.txt").write_text("\n".join([*words, *map(chr, range(97, 123))]))
+    (place / "specials/vocab.txt").write_text("\n".join(words))
+    (place / "garbled/tokenizer.json").write_text("{bad")
+    weights = (place / "truncated/model.safetensors").read_bytes()
+    (place / "truncated/model.safetensors").write_bytes(weights[:5000])
+    config = json.loads((place / "narrow/config.json").read_text())
+    (place / "narrow/config.json").write_text(json.dumps(config | {"hidden_size": 8}))
+    (place / "deep/config.json").write_text(json.dumps(config | {"num_hidden_layers": 1_000_000}))
+    (place / "listed/config.json").write_text("[]")
+    (place / "noted/provenance.json").write_text("{bad")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -157,12 +233,45 @@ def test_a_mistake_is_told_and_leaves_nothing_behind(program, place, capfd, mist
     assert [path for path in sorted(place.rglob("*")) if path not in before and "cache" not in str(path)] == []
 
 
+@pytest.mark.parametrize("mistake", ["a hub model without network", "a hub data set without network"])
+def test_a_network_that_is_not_there_is_told_soon(program, place, capfd, monkeypatch, mistake):
+    """Nothing listens at port 9; the libraries are not told to stay offline."""
+    for switch in (constants, datasets.config):
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    machine.answers.cache_clear()
+    arguments, expected, words = MISTAKES[mistake]
+    start = time.monotonic()
+    assert program(*arguments) == expected
+    assert time.monotonic() - start < 10
+    printed = capfd.readouterr().err
+    assert all(word in printed for word in words)
+
+
+def test_a_hub_that_answers_and_gives_nothing(monkeypatch):
+    """As behind a proxy: what to do is said here too."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(machine, "answers", lambda url: True)
+    for error in (OSError("no connection\nlong story"), ConnectError("no connection")):
+        monkeypatch.setattr(encoder, "cached_file", Mock(side_effect=error))
+        with pytest.raises(UserError, match=r"does not give it \(no connection\)\. Use a folder .* model=minilm"):
+            encoder.check_checkpoint("own/bert", refuse_unexpected=False)
+
+
 def test_a_missing_encoder_is_told_once_and_before_the_first_job(program, place, capfd):
     assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
     printed = "".join(capfd.readouterr())
     assert printed.count("The stage-1 encoder is missing") == 1
     assert "job 1" not in printed
     assert not (place / "runs").exists()
+
+
+def test_a_broken_export_is_told_before_the_first_job(program, place, capfd):
+    weights = encoder_folder(program, place) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
+    assert "is no whole safetensors file" in capfd.readouterr().err
+    assert not (place / "runs/sentiment").exists()
 
 
 def test_a_disk_without_room_is_told_before_work_starts(program, place, capfd, monkeypatch):

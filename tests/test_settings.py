@@ -3,12 +3,15 @@ import pytest
 from helpers import BOW
 from poolwise.objectives.bow import BagOfWords
 from poolwise.settings import (
+    Bounds,
     Finetune,
     HubData,
     Masking,
     Pretraining,
+    Seed,
     UserError,
     problems_with,
+    problems_with_value,
     take_all,
     typed,
     unknown_key,
@@ -31,6 +34,8 @@ PRETRAINING = {
     "trainable": "all",
 }
 
+FINITE = "pretraining.{}={}: must be a finite number"
+
 
 def test_right_values_have_no_problem():
     assert problems_with(Pretraining, PRETRAINING, "pretraining.") == []
@@ -51,11 +56,28 @@ def test_right_values_have_no_problem():
             {"optimisation": {**OPTIMISATION, "learning_rate": "fast"}},
             "pretraining.optimisation.learning_rate='fast': must be a number",
         ),
+        (
+            {"masking": {**MASKING, "final_mask_probability": float("nan")}},
+            FINITE.format("masking.final_mask_probability", "nan"),
+        ),
+        (
+            {"optimisation": {**OPTIMISATION, "learning_rate": float("inf")}},
+            FINITE.format("optimisation.learning_rate", "inf"),
+        ),
+        (
+            {"optimisation": {**OPTIMISATION, "weight_decay": 10**400}},
+            FINITE.format("optimisation.weight_decay", 10**400),
+        ),
         ({"masking": 3}, "pretraining.masking=3: must be a group of settings"),
     ],
 )
 def test_each_problem_names_key_value_and_what_is_allowed(changes, message):
     assert problems_with(Pretraining, {**PRETRAINING, **changes}, "pretraining.") == [message]
+
+
+def test_limits_are_written_whole():
+    assert problems_with_value(Seed, 2**32, "seed") == ["seed=4294967296: must be at least 0 and below 4294967296"]
+    assert str(Bounds(above=0.1, at_most=1e-7)) == "above 0.1 and at most 1e-07"
 
 
 def test_all_problems_are_found_together():

@@ -9,14 +9,16 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from httpx import HTTPError
 from huggingface_hub import constants
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 PROVENANCE_FILE = "provenance.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 POOLER_KEYS = {"pooler.dense.weight", "pooler.dense.bias"}
 DRAWN_IN_STAGE_1 = re.compile(r"^(cls|bert\.pooler)\.")
 """What stage 1 may draw fresh where a checkpoint lacks it; all else must be there."""
@@ -235,7 +238,11 @@ def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, 
 def scratch_parameters(model: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of parameters that `build_from_scratch` gives, without drawing them."""
     with torch.device("meta"):
-        return int(BertForMaskedLMWithPooler(_scratch_config(model, tokenizer)).num_parameters())
+        one, two = (
+            BertForMaskedLMWithPooler(_scratch_config(replace(model, layers=layers), tokenizer)).num_parameters()
+            for layers in (1, 2)
+        )
+    return int(one + (model.layers - 1) * (two - one))
 
 
 def _scratch_config(model: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> BertConfig:
@@ -256,7 +263,7 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
     """Load a checkpoint for stage 1 in train mode; what is fresh is drawn with `seed`.
 
     Raises:
-        UserError: the folder or hub name holds no BERT in safetensors.
+        UserError: the folder or hub name holds no BERT in safetensors, or its weights are not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -264,11 +271,12 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
             model: BertForMaskedLMWithPooler = BertForMaskedLMWithPooler.from_pretrained(
                 path, pooler_init=pooler_init, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"model={path}: no BERT encoder could be loaded from it ({error})") from error
     lacking = {key for key in model.loading_info["missing_keys"] if not DRAWN_IN_STAGE_1.match(key)}
     if lacking:
         raise UserError(f"model={path} is no whole BERT encoder; missing: {', '.join(sorted(lacking))}")
+    check_finite(model, path)
     model.train()
     return model
 
@@ -298,7 +306,8 @@ def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel
         The encoder and the status of its pooler in words (see `pooler_status`).
 
     Raises:
-        UserError: no BERT in safetensors there, or keys are missing or unexpected; both sides are listed.
+        UserError: no BERT in safetensors there, keys are missing or unexpected (both sides are listed), or weights
+            are not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -306,7 +315,7 @@ def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel
             model, info = BertModel.from_pretrained(
                 path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"encoder={path}: no BERT encoder could be loaded from it ({error})") from error
     missing = set(info["missing_keys"]) - (set() if pooler_required else POOLER_KEYS)
     unexpected = {key for key in info["unexpected_keys"] if not UNREAD_KEYS.search(key)}
@@ -316,10 +325,17 @@ def load_encoder(path: str, seed: int, pooler_required: bool) -> tuple[BertModel
             f"  missing: {', '.join(sorted(missing)) or 'none'}\n"
             f"  unexpected: {', '.join(sorted(unexpected)) or 'none'}"
         )
+    check_finite(model, path)
     has_pooler = not POOLER_KEYS & set(info["missing_keys"])
     if has_pooler:
         check_pooler(model, weights_file(path))
     return model.train(), pooler_status(path, model, has_pooler)
+
+
+def check_finite(model: nn.Module, place: str | Path) -> None:
+    """Raise a UserError if a weight is not finite; `place` is where the model lies, or is about to."""
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError(f"{place}: the weights are not finite: training diverged; lower the learning rate")
 
 
 def check_pooler(model: BertModel, file: Path) -> None:
@@ -340,10 +356,34 @@ def pooler_status(path: str, model: BertModel, has_pooler: bool) -> str:
     """
     if not has_pooler:
         return "random"
-    provenance = Path(path) / PROVENANCE_FILE
-    if provenance.is_file():
-        return str(json.loads(provenance.read_text())["pooler_status"])
+    noted = _provenance(Path(path))
+    if noted:
+        return str(noted["pooler_status"])
     return "never trained" if never_trained(model.pooler) else "as released"
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """What stage 1 noted of an export; empty where there is no note, or one of another program."""
+    file = folder / PROVENANCE_FILE
+    noted = read_json(file) if file.is_file() else {}
+    return noted if "pooler_status" in noted else {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The names and values of a JSON file.
+
+    Raises:
+        UserError: there is no such file, it is no JSON, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} cannot be read (it holds no names and values)")
+    return content
 
 
 def locate(model: PretrainedModel) -> str:
@@ -356,15 +396,72 @@ def locate(model: PretrainedModel) -> str:
     return model.path
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise a UserError unless a folder or hub name holds a BERT in safetensors that can be had."""
+def check_checkpoint(path: str, refuse_unexpected: bool) -> None:
+    """See that a folder or hub name holds a whole BERT in safetensors; no weights are read.
+
+    Args:
+        path: folder or hub name.
+        refuse_unexpected: as stage 2 does, see `load_encoder`.
+
+    Raises:
+        UserError: something is missing, broken, or does not fit the config.
+    """
     folder = Path(path)
     if folder.exists():
-        _check_folder(folder)
+        check_folder(folder)
     else:
         stay_offline_without_hub()
     check_family(path)
-    weights_file(path)
+    _check_tensors(path, refuse_unexpected)
+    if folder.exists() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
+
+
+def _check_tensors(path: str, refuse_unexpected: bool) -> None:
+    """Raise a UserError unless the tensors in the file are those that the config asks for, pooler and heads aside."""
+    found = tensor_shapes(weights_file(path))
+    config = _config(path)
+    # A config that asks for more layers than there are tensors lacks some in any case.
+    config.num_hidden_layers = min(config.num_hidden_layers, len(found))
+    try:
+        with torch.device("meta"):
+            expected = {key: list(tensor.shape) for key, tensor in BertModel(config).state_dict().items()}
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{path}: no BERT can be built from its config.json ({first_line(error)})") from error
+    missing = expected.keys() - found.keys() - POOLER_KEYS
+    unexpected = {key for key in found.keys() - expected.keys() if not UNREAD_KEYS.search(key)}
+    if missing or (refuse_unexpected and unexpected):
+        raise UserError(
+            f"{path}: {WEIGHTS_FILE} does not fit config.json; missing: {some(sorted(missing)) or 'none'}; "
+            f"unexpected: {some(sorted(unexpected)) or 'none'}"
+        )
+    misfits = [key for key in expected if found.get(key, expected[key]) != expected[key]]
+    if misfits:
+        key = misfits[0]
+        raise UserError(
+            f"{path}: {WEIGHTS_FILE} does not fit config.json: {key} has shape {found[key]}, and the config asks for "
+            f"{expected[key]}" + (f"; {len(misfits) - 1} more do not fit" if len(misfits) > 1 else "")
+        )
+
+
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Names, as `BertModel` has them, and shapes of the tensors in a safetensors file; reads its header only.
+
+    Raises:
+        UserError: the file is broken or truncated.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no whole safetensors file ({error})") from error
+    return {_name_today(name): shape for name, shape in shapes.items()}
+
+
+def _name_today(name: str) -> str:
+    """Checkpoints of 2019, such as `google-bert/bert-base-uncased`, name layer norms as TensorFlow did."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def check_family(path: str) -> None:
@@ -374,7 +471,8 @@ def check_family(path: str) -> None:
         raise UserError(f"{path} holds a {kind or 'nameless'} model (config.json); only BERT encoders can be used")
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise a UserError unless a folder has a config and weights in safetensors."""
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; an encoder is a folder with config.json and {WEIGHTS_FILE}")
     names = {file.name for file in folder.iterdir()}
@@ -399,16 +497,18 @@ def _kind_of(path: str) -> str:
     """
     try:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
 def _not_to_be_had(path: str, error: Exception) -> str:
-    if Path(path).exists() or not constants.HF_HUB_OFFLINE:
+    if Path(path).exists():
         return f"{path} holds no config.json and {WEIGHTS_FILE} that could be read ({first_line(error)})"
+    offline = constants.HF_HUB_OFFLINE
+    reason = "does not answer or is switched off" if offline else f"does not give it ({first_line(error)})"
     return (
-        f"{path} is not on this disk, and the hub ({constants.ENDPOINT}) does not answer or is switched off. "
+        f"{path} is not on this disk, and the hub ({constants.ENDPOINT}) {reason}. "
         "Use a folder that you have (model=FOLDER), model=minilm or model=tiny, which need no network, or fetch it "
         f"where there is one: hf download {path}"
     )
@@ -422,7 +522,7 @@ def weights_file(path: str) -> Path:
     """
     try:
         file = cached_file(path, WEIGHTS_FILE)
-    except OSError as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
     return Path(str(file))
 
@@ -439,21 +539,19 @@ def fingerprint(path: str) -> str:
 def _config(path: str) -> BertConfig:
     try:
         return BertConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, HTTPError, StrictDataclassError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
 
 
 def condition_of(folder: Path) -> str | None:
     """The condition of the stage-1 run that exported this folder; None for a folder of other origin."""
-    file = folder / PROVENANCE_FILE
-    return str(json.loads(file.read_text())["condition"]) if file.is_file() else None
+    condition = _provenance(folder).get("condition")
+    return None if condition is None else str(condition)
 
 
 def reads_labels(folder: Path) -> bool:
     """Whether stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says."""
-    file = folder / PROVENANCE_FILE
-    objectives = json.loads(file.read_text()).get("objectives", {}) if file.is_file() else {}
-    return any(notes["reads_labels"] for notes in objectives.values())
+    return any(notes["reads_labels"] for notes in _provenance(folder).get("objectives", {}).values())
 
 
 def longest_text(path: str) -> int:
@@ -480,8 +578,10 @@ def export(
     `architectures` entry names a class that every transformers installation has.
 
     Raises:
-        UserError: what was written does not load without a missing key, or the folder cannot be written.
+        UserError: weights are not finite, what was written does not load without a missing key, or the folder
+            cannot be written.
     """
+    check_finite(model, folder)
     draft = folder.with_name(folder.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:

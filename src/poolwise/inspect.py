@@ -1,7 +1,6 @@
 """`python -m poolwise.inspect FOLDER`: what a checkpoint's pooler is, and whether its output can be relied on."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import BertModel
 
 from poolwise.app import leave, quieten
@@ -21,9 +20,11 @@ from poolwise.encoder import (
     PROVENANCE_FILE,
     UNREAD_KEYS,
     WEIGHTS_FILE,
-    check_checkpoint,
     check_family,
+    check_folder,
     never_trained,
+    read_json,
+    tensor_shapes,
 )
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
@@ -105,17 +106,18 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     files = weights_files(folder)
-    check_whole(files)
+    for file in files:
+        tensor_shapes(file)  # raises where it is broken
     (first, info), (second, _) = _load(folder), _load(folder)
     has_pooler = not POOLER_KEYS & set(info["missing_keys"])
-    noted = _read_json(folder / PROVENANCE_FILE) if (folder / PROVENANCE_FILE).is_file() else {}
+    noted = read_json(folder / PROVENANCE_FILE) if (folder / PROVENANCE_FILE).is_file() else {}
     provenance = noted if noted.get("pooler_status") in STATUS_IN_WORDS else {}
     outputs = [_outputs(model) for model in (first, second)]
     beside = set(info["unexpected_keys"])
     heads = {key for key in beside if UNREAD_KEYS.search(key)}
     return Inspection(
         folder=folder,
-        config=_read_json(folder / "config.json"),
+        config=read_json(folder / "config.json"),
         files=files,
         status=_status(first, has_pooler, provenance),
         missing=set(info["missing_keys"]),
@@ -134,36 +136,15 @@ def weights_files(folder: Path) -> list[Path]:
         UserError: there is none, a piece is missing, or the model is no BERT.
     """
     if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
-        check_checkpoint(str(folder))
+        check_folder(folder)
+        check_family(str(folder))
         return [folder / WEIGHTS_FILE]
     check_family(str(folder))
-    pieces = sorted({folder / str(name) for name in _read_json(folder / INDEX_FILE).get("weight_map", {}).values()})
+    pieces = sorted({folder / str(name) for name in read_json(folder / INDEX_FILE).get("weight_map", {}).values()})
     lacking = [piece.name for piece in pieces if not piece.is_file()]
     if lacking or not pieces:
         raise UserError(f"{folder / INDEX_FILE} names files that are not there: {', '.join(lacking) or 'none'}")
     return pieces
-
-
-def check_whole(files: list[Path]) -> None:
-    """Raise a UserError unless each safetensors file can be opened (its header is read, and its length checked)."""
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is no whole safetensors file ({error})") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file.parent} holds no {file.name}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} cannot be read (it holds no names and values)")
-    return content
 
 
 def _load(folder: Path) -> tuple[BertModel, dict[str, Any]]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 from datasets import Dataset
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import encoder
@@ -32,13 +33,17 @@ from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
     SELECTION_METRIC,
+    Bounds,
     CommonSettings,
+    Count,
     MLMSettings,
+    NonNegativeCount,
     PretrainedModel,
     ScratchModel,
     SentimentSettings,
     Stage1Choice,
     UserError,
+    problems_with_value,
     take_all,
 )
 from poolwise.stages.loop import Job, plain
@@ -46,6 +51,7 @@ from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 from poolwise.stages.stage import Stage
+from poolwise.words import first_line
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,22 @@ SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "a
 
 NEUTRAL = {"accumulate_grad_batches": 1, "max_steps": -1, "overfit_batches": 0.0}
 """Values of Lightning's arguments that do what leaving them out does, where the default does not say so."""
+
+NEEDED_IN_TRAINING = dict.fromkeys(("max_steps", "limit_train_batches"), "nothing would be trained")
+NEEDED_IN_STAGE_2 = {
+    "limit_val_batches": "without dev no epoch can be chosen",
+    "limit_test_batches": "nothing would be told of test",
+}
+"""Arguments of Lightning's that must not be zero, and why."""
+
+TRAINER_COUNTS = {
+    "accumulate_grad_batches": Count,
+    "check_val_every_n_epoch": Annotated[int | None, Bounds(at_least=1.0)],
+    "log_every_n_steps": NonNegativeCount,
+}
+"""Arguments that Lightning takes unchecked, and fails on when it trains."""
+
+CPU_PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
 
 KEEPING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """In which weights stay in fp32, as they are loaded."""
@@ -83,7 +105,7 @@ class StartingPoint:
 
 
 def check_inputs(settings: CommonSettings) -> None:
-    """See that the folders of a run can be written, and that its data and its encoder are there.
+    """See that the folders of a run can be written, its data and its encoder are there, and its trainer can be built.
 
     Raises:
         UserError: with all that is wrong.
@@ -94,6 +116,7 @@ def check_inputs(settings: CommonSettings) -> None:
             partial(check_writable, settings.cache_dir),
             partial(load_corpus, settings.data),
             partial(_check_encoder, settings),
+            partial(_check_trainer, settings),
         ]
     )
 
@@ -103,9 +126,26 @@ def _check_encoder(settings: CommonSettings) -> None:
     if folder is not None:
         if not folder.is_dir():
             raise UserError(f"encoder={folder}: no such folder; allowed: stage1, base, or a folder")
-        encoder.check_checkpoint(str(folder))
+        encoder.check_checkpoint(str(folder), refuse_unexpected=True)
     elif isinstance(settings.model, PretrainedModel):
-        encoder.check_checkpoint(encoder.locate(settings.model))
+        reads_base = isinstance(settings, SentimentSettings) and settings.encoder == "base"
+        encoder.check_checkpoint(encoder.locate(settings.model), refuse_unexpected=reads_base)
+
+
+def _check_trainer(settings: CommonSettings) -> None:
+    """Raise a UserError unless Lightning takes `trainer.*`, and something is left to train and evaluate."""
+    needed = NEEDED_IN_TRAINING | (NEEDED_IN_STAGE_2 if isinstance(settings, SentimentSettings) else {})
+    problems = [
+        f"trainer.{key}={settings.trainer[key]}: {reason}"
+        for key, reason in needed.items()
+        if settings.trainer.get(key) == 0
+    ]
+    for key, hint in TRAINER_COUNTS.items():
+        if key in settings.trainer:
+            problems += problems_with_value(hint, settings.trainer[key], f"trainer.{key}")
+    if problems:
+        raise UserError(*problems)
+    platform(settings.trainer)
 
 
 def named_folder(settings: CommonSettings) -> Path | None:
@@ -147,12 +187,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it knows no word.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no tokenizer could be loaded from it ({error})") from error
+    except Exception as error:  # what a broken file raises has no type of its own
+        raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
     return tokenizer
 
 
@@ -160,23 +202,28 @@ def platform(trainer: dict[str, Any]) -> dict[str, Any]:
     """Device class and precision as Lightning resolves them, and trainer arguments that change numbers.
 
     Raises:
-        UserError: this machine or Lightning does not have that accelerator, device or precision.
+        UserError: Lightning or this machine does not take one of the arguments.
     """
     try:
         resolved = lightning.Trainer(
-            accelerator=trainer["accelerator"],
-            devices=trainer["devices"],
-            precision=trainer["precision"],
-            logger=False,
+            **trainer,
+            logger=CSVLogger("."),  # writes nothing before it is logged to
+            max_epochs=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"trainer.accelerator, trainer.devices or trainer.precision: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ImportError, AttributeError, MisconfigurationException) as error:
+        given = ", ".join(f"trainer.{key}={value}" for key, value in trainer.items())
+        raise UserError(f"{given}: Lightning does not take these ({first_line(error)})") from error
+    device = resolved.strategy.root_device.type
+    if device == "cpu" and resolved.precision not in CPU_PRECISIONS:
+        raise UserError(
+            f"trainer.precision={trainer['precision']}: must be one of {', '.join(CPU_PRECISIONS)} on a CPU"
+        )
     defaults = inspect.signature(lightning.Trainer).parameters
     return {
-        "device": resolved.strategy.root_device.type,
+        "device": device,
         "precision": resolved.precision,
         **{
             key: value
@@ -269,11 +316,8 @@ class MLMJob(Job):
         return f"{start}: masked language modelling, {beside}"
 
     def kept_bytes(self) -> int:
-        """The export: four bytes a parameter, and a little for the tokenizer."""
-        if self.start.path is not None:
-            return encoder.weights_file(self.start.path).stat().st_size + MARGIN_BYTES
-        assert isinstance(self.settings.model, ScratchModel)
-        return encoder.scratch_parameters(self.settings.model, self.start.tokenizer) * 4 + MARGIN_BYTES
+        """The export."""
+        return weights_bytes(self.settings, self.start)
 
     @property
     def next_steps(self) -> dict[str, str]:
@@ -349,6 +393,14 @@ class MLMJob(Job):
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
 
 
+def weights_bytes(settings: CommonSettings, start: "StartingPoint | ChosenEncoder") -> int:
+    """About how many bytes a run keeps: its weights, four bytes a parameter, and `MARGIN_BYTES`."""
+    if start.path is not None:
+        return encoder.weights_file(start.path).stat().st_size + MARGIN_BYTES
+    assert isinstance(settings.model, ScratchModel)
+    return encoder.scratch_parameters(settings.model, start.tokenizer) * 4 + MARGIN_BYTES
+
+
 @dataclass(frozen=True)
 class ChosenEncoder:
     """The encoder that a stage-2 run reads.
@@ -374,7 +426,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     """Follow `encoder=`: the export of stage 1, the unadapted encoder, or a folder.
 
     Raises:
-        UserError: the stage-1 export is missing; the message holds the command that makes it.
+        UserError: the stage-1 export is broken or missing; then the message holds the command that makes it.
     """
     if settings.encoder == "base":
         start = starting_point(settings)
@@ -386,6 +438,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
+        encoder.check_checkpoint(str(folder), refuse_unexpected=True)
         label, condition = label_of(settings.stage1.objective, settings.stage1.pretraining.trainable), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
@@ -437,10 +490,7 @@ class SentimentJob(Job):
 
     def kept_bytes(self) -> int:
         """The best checkpoint: as large as the encoder's weights."""
-        if self.chosen.path is not None:
-            return encoder.weights_file(self.chosen.path).stat().st_size + MARGIN_BYTES
-        assert isinstance(self.settings.model, ScratchModel)
-        return encoder.scratch_parameters(self.settings.model, self.chosen.tokenizer) * 4 + MARGIN_BYTES
+        return weights_bytes(self.settings, self.chosen)
 
     @property
     def next_steps(self) -> dict[str, str]:

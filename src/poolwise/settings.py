@@ -5,6 +5,7 @@ keyword arguments of objectives and representations alike. This module imports n
 """
 
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -69,7 +70,8 @@ class Bounds:
             "below": self.below,
             "at most": self.at_most,
         }
-        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
+        # 15 digits, so that 2 ** 32 is written whole, and 0.1 as 0.1.
+        return " and ".join(f"{word} {limit:.15g}" for word, limit in words.items() if limit is not None)
 
 
 Count = Annotated[int, Bounds(at_least=1.0)]
@@ -77,6 +79,8 @@ SELECTION_METRIC = "dev/macro_f1"
 """By which stage 2 keeps an epoch and the report orders representations: where this is highest."""
 
 NonNegativeCount = Annotated[int, Bounds(at_least=0.0)]
+Size = Annotated[int, Bounds(at_least=1.0, at_most=65_536.0)]
+"""Of a layer: more than any BERT has, and few enough that the parameters can be counted."""
 Seed = Annotated[int, Bounds(at_least=0.0, below=2.0**32)]
 Positive = Annotated[float, Bounds(above=0.0)]
 NonNegative = Annotated[float, Bounds(at_least=0.0)]
@@ -138,11 +142,11 @@ class ScratchModel:
 
     source: Literal["scratch"]
     name: str
-    vocabulary_size: Annotated[int, Bounds(at_least=100.0)]
-    hidden_size: Count
-    layers: Count
-    attention_heads: Count
-    intermediate_size: Count
+    vocabulary_size: Annotated[int, Bounds(at_least=100.0, at_most=1_000_000.0)]
+    hidden_size: Size
+    layers: Annotated[int, Bounds(at_least=1.0, at_most=1000.0)]
+    attention_heads: Size
+    intermediate_size: Size
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     initializer_range: Positive
     mlm_learning_rate: Positive
@@ -382,6 +386,8 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
         return problems_with(hint, value, where + ".")
     if not _has_type(hint, value):
         return [f"{where}={value!r}: must be {_type_in_words(hint)}{_spelling(hint, value)}"]
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        return [f"{where}={value!r}: must be a finite number"]
     return [f"{where}={value!r}: must be {bound}" for bound in bounds if value is not None and not bound.hold(value)]
 
 
