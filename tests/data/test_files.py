@@ -67,6 +67,7 @@ def test_dev_text_of_its_own(tmp_path, labelled):
     ("content", "name", "message"),
     [
         (None, "absent.csv", "cannot be read: No such file"),
+        (None, 300 * "x" + ".csv", "cannot be read: File name too long"),
         (b"", "empty.csv", "holds no rows"),
         (b"text,label\n", "header.csv", "holds no rows"),
         (b"body,label\nx,1\n", "column.csv", "no column text; it has body, label"),

@@ -26,9 +26,13 @@ def kind_of(path: str) -> str:
     """The suffix in small letters.
 
     Raises:
-        UserError: the path is there and is no regular file; a pipe would be waited for without end.
+        UserError: the path cannot be looked at, or is no regular file; a pipe would be waited for without end.
     """
-    if Path(path).exists() and not Path(path).is_file():
+    try:
+        irregular = Path(path).exists() and not Path(path).is_file()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if irregular:
         raise UserError(f"{path} cannot be read: it is a {'folder' if Path(path).is_dir() else 'pipe or device'}")
     return Path(path).suffix.lower()
 
@@ -65,8 +69,12 @@ def read_rows(path: str, columns: tuple[str, ...]) -> Iterator[Row]:
 
 def _table_rows(path: str, columns: tuple[str, ...], separator: str) -> Iterator[PlacedRow]:
     csv.field_size_limit(LONGEST_FIELD)
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    reader = csv.reader(read_lines(path), delimiter=separator, quoting=quoting, strict=True)
+    reader = csv.reader(
+        read_lines(path),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
     begin, number = 1, 0
     header: list[str] = []
     try:
