@@ -93,6 +93,7 @@ def test_dev_text_of_its_own(tmp_path, labelled):
         (b"text,label\na,1\n", "commas.tsv", "no column text; it seems to be separated by commas"),
         ("text,label\n".encode("utf-16le"), "le.csv", "seems to be utf-16le; convert it: iconv -f utf-16le -t utf-8"),
         ("text,l\u00e9\n".encode("utf-16be"), "be.csv", "seems to be utf-16be; convert it: iconv -f utf-16be"),
+        (b"text,label\na\0,1\n", "stray.csv", "holds NUL bytes: it is not a text file"),
         (bytes(100), "nul.csv", "holds NUL bytes: it is not a text file"),
         (b'text,label\na,1\n"b,1\nc,1\nd,2\n', "open.csv", "line 3: not a table .*is a quote in this row left open"),
         (b'"text,label\na,1\n', "header.csv", "line 1: not a table .*is a quote in this row left open"),

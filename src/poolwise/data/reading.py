@@ -173,11 +173,11 @@ def _not_utf8(path: str) -> str:
 
 
 def _holds_nul(path: str) -> str:
-    """The message for a file with NUL bytes: UTF-16 has them at every other place of what is ASCII."""
+    """The message for a file with NUL bytes: UTF-16 has many, at every other place, of what is ASCII."""
     with Path(path).open("rb") as stream:
         content = stream.read(10_000)
     first, second = content[::2].count(0), content[1::2].count(0)
-    if max(first, second) > 10 * min(first, second):
+    if 10 * max(first, second) > max(len(content), 100 * min(first, second)):
         return f"{path}: not UTF-8; {_conversion(path, 'utf-16le' if second > first else 'utf-16be')}"
     return f"{path} holds NUL bytes: it is not a text file"
 
