@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_own_text_a_text_a_line(tmp_path):
     file.write_bytes("\ufeffone\r\n\r\ntwo\nthree\nfour\nfive\n".encode())
     corpus = load_files(settings(text=str(file)))
     assert corpus.labelled == {}
-    assert len(corpus.text["dev"]) == 1
+    assert len(corpus.text["dev"]) == 2
     found = [*corpus.text["train"]["text"], *corpus.text["dev"]["text"]]
     assert sorted(found) == ["five", "four", "one", "three", "two"]
 
@@ -66,6 +67,7 @@ def test_dev_text_of_its_own(tmp_path, labelled):
     ("content", "name", "message"),
     [
         (None, "absent.csv", "cannot be read: No such file"),
+        (None, 300 * "x" + ".csv", "cannot be read: File name too long"),
         (b"", "empty.csv", "holds no rows"),
         (b"text,label\n", "header.csv", "holds no rows"),
         (b"body,label\nx,1\n", "column.csv", "no column text; it has body, label"),
@@ -74,6 +76,27 @@ def test_dev_text_of_its_own(tmp_path, labelled):
         (b"text,label\nx,1\ny,1\n", "one.csv", "all labels are '1'"),
         (b"{\n", "broken.jsonl", "line 1: not JSON"),
         (b"[1]\n", "list.jsonl", "line 1: not a JSON object"),
+        (b'{"text": "a", "label": "\\ud800"}\n', "half.jsonl", "line 1: not JSON .*surrogates not allowed"),
+        (b'\n{"text": "a", "label": ' + b"1" * 5000 + b"}\n", "digits.jsonl", r"line 2: not JSON .*5000 digits\)$"),
+        (b"[" * 100_000, "deep.jsonl", "line 1: not JSON .*recursion"),
+        (b'\n{"text": ["a"], "label": 1}\n', "texts.jsonl", "line 2: text is a JSON list; a text, a number"),
+        (b'{"text": "a", "label": {"b": 1}}\n', "labels.jsonl", "line 1: label is a JSON object; a text"),
+        (b"text,label\nx,1\na,b,c,1\n", "more.csv", "row 2: 4 fields, and the header has 2; quote texts that hold"),
+        (b"text\tlabel\na\tb\t1\n", "more.tsv", "row 1: 3 fields, and the header has 2; texts cannot hold tabs"),
+        (b"text,label,text\na,1,b\n", "twice.csv", "the header has text twice"),
+        (
+            b"text;label\na;1\n",
+            "semicolon.csv",
+            "no column text; it seems to be separated by ';', and .csv files are by",
+        ),
+        (b"text\tlabel\na\t1\n", "tabs.csv", "no column text; it seems to be separated by tabs"),
+        (b"text,label\na,1\n", "commas.tsv", "no column text; it seems to be separated by commas"),
+        ("text,label\n".encode("utf-16le"), "le.csv", "seems to be utf-16le; convert it: iconv -f utf-16le -t utf-8"),
+        ("text,l\u00e9\n".encode("utf-16be"), "be.csv", "seems to be utf-16be; convert it: iconv -f utf-16be"),
+        (b"text,label\na\0,1\n", "stray.csv", "holds NUL bytes: it is not a text file"),
+        (bytes(100), "nul.csv", "holds NUL bytes: it is not a text file"),
+        (b'text,label\na,1\n"b,1\nc,1\nd,2\n', "open.csv", "line 3: not a table .*is a quote in this row left open"),
+        (b'"text,label\na,1\n', "header.csv", "line 1: not a table .*is a quote in this row left open"),
         (b"x", "table.xls", r"files end in \.csv, \.tsv or \.jsonl"),
     ],
 )
@@ -84,6 +107,42 @@ def test_mistakes_are_told_with_their_place(tmp_path, labelled, content, name, m
     with pytest.raises(UserError, match=message) as error:
         load_files(settings(**{**labelled, "train": str(file)}))
     assert str(file) in str(error.value)
+    assert "".join(error.value.messages).isprintable()
+
+
+def test_a_folder_or_pipe_is_told_at_once(tmp_path, labelled):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError) as error:
+        load_files(settings(**{**labelled, "dev": str(tmp_path), "train": str(tmp_path / "pipe.csv")}))
+    assert error.value.messages == (
+        f"{tmp_path}/pipe.csv cannot be read: it is a pipe or device",
+        f"{tmp_path} cannot be read: it is a folder",
+    )
+
+
+def test_a_suffix_in_capitals_and_an_empty_setting(tmp_path):
+    capitals = tmp_path / "TRAIN.CSV"
+    capitals.write_text("\n\ntext,label\nx,1\n\ny,2\n")
+    corpus = load_files(settings(train=str(capitals), dev=str(capitals), test=str(capitals), text="", text_dev="."))
+    assert list(corpus.text["dev"]["text"]) == list(corpus.labelled["train"]["text"]) == ["x", "y"]
+    with pytest.raises(UserError, match=r"not given: data\.dev, data\.test"):
+        load_files(settings(train=str(capitals), dev="", test="."))
+
+
+def test_labels_that_mean_the_same_are_one_class_in_all_files(tmp_path):
+    jsonl, csv = tmp_path / "labels.jsonl", tmp_path / "labels.csv"
+    jsonl.write_text("".join(f'{{"text": "a", "label": {label}}}\n' for label in ("1", "1.0", '"1 "', "true")))
+    csv.write_text("text,label\nx, 1\ny,1.0\nz,true \n")
+    corpus = load_files(settings(train=str(jsonl), dev=str(csv), test=str(csv)))
+    assert corpus.label_names == ("1", "true")
+    assert list(corpus.labelled["train"]["label"]) == [0, 0, 0, 1]
+    assert list(corpus.labelled["dev"]["label"]) == [0, 0, 1]
+
+
+def test_one_text_is_told_with_its_file(tmp_path):
+    (tmp_path / "one.txt").write_text("a line\n")
+    with pytest.raises(UserError, match=r"data\.text=.*one\.txt: 1 text; at least 2"):
+        load_files(settings(text=str(tmp_path / "one.txt")))
 
 
 def test_labels_that_train_lacks_are_told(tmp_path, labelled):

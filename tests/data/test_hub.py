@@ -79,6 +79,19 @@ def test_a_column_that_is_not_there_is_told(splits):
         load_hub(HubData(**{**SETTINGS.__dict__, "text_column": "text"}))
 
 
+def test_empty_texts_are_told_with_split_and_row(splits):
+    rows = {"sentence": ["x", " ", "y"], "label": [0, 1, 1]}
+    splits["validation"] = Dataset.from_dict(rows, features=FEATURES)
+    with pytest.raises(UserError, match=r"nyu-mll/glue, split validation: 1 text empty \(row 2\)"):
+        load_hub(SETTINGS)
+
+
+def test_a_column_of_lists_is_refused(splits):
+    splits["train"] = Dataset.from_dict({"sentence": [["x"]], "label": [0]})
+    with pytest.raises(UserError, match="column sentence of nyu-mll/glue holds lists"):
+        load_hub(SETTINGS)
+
+
 def test_without_network_the_message_says_what_to_do_instead():
     with pytest.raises(UserError, match="use data=demo"):
         load_hub(SETTINGS)

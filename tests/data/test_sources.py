@@ -1,11 +1,7 @@
 from dataclasses import replace
 
-import pytest
-from datasets import Dataset
-
-from poolwise.data.corpus import held_out
 from poolwise.data.sources import load_corpus
-from poolwise.settings import DemoData, UserError
+from poolwise.settings import DemoData
 
 DEMO = DemoData(
     source="demo",
@@ -37,14 +33,3 @@ def test_label_noise_changes_labels_only():
 
 def test_jobs_of_a_process_share_a_corpus():
     assert load_corpus(DEMO) is load_corpus(replace(DEMO))
-
-
-def test_held_out_is_a_seeded_share():
-    texts = Dataset.from_dict({"text": [str(number) for number in range(40)]})
-    stays, out = held_out(texts, 0.1)
-    assert (len(stays), len(out)) == (36, 4)
-    assert sorted([*stays["text"], *out["text"]], key=int) == list(texts["text"])
-    assert list(held_out(texts, 0.1)[1]["text"]) == list(out["text"])
-    assert len(held_out(texts, 0.001)[1]) == 1
-    with pytest.raises(UserError, match="too few"):
-        held_out(texts.select([0]), 0.1)

@@ -1,10 +1,13 @@
 """What every source gives: texts for stage 1, labelled texts for stage 2."""
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from datasets import Dataset
 
 from poolwise.settings import UserError
+from poolwise.words import counted, some
 
 RATING = "rating"
 """Column of stage-1 texts with a weak label, such as stars; only the objective `rating` reads it."""
@@ -33,14 +36,54 @@ def text_columns(rows: Dataset) -> Dataset:
     return rows.select_columns([name for name in ("text", RATING) if name in rows.column_names])
 
 
-def held_out(texts: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    """Split off a seeded random share, at least one row; returns what stays and what is held out.
+def label_text(label: object) -> str:
+    """The class or rating that a label names, without spaces around it: 1, 1.0 and "1" are one; true is "true"."""
+    text = str(label).strip()
+    return text.lower() if isinstance(label, bool) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", text)
+
+
+def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
+    """Check that no text and no label is empty.
+
+    Args:
+        source: the file or split, for messages.
+        columns: N values by what they are, such as `text`.
+
+    Raises:
+        UserError: some are; with the rows, counted from 1.
+    """
+    messages = []
+    for what, values in columns.items():
+        empty = [row for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
+        if empty:
+            places = f"row{'s' if len(empty) > 1 else ''} {some(empty)}"
+            messages.append(
+                f"{source}: {counted(len(empty), what)} empty ({places}); fill them in or leave the rows out"
+            )
+    if messages:
+        raise UserError(*messages)
+
+
+LEAST_HELD_OUT = 10
+"""Texts; of fewer short ones it can be that no token is masked, and then there is no dev loss."""
+
+
+def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Dataset]:
+    """Split off a seeded random share; returns what stays and what is held out.
+
+    At least `LEAST_HELD_OUT` texts are held out, or half of them where there are less than twice as many.
+
+    Args:
+        texts: N rows.
+        share: of the rows.
+        source: the setting that names the texts, for messages.
 
     Raises:
         UserError: fewer than two rows.
     """
     if len(texts) < 2:
-        raise UserError(f"{len(texts)} texts are too few to hold some out for the dev split")
-    count = min(max(round(share * len(texts)), 1), len(texts) - 1)
+        raise UserError(f"{source}: {counted(len(texts), 'text')}; at least 2 are needed to hold some out for dev")
+    least = min(LEAST_HELD_OUT, len(texts) // 2)
+    count = min(max(round(share * len(texts)), least), len(texts) - 1)
     parts = texts.train_test_split(test_size=count, seed=0)
     return parts["train"].flatten_indices(), parts["test"].flatten_indices()

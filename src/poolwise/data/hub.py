@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from poolwise.data.corpus import Corpus, held_out
+from poolwise.data.corpus import Corpus, check_filled, held_out, label_text
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
 from poolwise.words import first_line, some
@@ -18,14 +18,18 @@ def load_hub(data: HubData) -> Corpus:
     labels (-1, as in GLUE) are refused.
 
     Raises:
-        UserError: the data set cannot be had, lacks a split or column, or its test labels are hidden.
+        UserError: the data set cannot be had, lacks a split, column, text or label, or its test labels are hidden.
     """
     stay_offline_without_hub()
     wanted = {*data.text, data.train, data.test, *([data.dev] if data.dev else [])}
     splits = {name: _load_split(data, name) for name in wanted}
+    take_all(
+        partial(check_filled, f"{data.path}, split {name}", {what: splits[name][what] for what in ("text", "label")})
+        for name in dict.fromkeys((data.train, data.dev or data.train, data.test))
+    )
     train = splits[data.train]
     if data.dev is None:
-        train, dev = held_out(train, data.dev_share)
+        train, dev = held_out(train, data.dev_share, f"data={data.name}")
     else:
         dev = splits[data.dev]
     labelled = {"train": train, "dev": dev, "test": splits[data.test]}
@@ -39,7 +43,9 @@ def load_hub(data: HubData) -> Corpus:
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:
     """The classes: as the data set names them, or else the labels of train, sorted."""
-    names = getattr(train.features["label"], "names", None) or sorted(set(train["label"]))
+    names = getattr(train.features["label"], "names", None) or list(
+        dict.fromkeys(map(label_text, sorted(set(train["label"]))))
+    )
     if len(names) < 2:
         raise UserError(f"data={data.name}: all labels of {data.train} are {names[0]!r}; a classifier needs two")
     return tuple(map(str, names))
@@ -51,7 +57,7 @@ def _check_labels(data: HubData, split: str, rows: Dataset, names: tuple[str, ..
     found = set(rows["label"])
     if numbered and min(found) < 0:
         raise UserError(f"{data.path}: the labels of its {split} split are hidden; name another split")
-    beyond = sorted(found - set(range(len(names)))) if numbered else sorted(set(map(str, found)) - set(names))
+    beyond = sorted(found - set(range(len(names)))) if numbered else sorted(set(map(label_text, found)) - set(names))
     if beyond:
         raise UserError(
             f"{data.path}: the {split} split has labels {some(beyond)}, and the head has the {len(names)} classes "
@@ -63,7 +69,7 @@ def _as_ids(rows: Dataset, names: tuple[str, ...]) -> Dataset:
     """The rows with class ids 0 to C - 1 as labels."""
     if hasattr(rows.features["label"], "names"):
         return rows
-    ids = [names.index(str(label)) for label in rows["label"]]
+    ids = [names.index(label_text(label)) for label in rows["label"]]
     return rows.remove_columns("label").add_column("label", ids).cast_column("label", ClassLabel(names=list(names)))
 
 
@@ -81,6 +87,11 @@ def _load_split(data: HubData, split: str) -> Dataset:
             f"data={data.name}: {data.path} has no column {', '.join(sorted(lacking))}; "
             f"it has {', '.join(rows.column_names)}"
         )
+    for column in (data.text_column, data.label_column):
+        if not isinstance(rows.features[column], Value | ClassLabel):
+            raise UserError(
+                f"data={data.name}: column {column} of {data.path} holds lists; it must hold one value a row"
+            )
     rows = rows.select_columns([data.text_column, data.label_column])
     return (
         rows.rename_columns({data.text_column: "text", data.label_column: "label"})

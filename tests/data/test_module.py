@@ -1,0 +1,40 @@
+from helpers import MASKING, TEXTS
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.masking import IGNORED_LABEL
+from poolwise.data.module import labelled_data, masked_data
+
+SPLITS = ("train", "dev", "test")
+
+
+def test_labelled_splits_hold_each_example_once_with_its_label(texts):
+    data = labelled_data(dict.fromkeys(SPLITS, texts), batch_size=4, seed=1, workers=0)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batches = list(loader)
+        assert sorted(len(batch["labels"]) for batch in batches) == [2, 4]
+        assert sorted(label for batch in batches for label in batch["labels"].tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_dev_masks_are_the_same_in_every_epoch_and_for_every_seed(texts, tokenizer):
+    def dev_batches(seed: int) -> list:
+        data = masked_data(
+            dict.fromkeys(("train", "dev"), texts), tokenizer, MASKING, 4, seed, 0, needs=BatchNeeds(), epochs=2
+        )
+        loader = data.val_dataloader()
+        return [batch["input_ids"].tolist() for _ in range(2) for batch in loader]
+
+    first = dev_batches(1)
+    assert first[:2] == first[2:]
+    assert dev_batches(2) == first
+
+
+def test_train_masks_change_with_the_epoch(texts, tokenizer):
+    data = masked_data(
+        dict.fromkeys(("train", "dev"), texts), tokenizer, MASKING, len(TEXTS), 1, 0, needs=BatchNeeds(), epochs=2
+    )
+    loader, masked = data.train_dataloader(), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
+        masked.append(sorted(map(str, (batch["labels"] != IGNORED_LABEL).int().tolist())))
+        assert batch["input_ids"].shape == (len(TEXTS), texts.lengths.max())
+    assert masked[0] != masked[1]

@@ -1,0 +1,39 @@
+import sys
+
+import pytest
+
+from helpers import write_run
+from poolwise import report
+
+
+def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
+    for seed in (1, 2):
+        write_run(tmp_path, "mean", seed, list(range(10)), dev=0.9)
+        write_run(tmp_path, "pooler", seed, list(range(30)), dev=0.8, status="random")
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    monkeypatch.setenv("COLUMNS", "80")
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.split()[:1] in (["mean"], ["pooler"])]
+    assert rows[0][:8] == ["mean", "2", "90.0", "±", "0.0", "95.0", "±", "0.0"]
+    assert rows[1][:5] == ["pooler", "(random)", "2", "80.0", "±"]
+    assert any(line.startswith("Use mean, the best on dev") for line in lines)
+    places = {line[:9].strip(): line[9:] for line in lines[-5:]}
+    assert places == {
+        "page": f"{tmp_path}/report/index.html",
+        "table": f"{tmp_path}/report/comparison.csv",
+        "figure": f"{tmp_path}/report/comparison.svg",
+        "records": f"{tmp_path}/sentiment/*/record.json",
+        "W&B runs": f"{tmp_path}/wandb",
+    }
+    assert all((tmp_path / "report" / name).is_file() for name in ("index.html", "comparison.csv", "comparison.svg"))
+    assert max(map(len, lines[:-5])) <= 80
+
+
+def test_without_runs_the_program_says_how_to_make_some(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit) as leaving:
+        report.main()
+    assert leaving.value.code == 2
+    assert f"no finished stage-2 run in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
