@@ -323,12 +323,14 @@ class MLMJob(Job):
     def next_steps(self) -> dict[str, str]:
         """The export, and the sweep that compares representations of it."""
         export, command = str(self.folder / EXPORT_FOLDER), self.settings.stage2_command
-        if stage1_identity(self.settings, self.choice, shared_trainer(self.settings)).key != self.identity.key:
-            # Trainer settings of its own: stage 2 cannot work this run out from its settings.
+        labelled = bool(load_corpus(self.settings.data).labelled)
+        same = stage1_identity(self.settings, self.choice, shared_trainer(self.settings)).key == self.identity.key
+        if not (same and labelled):
+            # Trainer settings or a dev split of its own: stage 2 cannot work this run out from its settings.
             command = f"{command.removesuffix(' -m')} encoder={shlex.quote(export)} -m"
-        if not load_corpus(self.settings.data).labelled:
-            labelled = "data.train=TRAIN.csv data.dev=DEV.csv data.test=TEST.csv"
-            command = f"{command.removesuffix(' -m')} {labelled} -m   (with labelled files)"
+        if not labelled:
+            files = "data.train=TRAIN.csv data.dev=DEV.csv data.test=TEST.csv"
+            command = f"{command.removesuffix(' -m')} {files} -m  # with labelled files"
         return {"export": export, "next": command}
 
     def build(self) -> tuple[Stage, TextDataModule]:
