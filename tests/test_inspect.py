@@ -196,3 +196,13 @@ def test_another_family(tmp_path, inspected):
     code, printed = inspected(str(tmp_path))
     assert code == 2
     assert "holds a distilbert model (config.json); only BERT encoders can be used" in printed
+
+
+def test_a_folder_without_tokenizer_and_a_pooler_to_train_are_told(inspected, config, tmp_path):
+    BertModel(config).save_pretrained(tmp_path)
+    code, printed = inspected(str(tmp_path))
+    assert code == 0
+    assert "tokenizer      none: neither stage can use this folder" in printed
+    words = " ".join(printed.split())
+    assert "to train it python train.py stage=mlm" in words
+    assert "trainable=pooler data=files" in words

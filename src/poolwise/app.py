@@ -35,8 +35,8 @@ from poolwise.command_line import (
     overrides_in,
     problem_with_choice,
     problem_with_stage,
+    problem_with_sweep,
     stage1_command,
-    stage2_command,
     stage_of,
     with_paths_quoted,
 )
@@ -114,8 +114,7 @@ def conclude_sweep() -> None:
     if jobs:
         from poolwise.stages.loop import summarise
 
-        in_stage_1 = jobs[0].identity.stage == "mlm"
-        summarise(jobs, {"next": stage2_command(SweepCheck.overrides)} if in_stage_1 else jobs[0].next_steps)
+        summarise(jobs, jobs[0].next_steps_of(jobs, SweepCheck.overrides))
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
@@ -132,7 +131,13 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for argument in expanded(arguments):
         override = override_in(argument)
-        problem = (problem_with_stage(override, stage) or problem_with_choice(override)) if override else None
+        problem = (
+            problem_with_stage(override, stage)
+            or problem_with_choice(override)
+            or problem_with_sweep(override, arguments)
+            if override
+            else None
+        )
         problems += [problem] if problem else []
         kept += [] if problem else [with_paths_quoted(override) if override else argument]
     kept = in_order(kept) if {"--cfg", "-c"} & set(arguments) else let_through(in_order(kept))
@@ -444,7 +449,7 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
 def _mlm(config: Plain, overrides: Sequence[str]) -> types.MLMSettings:
     return types.MLMSettings(
         **_common(config),
-        stage2_command=stage2_command(overrides),
+        overrides=tuple(overrides),
         pretraining=built(types.Pretraining, config["pretraining"]),
         objective=_objective(config["objective"]),
     )

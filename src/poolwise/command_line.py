@@ -102,6 +102,15 @@ def with_paths_quoted(override: Override) -> str:
     return str(replace(override, value=f"'{escaped}'"))
 
 
+def problem_with_sweep(override: Override, arguments: Sequence[str]) -> str | None:
+    """What to write where several choices are given and no sweep is asked for; None elsewhere."""
+    sweeps = {"-m", "--multirun"} & set(arguments) or {"experiment", "hydra.mode"} & {
+        other.key for other in overrides_in(arguments)
+    }
+    several = override.is_choice and "," in override.value and not _is_place(override.value)
+    return f"{override}: several choices need -m at the end of the command" if several and not sweeps else None
+
+
 def problem_with_choice(override: Override) -> str | None:
     """What is wrong with a choice of a config group, with the nearest right spelling; None if nothing is."""
     if not override.is_choice or override.prefix == "~" or re.search(r"[()\[\]{}'\"]", override.value):
@@ -219,14 +228,14 @@ def stage1_command(overrides: Sequence[str]) -> str:
     return _command("mlm", [word for override in overrides_in(overrides) for word in _moved(override, in_stage_1)])
 
 
-def stage2_command(overrides: Sequence[str]) -> str:
-    """The sweep over the four representations that reads what a stage-1 command line makes."""
+def stage2_command(overrides: Sequence[str], further: Sequence[str] = ()) -> str:
+    """The sweep over the four representations that reads what a stage-1 command line makes, with further settings."""
 
     def place(key: str) -> str | None:
         return "stage1.seed" if key == "seed" else in_stage_2(key)
 
     kept = [word for override in overrides_in(overrides) for word in _moved(override, place)]
-    return _command("sentiment", ["repr=cls,pooler,mean,cls_linear", *kept, "-m"])
+    return _command("sentiment", ["repr=cls,pooler,mean,cls_linear", *kept, *further, "-m"])
 
 
 def _moved(override: Override, place: Callable[[str], str | None]) -> list[str]:

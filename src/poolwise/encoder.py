@@ -215,10 +215,16 @@ def masked_lm_loss(
     return total / (max(len(targets), 1) if count is None else count)
 
 
-def draw_dense(dense: nn.Linear, deviation: float) -> None:
-    """Initialise a dense layer as BERT does: normal weights (Devlin et al. 2019: deviation 0.02), zero bias."""
-    nn.init.normal_(dense.weight, std=deviation)
-    nn.init.zeros_(dense.bias)
+def draw_dense(module: nn.Module, deviation: float) -> None:
+    """Initialise dense layers as BERT does: normal weights (Devlin et al. 2019: deviation 0.02), zero biases.
+
+    Layer norms in `module` stay as they are, at scale 1.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=deviation)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 def never_trained(pooler: Any) -> bool:
@@ -356,13 +362,13 @@ def pooler_status(path: str, model: BertModel, has_pooler: bool) -> str:
     """
     if not has_pooler:
         return "random"
-    noted = _provenance(Path(path))
+    noted = provenance_of(Path(path))
     if noted:
         return str(noted["pooler_status"])
     return "never trained" if never_trained(model.pooler) else "as released"
 
 
-def _provenance(folder: Path) -> dict[str, Any]:
+def provenance_of(folder: Path) -> dict[str, Any]:
     """What stage 1 noted of an export; empty where there is no note, or one of another program."""
     file = folder / PROVENANCE_FILE
     noted = read_json(file) if file.is_file() else {}
@@ -545,13 +551,13 @@ def _config(path: str) -> BertConfig:
 
 def condition_of(folder: Path) -> str | None:
     """The condition of the stage-1 run that exported this folder; None for a folder of other origin."""
-    condition = _provenance(folder).get("condition")
+    condition = provenance_of(folder).get("condition")
     return None if condition is None else str(condition)
 
 
 def reads_labels(folder: Path) -> bool:
     """Whether stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says."""
-    return any(notes["reads_labels"] for notes in _provenance(folder).get("objectives", {}).values())
+    return any(notes["reads_labels"] for notes in provenance_of(folder).get("objectives", {}).values())
 
 
 def longest_text(path: str) -> int:

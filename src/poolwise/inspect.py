@@ -18,16 +18,19 @@ from poolwise.app import leave, quieten
 from poolwise.encoder import (
     POOLER_KEYS,
     PROVENANCE_FILE,
+    TOKENIZER_FILES,
     UNREAD_KEYS,
     WEIGHTS_FILE,
     check_family,
     check_folder,
     never_trained,
+    provenance_of,
     read_json,
     tensor_shapes,
 )
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
+from poolwise.words import some
 
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 FIXED_TEXT = 16
@@ -43,6 +46,7 @@ STATUS_IN_WORDS = {
     "stale": "the encoder moved under it in stage 1, and no loss trained it",
     "collapsed": "trained in stage 1, but its outputs hardly tell texts apart",
 }
+UNTRAINED = ("missing", "never trained", "random")
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,8 @@ def inspect_checkpoint(folder: Path) -> Inspection:
         tensor_shapes(file)  # raises where it is broken
     (first, info), (second, _) = _load(folder), _load(folder)
     has_pooler = not POOLER_KEYS & set(info["missing_keys"])
-    noted = read_json(folder / PROVENANCE_FILE) if (folder / PROVENANCE_FILE).is_file() else {}
-    provenance = noted if noted.get("pooler_status") in STATUS_IN_WORDS else {}
+    provenance = provenance_of(folder)
+    provenance = provenance if provenance.get("pooler_status") in STATUS_IN_WORDS else {}
     outputs = [_outputs(model) for model in (first, second)]
     beside = set(info["unexpected_keys"])
     heads = {key for key in beside if UNREAD_KEYS.search(key)}
@@ -197,7 +201,14 @@ def rows_of(found: Inspection) -> dict[str, str]:
         "unexpected": listed(found.unexpected),
         "heads": ", ".join(f"{name} ({count} keys)" for name, count in _by_head(found.heads).items()) or "none",
     }
-    return rows | _provenance_rows(found.provenance)
+    if not any((found.folder / name).is_file() for name in TOKENIZER_FILES):
+        rows["tokenizer"] = "none: neither stage can use this folder"
+    rows |= _provenance_rows(found.provenance)
+    if found.status in UNTRAINED:
+        rows["to train it"] = (
+            f"python train.py stage=mlm model={found.folder} trainable=pooler data=files data.text=..."
+        )
+    return rows
 
 
 def _by_head(keys: Collection[str]) -> Counter[str]:
@@ -213,8 +224,7 @@ def listed(keys: Collection[str]) -> str:
     """Keys in words: how many, and the first few."""
     if not keys:
         return "none"
-    shown = ", ".join(sorted(keys)[:SHOWN_KEYS])
-    return f"{len(keys)}: {shown}" + (", ..." if len(keys) > SHOWN_KEYS else "")
+    return f"{len(keys)}: {some(sorted(keys), SHOWN_KEYS)}"
 
 
 def _provenance_rows(provenance: dict[str, Any]) -> dict[str, str]:

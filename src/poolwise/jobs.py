@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import encoder
 from poolwise.card import model_card
+from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import power_in_words
 from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
@@ -122,14 +123,13 @@ def check_inputs(settings: CommonSettings) -> None:
 
 
 def _check_encoder(settings: CommonSettings) -> None:
-    folder = named_folder(settings)
-    if folder is not None:
-        if not folder.is_dir():
-            raise UserError(f"encoder={folder}: no such folder; allowed: stage1, base, or a folder")
-        encoder.check_checkpoint(str(folder), refuse_unexpected=True)
+    chosen = settings.encoder if isinstance(settings, SentimentSettings) else "stage1"
+    if chosen not in ("base", "stage1"):
+        if not Path(chosen).is_dir():
+            raise UserError(f"encoder={chosen}: no such folder; allowed: stage1, base, or a folder")
+        encoder.check_checkpoint(chosen, refuse_unexpected=True)
     elif isinstance(settings.model, PretrainedModel):
-        reads_base = isinstance(settings, SentimentSettings) and settings.encoder == "base"
-        encoder.check_checkpoint(encoder.locate(settings.model), refuse_unexpected=reads_base)
+        encoder.check_checkpoint(encoder.locate(settings.model), refuse_unexpected=chosen == "base")
 
 
 def _check_trainer(settings: CommonSettings) -> None:
@@ -146,13 +146,6 @@ def _check_trainer(settings: CommonSettings) -> None:
     if problems:
         raise UserError(*problems)
     platform(settings.trainer)
-
-
-def named_folder(settings: CommonSettings) -> Path | None:
-    """The folder that stage 2's `encoder=` names; None where it names none."""
-    if isinstance(settings, SentimentSettings) and settings.encoder not in ("base", "stage1"):
-        return Path(settings.encoder)
-    return None
 
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
@@ -320,18 +313,26 @@ class MLMJob(Job):
         return weights_bytes(self.settings, self.start)
 
     @property
+    def export(self) -> Path:
+        """The folder of the exported checkpoint."""
+        return self.folder / EXPORT_FOLDER
+
+    @property
     def next_steps(self) -> dict[str, str]:
         """The export, and the sweep that compares representations of it."""
-        export, command = str(self.folder / EXPORT_FOLDER), self.settings.stage2_command
+        return {"export": str(self.export), **self.next_steps_of([self], self.settings.overrides)}
+
+    def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
+        """The sweep that compares representations of all of these encoders."""
+        further = []
         labelled = bool(load_corpus(self.settings.data).labelled)
-        same = stage1_identity(self.settings, self.choice, shared_trainer(self.settings)).key == self.identity.key
-        if not (same and labelled):
-            # Trainer settings or a dev split of its own: stage 2 cannot work this run out from its settings.
-            command = f"{command.removesuffix(' -m')} encoder={shlex.quote(export)} -m"
+        if not labelled or self.platform != platform(shared_trainer(self.settings)):
+            # A dev split or trainer settings of its own: stage 2 cannot work the run out from its settings.
+            further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
         if not labelled:
-            files = "data.train=TRAIN.csv data.dev=DEV.csv data.test=TEST.csv"
-            command = f"{command.removesuffix(' -m')} {files} -m  # with labelled files"
-        return {"export": export, "next": command}
+            further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]
+        note = "" if labelled else "  # with labelled files"
+        return {"next": stage2_command(overrides, further) + note}
 
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches.
@@ -387,9 +388,8 @@ class MLMJob(Job):
         }
         record.results["provenance"] = provenance
         record.results["metrics"] |= pooler_figures(stage.proof)
-        folder = record.folder / EXPORT_FOLDER
         card = model_card(self.identity, provenance, record.results["metrics"])
-        encoder.export(stage.model, self.start.tokenizer, provenance, card, folder)
+        encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)
         if warning:
             log.warning("WARNING: %s", warning)
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")

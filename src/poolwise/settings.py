@@ -275,8 +275,8 @@ class MLMSettings(CommonSettings):
 
     pretraining: Pretraining
     objective: dict[str, Any]
-    stage2_command: str
-    """The command that compares representations of this run's encoder, for the screen at its end."""
+    overrides: tuple[str, ...]
+    """The command line, for the command that comes next."""
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,22 @@ def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
     monkeypatch.setattr(MaskedLanguageModelling, "training_step", step)
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
     assert json.loads(file.read_text())["status"] == "finished"
+
+
+def test_the_command_after_stage_1_on_text_alone_names_the_exports(program, tmp_path, capfd):
+    """Held away: a command that asks for the dev split of labelled files, and so for a run that was never made."""
+    (tmp_path / "texts.txt").write_text("\n".join(f"The film number {n} is good. I like it." for n in range(60)))
+    own = ["data=files", f"data.text={tmp_path / 'texts.txt'}", "data.max_length=16", "pretraining.epochs=1"]
+    small = [setting for setting in SMALL_STAGE1 if setting.startswith(("model", "trainer"))]
+    assert program("stage=mlm", *own, *small, "logger=csv", "seed=1,2", "-m") == 0
+    printed = capfd.readouterr().out
+    command = re.search(r"next +python train\.py (.*) -m  # with labelled files", printed).group(1).split()
+    exports = sorted(str(folder) for folder in (tmp_path / "runs/mlm").glob("*/export"))
+    assert f"encoder={','.join(exports)}" in command
+    for split in ("TRAIN", "DEV", "TEST"):
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join(f"film {n},{n % 2}\n" for n in range(20)))
+    command = [word.replace("=TRAIN", f"={tmp_path}/TRAIN").replace("=DEV", f"={tmp_path}/DEV") for word in command]
+    command = [word.replace("=TEST", f"={tmp_path}/TEST").replace("repr=cls,pooler", "repr=cls") for word in command]
+    command = [word.replace("repr=cls,mean,cls_linear", "repr=cls") for word in command]
+    assert program(*command, "seed=1", "logger=csv", "-m") == 0
+    assert "sweep: 2 of 2 jobs finished" in capfd.readouterr().out

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import BertConfig, PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
+from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.settings import NonNegative, OpenShare
@@ -138,10 +140,8 @@ class PoolerLoss(Objective):
         return {}
 
 
-def draw(module: nn.Module, deviation: float) -> None:
-    """Initialise as BERT does: matrices from a normal distribution, biases 0; layer norms stay as they are."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=deviation)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+def mean_over_known(logits: Float[Tensor, "R C"], labels: Int[Tensor, " R"]) -> Float[Tensor, ""]:
+    """Mean cross entropy in nats over the rows whose label is known (not -100); 0 where none is."""
+    total: Tensor = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum")
+    known: Tensor = (labels != IGNORED_LABEL).sum()
+    return total / known.clamp(min=1)

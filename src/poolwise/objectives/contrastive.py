@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler
-from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import NonNegativeCount, Positive
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Contrast(PoolerLoss):
         self.projection = (
             nn.Sequential(nn.Linear(hidden, size), nn.ReLU(), nn.Linear(size, size)) if size else nn.Identity()
         )
-        draw(self.projection, surroundings.config.initializer_range)
+        draw_dense(self.projection, surroundings.config.initializer_range)
 
     def contrast(self, pooler_output: Float[Tensor, "R H"]) -> Float[Tensor, ""]:
         """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.encoder import BertForMaskedLMWithPooler, masked_lm_loss
-from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense, masked_lm_loss
+from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import OpenShare
 
 
@@ -44,7 +44,7 @@ class WeakDecoder(PoolerLoss):
             layer_norm_eps=config.layer_norm_eps,
             batch_first=True,
         )
-        draw(self.layer, config.initializer_range)
+        draw_dense(self.layer, config.initializer_range)
 
     def forward(
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler

@@ -4,13 +4,11 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
-from poolwise.data.masking import IGNORED_LABEL
-from poolwise.encoder import BertForMaskedLMWithPooler
-from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
 
 
 class Rating(PoolerLoss):
@@ -34,18 +32,13 @@ class Rating(PoolerLoss):
         super().__init__(surroundings, **shared)
         self.rating_names = surroundings.texts.rating_names
         self.head = nn.Linear(surroundings.config.hidden_size, len(self.rating_names))
-        draw(self.head, surroundings.config.initializer_range)
+        draw_dense(self.head, surroundings.config.initializer_range)
 
     def forward(
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean cross entropy in nats over the texts whose rating is known; 0 where none is."""
-        ratings = batch["ratings"]
-        total: Tensor = functional.cross_entropy(
-            self.head(pooler_output).float(), ratings, ignore_index=IGNORED_LABEL, reduction="sum"
-        )
-        known: Tensor = (ratings != IGNORED_LABEL).sum()
-        return total / known.clamp(min=1)
+        return mean_over_known(self.head(pooler_output), batch["ratings"])
 
     def own_notes(self) -> dict[str, Any]:
         """The ratings it knows."""

@@ -5,13 +5,11 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs
 from poolwise.data.batching import Batch
-from poolwise.data.masking import IGNORED_LABEL
-from poolwise.encoder import BertForMaskedLMWithPooler
-from poolwise.objectives.base import PoolerLoss, Surroundings, draw
+from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
 from poolwise.settings import UserError
 
 log = logging.getLogger(__name__)
@@ -50,18 +48,13 @@ class SegmentPairLoss(PoolerLoss):
                 self.text_count,
             )
         self.head = nn.Linear(surroundings.config.hidden_size, 2)
-        draw(self.head, surroundings.config.initializer_range)
+        draw_dense(self.head, surroundings.config.initializer_range)
 
     def forward(
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean over the texts that were split; 0 where none was."""
-        labels = batch["pair_labels"]
-        total: Tensor = functional.cross_entropy(
-            self.head(pooler_output).float(), labels, ignore_index=IGNORED_LABEL, reduction="sum"
-        )
-        split: Tensor = (labels != IGNORED_LABEL).sum()
-        return total / split.clamp(min=1)
+        return mean_over_known(self.head(pooler_output), batch["pair_labels"])
 
     def own_notes(self) -> dict[str, Any]:
         """How many training texts there are, and how many were too short to split."""

@@ -73,6 +73,10 @@ class Job(ABC):
     def next_steps(self) -> dict[str, str]:
         """Where what is made lies, and the command that comes next, for the screen at the end."""
 
+    def next_steps_of(self, sweep: Sequence["Job"], overrides: Sequence[str]) -> dict[str, str]:
+        """The same for a sweep that this job is the first of, which these overrides asked for."""
+        return self.next_steps
+
     @property
     def folder(self) -> Path:
         """Where the run lies."""
