@@ -10,9 +10,9 @@ from poolwise.runs import read_record
 from poolwise.settings import Budget, UserError
 
 SAME_FOR_EQUAL_TIME = {
-    "weights": "model",
-    "tokenizer": "model",
     "text": "data",
+    "weights": "model",
+    "tokenizer": "tokenizer",
     "max_length": "data.max_length",
     "platform": "trainer settings",
 }

@@ -352,11 +352,12 @@ class MLMJob(Job):
 
     def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
         """The sweep that compares representations of all of these encoders."""
-        further = self.preset_words()
         labelled = bool(load_corpus(self.settings.data).labelled)
-        differ = any(isinstance(job, MLMJob) and job.preset_words() != further for job in sweep)
+        presets = {tuple(job.preset_words()) for job in sweep if isinstance(job, MLMJob)}
+        differ = len(presets) > 1
+        further = [] if differ else self.preset_words()
         if not labelled or differ or self.platform != platform(shared_trainer(self.settings)):
-            # A dev split, trainer settings or a control of its own: stage 2 cannot work the run out from its settings.
+            # A dev split, several controls, trainer settings of its own: stage 2 cannot work the run out from settings.
             further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
         if not labelled:
             further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]

@@ -117,8 +117,10 @@ class Budget:
         return f"{self.amount:.15g}{'s' if self.unit == 'seconds' else self.unit}"
 
     def in_words(self) -> str:
-        """For a person to read: `2,000 steps`, `10 min 0 s`."""
-        return duration(self.amount) if self.unit == "seconds" else f"{self.amount:,} {self.unit}"
+        """For a person to read: `2,000 steps`, `0.5 s`, `10 min 0 s`."""
+        if self.unit == "seconds":
+            return duration(self.amount) if self.amount >= 60 else f"{self.amount:.15g} s"
+        return f"{self.amount:,} {self.unit}"
 
 
 @dataclass(frozen=True)

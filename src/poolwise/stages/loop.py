@@ -192,6 +192,8 @@ def length_in_words(job: Job, data: TextDataModule) -> str:
 
 def time_in_words(job: Job, jobs: int) -> str:
     """How long jobs like this one should take: by a budget of time, or by earlier runs of this kind and length."""
+    if not job.trains:
+        return "that of reading dev"
     if job.budget is not None and job.budget.unit == "seconds":
         return f"{roughly(jobs * job.budget.amount)} by the budget, and what is measured beside it"
     group = "pretraining" if job.identity.stage == "mlm" else "protocol"
@@ -200,6 +202,7 @@ def time_in_words(job: Job, jobs: int) -> str:
         for folder in job.folder.parent.glob("*")
         if (record := read_record(folder)) is not None
         and record["status"] == "finished"
+        and record.get("steps") != 0
         and all(record["config"][key] == job.settings.config[key] for key in ("data", "model"))
         and length_of(record["material"][group]) == length_of(job.identity.material[group])
     ]
