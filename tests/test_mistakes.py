@@ -98,6 +98,17 @@ MISTAKES = {
         2,
         ["final_mask_probability=0.3: changes from epoch to epoch", "allowed: epochs, or a budget of steps or tokens"],
     ),
+    "two lengths beside equal time": (
+        [
+            *("stage=mlm", "control=equal_time", "control.run=runs", "+trainer.max_time=00:00:01:00"),
+            "pretraining.masking.final_mask_probability=0.3",
+        ],
+        2,
+        [
+            "control=equal_time: trainer.max_time=00:00:01:00 says another length of training; give one",
+            "changes from epoch to epoch, and how many control=equal_time comes to is not known before",
+        ],
+    ),
     "unknown control": (["stage=mlm", "control=same_time"], 2, ["control=same_time: no such choice (did you mean"]),
     "control in stage 2": (
         ["stage=sentiment", "control=equal_steps"],

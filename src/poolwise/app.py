@@ -359,8 +359,7 @@ def problems_between(config: Plain) -> list[str]:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
     if stage1.get("trainable") == "pooler":
         found += problems_with_pooler_training(config, where)
-    if stage1.get("budget") is not None:
-        found += problems_with_budget(str(stage1["budget"]), masking, config, where)
+    found += problems_with_length(stage1, masking, config, where)
     if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
         found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found
@@ -386,19 +385,27 @@ def problems_with_pooler_training(config: Plain, where: str) -> list[str]:
     return found
 
 
-def problems_with_budget(budget: str, masking: Plain, config: Plain, where: str) -> list[str]:
-    """Check that nothing else says how long training is, and that the number of epochs is known where it is needed."""
+def problems_with_length(stage1: Plain, masking: Plain, config: Plain, where: str) -> list[str]:
+    """Check that a budget alone says how long training is, and that epochs can be counted where masking needs them.
+
+    `where` names the stage-1 settings, `stage1`: `pretraining` or `stage1`.
+    """
+    control = config.get("control")
+    equal_time = isinstance(control, dict) and control.get("name") == "equal_time"
+    if not equal_time and stage1.get("budget") is None:
+        return []
+    given = "control=equal_time" if equal_time else f"{where}.budget={stage1['budget']}"
     found = [
-        f"{where}.budget={budget}: trainer.{key}={config['trainer'][key]} says another length of training; give one"
-        for key in ("max_steps", "max_time", "min_steps", "min_epochs")
+        f"{given}: trainer.{key}={config['trainer'][key]} says another length of training; give one"
+        for key in types.TRAINER_LENGTHS
         if config["stage"] == "mlm" and config["trainer"].get(key) is not None
     ]
-    written = types.Budget.read(budget)
-    if written is not None and written.unit == "seconds" and masking.get("final_mask_probability") is not None:
+    budget = types.Budget.read(str(stage1.get("budget")))
+    of_time = equal_time or (budget is not None and budget.unit == "seconds")
+    if of_time and masking.get("final_mask_probability") is not None:
         found.append(
             f"{where}.masking.final_mask_probability={masking['final_mask_probability']}: changes from epoch to epoch, "
-            f"and how many {where}.budget={budget} comes to is not known before; allowed: epochs, or a budget of steps "
-            "or tokens"
+            f"and how many {given} comes to is not known before; allowed: epochs, or a budget of steps or tokens"
         )
     return found
 

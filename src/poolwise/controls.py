@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import safe_open
 
 from poolwise.runs import read_record
-from poolwise.settings import Budget, UserError
+from poolwise.settings import TRAINER_LENGTHS, Budget, UserError
 
 SAME_FOR_EQUAL_TIME = {
     "text": "data",
@@ -32,11 +32,16 @@ def time_of(run: Path, material: Mapping[str, Any]) -> Budget:
         raise UserError(f"control.run={run}: this run is {record['status']}; allowed: a finished one")
     if not record.get("training_seconds"):
         raise UserError(f"control.run={run}: its record has no training_seconds; allowed: a run that trained")
-    theirs = record["material"]
-    other = dict.fromkeys(name for part, name in SAME_FOR_EQUAL_TIME.items() if theirs[part] != material[part])
+    mine, theirs = _without_lengths(material), _without_lengths(record["material"])
+    other = [name for part, name in SAME_FOR_EQUAL_TIME.items() if mine[part] != theirs[part]]
     if other:
         raise UserError(f"control.run={run}: was run with other {', '.join(other)}; allowed: a run with the same")
     return Budget(float(record["training_seconds"]), "seconds")
+
+
+def _without_lengths(material: Mapping[str, Any]) -> dict[str, Any]:
+    platform = {key: value for key, value in material["platform"].items() if key not in TRAINER_LENGTHS}
+    return {**material, "platform": platform}
 
 
 def check_own_pooler(weights: Path) -> None:

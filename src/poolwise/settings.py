@@ -160,7 +160,8 @@ class Pretraining:
     optimisation: Optimisation
     pooler_init: Literal["keep", "fresh"]
     trainable: Literal["all", "pooler"]
-    """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss."""
+    """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss; without an objective nothing is
+    trained."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +356,8 @@ DATA_SOURCES: dict[str, type[DataSettings]] = {
     "files": FilesData,
     "hub": HubData,
 }
+TRAINER_LENGTHS = ("max_steps", "max_time", "min_steps", "min_epochs")
+"""Lightning's arguments that say how long training is."""
 LoggerSettings = WandbLogging | LocalLogging
 LOGGERS: dict[str, type[LoggerSettings]] = {
     "wandb": WandbLogging,
