@@ -41,7 +41,9 @@ def test_a_model_can_be_given_by_its_place(tmp_path):
     assert expanded([f"encoder={tmp_path}"]) == [f"encoder={tmp_path}", "model=minilm"]
 
 
-def test_trainable_is_short_for_the_setting_of_stage_1():
+def test_trainable_and_budget_are_short_for_the_settings_of_stage_1():
+    assert expanded(["stage=mlm", "budget=10min"]) == ["stage=mlm", "pretraining.budget=10min"]
+    assert expanded(["budget=90s"]) == ["stage1.budget=90s"]
     assert expanded(["stage=mlm", "trainable=pooler"]) == ["stage=mlm", "pretraining.trainable=pooler"]
     assert expanded(["trainable=all,pooler", "-m"]) == ["stage1.trainable=all,pooler", "-m"]
     assert stage1_command(["stage1.trainable=pooler"]) == "python train.py stage=mlm pretraining.trainable=pooler"

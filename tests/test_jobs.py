@@ -3,11 +3,13 @@
 import json
 
 import hydra
+import numpy as np
 import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import encoder
 from poolwise.app import conf_dir, register_schemas, typed_settings
+from poolwise.data.tokens import TokenisedTexts
 from poolwise.jobs import MLMJob, SentimentJob, check_inputs, labelled_corpus, stage1_identity, starting_point
 from poolwise.settings import PretrainedModel, UserError
 
@@ -33,6 +35,7 @@ def stage2_identity(*overrides: str):
         "objective=none",
         "objective.weight=2",
         "pretraining.epochs=2",
+        "pretraining.budget=3steps",
         "pretraining.masking.mask_probability=0.2",
         "pretraining.pooler_init=fresh",
         "data.text=95",
@@ -77,6 +80,36 @@ def test_what_changes_no_number_of_stage_1_leaves_its_key(change):
 )
 def test_what_changes_numbers_changes_the_key_of_stage_2(change):
     assert stage2_identity(change).key != stage2_identity().key
+
+
+def test_a_budget_is_known_by_what_it_comes_to_and_takes_the_place_of_epochs():
+    keys = {stage1_key(f"pretraining.budget={written}", "pretraining.epochs=7") for written in ("2min", "120s")}
+    assert keys == {stage1_key("pretraining.budget=120.0s")}
+    first = MLMJob(settings("stage=mlm", *SMALL_STAGE1, "pretraining.budget=2min")).identity
+    second = settings("stage=sentiment", *SMALL_STAGE2, "stage1.budget=2min")
+    assert stage1_identity(second, second.stage1, second.trainer) == first
+    assert first.name == "demo-tiny-bow-120s-seed1"
+
+
+@pytest.mark.parametrize(
+    ("written", "changes", "epochs"),
+    [
+        ("null", [], 1),
+        ("6steps", [], 2),
+        ("7steps", [], 3),
+        ("7steps", ["+trainer.accumulate_grad_batches=2"], 4),
+        ("7steps", ["+trainer.limit_train_batches=1"], 7),
+        ("1200tokens", [], 2),
+        ("1201tokens", [], 3),
+        ("1201tokens", ["objective=views"], 2),
+        ("5s", [], 1),
+    ],
+)
+def test_the_epochs_over_which_masking_changes(written, changes, epochs):
+    """96 texts in 3 batches, 600 tokens in all."""
+    job = MLMJob(settings("stage=mlm", *SMALL_STAGE1, f"pretraining.budget={written}", *changes))
+    texts = TokenisedTexts(np.zeros(600, np.int32), np.r_[np.arange(96) * 6, 600], np.empty(0, np.int64), 0)
+    assert job.planned_epochs(texts, 2 if "objective=views" in changes else 1) == epochs
 
 
 def test_a_condition_holds_all_but_the_seeds():

@@ -76,6 +76,81 @@ MISTAKES = {
     "protocol in stage 1": (["stage=mlm", "protocol.epochs=1"], 2, ["protocol.epochs=1: stage=mlm has no protocol"]),
     "objective in stage 2": (["stage=sentiment", "objective=none"], 2, ["write objective@stage1.objective=none"]),
     "pretraining in stage 2": (["pretraining.epochs=2"], 2, ["write stage1.epochs=2"]),
+    # budgets and controls
+    "a budget without a unit": (
+        ["stage=mlm", "budget=2000"],
+        2,
+        ["pretraining.budget=2000: must be a number above 0 with a unit, such as 2000steps, 1000000tokens, 90s, 10min"],
+    ),
+    "a budget of nothing": (["stage=mlm", "budget=0.0h"], 2, ["pretraining.budget='0.0h': must be a number above 0"]),
+    "an unknown unit in stage 2": (
+        ["budget=3days"],
+        2,
+        ["stage1.budget='3days': must be a number above 0 with a unit"],
+    ),
+    "two lengths of training": (
+        ["stage=mlm", "budget=90s", "+trainer.max_steps=3"],
+        2,
+        ["pretraining.budget=90s: trainer.max_steps=3 says another length of training; give one"],
+    ),
+    "masking by epochs that nobody can count": (
+        ["stage=mlm", "budget=90s", "pretraining.masking.final_mask_probability=0.3"],
+        2,
+        ["final_mask_probability=0.3: changes from epoch to epoch", "allowed: epochs, or a budget of steps or tokens"],
+    ),
+    "two lengths beside equal time": (
+        [
+            *("stage=mlm", "control=equal_time", "control.run=runs", "+trainer.max_time=00:00:01:00"),
+            "pretraining.masking.final_mask_probability=0.3",
+        ],
+        2,
+        [
+            "control=equal_time: trainer.max_time=00:00:01:00 says another length of training; give one",
+            "changes from epoch to epoch, and how many control=equal_time comes to is not known before",
+        ],
+    ),
+    "unknown control": (["stage=mlm", "control=same_time"], 2, ["control=same_time: no such choice (did you mean"]),
+    "control in stage 2": (
+        ["stage=sentiment", "control=equal_steps"],
+        2,
+        ["control=equal_steps: stage=sentiment has no control; it is a setting of stage=mlm"],
+    ),
+    "a setting that the control lacks": (
+        ["stage=mlm", "control=equal_steps", "control.run=runs"],
+        2,
+        ["control.run=runs: no such setting"],
+    ),
+    "a run that is not named": (["stage=mlm", "control=equal_time"], 2, ["control.run"]),
+    "a run that is not there": (
+        ["stage=mlm", *SMALL_STAGE1, "control=equal_time", "control.run=absent"],
+        2,
+        ["control.run=absent: holds no record of a stage-1 run; give a folder such as runs/mlm/NAME-KEY"],
+    ),
+    "a control that is none any more": (
+        ["stage=mlm", "control=fresh_poolers", "objective=bow", "pretraining.pooler_init=keep", "trainable=all"],
+        2,
+        [
+            "3 mistakes",
+            "control=fresh_poolers: has no pooler objective; leave out objective=bow",
+            "control=fresh_poolers: pretraining.pooler_init=keep: must be fresh",
+            "control=fresh_poolers: pretraining.trainable=all: must be pooler",
+        ],
+    ),
+    "a time of its own for equal time": (
+        ["stage=mlm", "control=equal_time", "control.run=runs", "budget=90s"],
+        2,
+        ["control=equal_time: pretraining.budget=90s: must be left out"],
+    ),
+    "the pooler of a model from scratch": (
+        ["stage=mlm", "control=own_pooler"],
+        2,
+        ["control=own_pooler: model=tiny is drawn at random and has no pooler of its own"],
+    ),
+    "a pooler that was never trained": (
+        ["stage=mlm", "control=own_pooler", "model=minilm"],
+        2,
+        ["has no pooler of its own: the bias of its pooler is all zero, so it was never trained"],
+    ),
     "two stages": (["stage=mlm,sentiment", "-m"], 2, ["stage=mlm,sentiment: one stage at a time"]),
     "many at once": (
         ["stage=mlm", "repr=pooler", "sed=3", "seed=-1", "objective.weight=heavy"],

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,13 @@ def small(words: list[str]) -> list[str]:
         settings = [s for s in settings if not s.startswith("data.") or s.startswith("data.max_length")]
     if "model=FOLDER" in words:
         settings = [s for s in settings if not s.startswith("model.")]
-    return [*settings, "logger=csv", *(word.replace("model=minilm", "model=tiny") for word in words)]
+    words = [word.replace("model=minilm", "model=tiny").replace("budget=20min", "budget=3steps") for word in words]
+    return [*settings, "logger=csv", *words]
 
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 10
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 13
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -49,7 +51,8 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     for command in COMMANDS:
         if command.startswith("python train.py"):
             words = shlex.split(command)[2:]
-            given = [word.replace("FOLDER", _an_export(tmp_path)) for word in small(words)]
+            named = {"FOLDER": _an_export(tmp_path), "runs/mlm/NAME-KEY": _a_run(tmp_path)}
+            given = [reduce(lambda text, name: text.replace(name, named[name]), named, word) for word in small(words)]
             assert program(*given) == 0, command
         elif command.startswith("python -m poolwise.inspect"):
             assert inspect_checkpoint(Path(_an_export(tmp_path))).missing == set()
@@ -59,11 +62,15 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
     assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 12 + 3
-    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3
+    assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3 + 2 + 1 + 5
 
 
 def _an_export(folder: Path) -> str:
     return str(next((folder / "runs/mlm").glob("*/export"), ""))
+
+
+def _a_run(folder: Path) -> str:
+    return str(next((folder / "runs/mlm").glob("demo-tiny-bow-seed1-*"), ""))
 
 
 def test_layout_names_what_exists():
@@ -86,7 +93,7 @@ def test_train_py_shows_its_help_in_two_seconds():
         assert words in found.stdout
 
 
-@pytest.mark.parametrize("group", ["repr", "objective", "data"])
+@pytest.mark.parametrize("group", ["repr", "objective", "data", "control"])
 def test_every_choice_is_in_the_readme(group):
     for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
         assert f"`{file.stem}`" in README or f"{group}={file.stem}" in README, file.stem

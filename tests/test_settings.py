@@ -4,6 +4,7 @@ from helpers import BOW
 from poolwise.objectives.bow import BagOfWords
 from poolwise.settings import (
     Bounds,
+    Budget,
     Finetune,
     HubData,
     Masking,
@@ -27,6 +28,7 @@ MASKING = {
 }
 PRETRAINING = {
     "epochs": 1,
+    "budget": None,
     "batch_size": 8,
     "masking": MASKING,
     "optimisation": OPTIMISATION,
@@ -81,10 +83,12 @@ def test_limits_are_written_whole():
 
 
 def test_all_problems_are_found_together():
-    wrong = {"epochs": 0, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
+    wrong = {"epochs": 0, "budget": None, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
     found = problems_with(Pretraining, wrong, "")
     assert len(found) == 5
-    assert found[0].startswith("batchsize=8: no such setting (did you mean batch_size?); allowed: epochs, batch_size")
+    assert found[0].startswith(
+        "batchsize=8: no such setting (did you mean batch_size?); allowed: epochs, budget, batch_size"
+    )
     assert found[1:3] == ["batch_size is missing", "pooler_init is missing"]
 
 
@@ -136,3 +140,31 @@ def test_every_step_is_taken_and_all_mistakes_are_told_once():
     assert str(error.value) == "2 mistakes\n  a\n  b\n  c"
     assert str(UserError("one")) == "one"
     take_all([lambda: step(4)])
+
+
+@pytest.mark.parametrize(
+    ("written", "amount", "unit", "short", "words"),
+    [
+        ("2000steps", 2000, "steps", "2000steps", "2,000 steps"),
+        ("1000000tokens", 1_000_000, "tokens", "1000000tokens", "1,000,000 tokens"),
+        ("90s", 90.0, "seconds", "90s", "1 min 30 s"),
+        ("0.5s", 0.5, "seconds", "0.5s", "0.5 s"),
+        ("10min", 600.0, "seconds", "600s", "10 min 0 s"),
+        ("1.5h", 5400.0, "seconds", "5400s", "1 h 30 min"),
+    ],
+)
+def test_budgets_are_read_and_written(written, amount, unit, short, words):
+    budget = Budget.read(written)
+    assert (budget, str(budget), budget.in_words()) == (Budget(amount, unit), short, words)
+    assert Budget.read(short) == budget
+    assert typed(Pretraining, {**PRETRAINING, "budget": written})["budget"] == budget
+    assert problems_with(Pretraining, {**PRETRAINING, "budget": written}, "") == []
+
+
+@pytest.mark.parametrize("wrong", ["2000", "steps", "0steps", "1.5steps", "-1s", "1e3s", "0.0min", "3days", "9 s", ""])
+def test_what_is_no_budget(wrong):
+    assert Budget.read(wrong) is None
+    assert problems_with(Pretraining, {**PRETRAINING, "budget": wrong}, "p.") == [
+        f"p.budget={wrong!r}: must be a number above 0 with a unit, such as 2000steps, 1000000tokens, 90s, 10min or "
+        "2h; or null"
+    ]

@@ -73,6 +73,7 @@ class MLMSchema(CommonSchema):
 
     pretraining: dict[str, Any] = MISSING
     objective: dict[str, Any] = MISSING
+    control: Any = None
 
 
 @dataclass
@@ -334,6 +335,7 @@ def problems_in(config: Plain) -> list[str]:
     if config["stage"] == "mlm":
         found += problems_with(types.Pretraining, config["pretraining"], "pretraining.")
         found += problems_in_objective(config["objective"], "objective.")
+        found += problems_in_control(config)
     else:
         found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
         found += problems_in_representation(config["repr"])
@@ -357,6 +359,7 @@ def problems_between(config: Plain) -> list[str]:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
     if stage1.get("trainable") == "pooler":
         found += problems_with_pooler_training(config, where)
+    found += problems_with_length(stage1, masking, config, where)
     if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
         found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found
@@ -378,6 +381,55 @@ def problems_with_pooler_training(config: Plain, where: str) -> list[str]:
         found.append(
             f"{where}.trainable='pooler': model={model.get('name')} is drawn at random, and freezing that teaches "
             "nothing; give a checkpoint, as model=FOLDER"
+        )
+    return found
+
+
+def problems_with_length(stage1: Plain, masking: Plain, config: Plain, where: str) -> list[str]:
+    """Check that a budget alone says how long training is, and that epochs can be counted where masking needs them.
+
+    `where` names the stage-1 settings, `stage1`: `pretraining` or `stage1`.
+    """
+    control = config.get("control")
+    equal_time = isinstance(control, dict) and control.get("name") == "equal_time"
+    if not equal_time and stage1.get("budget") is None:
+        return []
+    given = "control=equal_time" if equal_time else f"{where}.budget={stage1['budget']}"
+    found = [
+        f"{given}: trainer.{key}={config['trainer'][key]} says another length of training; give one"
+        for key in types.TRAINER_LENGTHS
+        if config["stage"] == "mlm" and config["trainer"].get(key) is not None
+    ]
+    budget = types.Budget.read(str(stage1.get("budget")))
+    of_time = equal_time or (budget is not None and budget.unit == "seconds")
+    if of_time and masking.get("final_mask_probability") is not None:
+        found.append(
+            f"{where}.masking.final_mask_probability={masking['final_mask_probability']}: changes from epoch to epoch, "
+            f"and how many {given} comes to is not known before; allowed: epochs, or a budget of steps or tokens"
+        )
+    return found
+
+
+def problems_in_control(config: Plain) -> list[str]:
+    """Check a control's own settings, and that what was typed beside it leaves it what it is."""
+    control, pretraining = config["control"], config["pretraining"]
+    if control is None:
+        return []
+    if not isinstance(control, dict):
+        return [f"control={control!r}: must be one of {', '.join(types.CONTROLS)}"]
+    found = problems_in_group(control, "name", types.CONTROLS, "control.")
+    name = control.get("name")
+    if config["objective"].get("name") != "none":
+        found.append(f"control={name}: has no pooler objective; leave out objective={config['objective'].get('name')}")
+    found += [
+        f"control={name}: pretraining.{key}={pretraining.get(key)}: must be {value or 'left out'}"
+        for key, value in types.HELD_BY_CONTROLS.get(str(name), {}).items()
+        if pretraining.get(key) != value
+    ]
+    if name == "own_pooler" and config["model"].get("source") == "scratch":
+        found.append(
+            f"control=own_pooler: model={config['model'].get('name')} is drawn at random and has no pooler of its own; "
+            "give a checkpoint, as model=FOLDER"
         )
     return found
 
@@ -452,6 +504,7 @@ def _mlm(config: Plain, overrides: Sequence[str]) -> types.MLMSettings:
         overrides=tuple(overrides),
         pretraining=built(types.Pretraining, config["pretraining"]),
         objective=_objective(config["objective"]),
+        control=built(types.CONTROLS[config["control"]["name"]], config["control"]) if config["control"] else None,
     )
 
 

@@ -35,7 +35,11 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
     warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
+    shares = (
+        f"Share of each weighted loss in their sum, mean over probes: {shares}." if shares else "No loss was trained."
+    )
     done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
+    done = done if provenance["loss_shares"] else "no training"
     return f"""---
 library_name: transformers
 tags: [poolwise, fill-mask, feature-extraction]
@@ -57,7 +61,7 @@ vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
 |---|---|---|---|---|
 {rows}
 
-Share of each weighted loss in their sum, mean over probes: {shares}.
+{shares}
 
 On the dev texts:
 

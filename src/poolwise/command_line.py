@@ -22,6 +22,8 @@ SHARED_WITH_STAGE_1 = re.compile(
 """Keys of stage 2 that also decide which stage-1 run it reads, and keys that say where that lies."""
 CHOICES = {"objective": "objective@stage1.objective", "pretraining": "pretraining@stage1"}
 """Groups of stage 1, and how stage 2 writes them."""
+SHORT_FORMS = ("trainable", "budget")
+"""Settings of stage 1 that both stages take without the group they are in."""
 PARTS = "objective@objective."
 PARTS_IN_STAGE_2 = "objective@stage1.objective."
 """How keys start that add a part of `objective=combined`, such as `+objective@objective.parts.bow=bow`."""
@@ -86,7 +88,9 @@ def groups() -> set[str]:
     return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
 
 
-PATHS = re.compile(r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|model|model\.(path|name))$")
+PATHS = re.compile(
+    r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name))$"
+)
 """Keys whose values are paths or named after one."""
 PLAIN_VALUE = re.compile(r"[\w./:@+-]*", re.ASCII)
 
@@ -128,7 +132,7 @@ def problem_with_choice(override: Override) -> str | None:
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `model=FOLDER` becomes `model=pretrained` with that path.
 
-    `trainable=` is short for that setting of stage 1, by its name in the stage that is run.
+    `trainable=` and `budget=` are short for these settings of stage 1, by their names in the stage that is run.
     `encoder=FOLDER` without `model=` brings the model that the folder is of: its learning rates must fit.
     """
     names_model = any(override.key == "model" for override in overrides_in(arguments))
@@ -138,9 +142,9 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         if override is not None and override.key == "model" and _is_place(override.value):
             found += _pretrained(override.value)
             continue
-        if override is not None and override.key == "trainable":
+        if override is not None and override.key in SHORT_FORMS:
             stage1 = "pretraining" if stage_of(arguments) == "mlm" else "stage1"
-            found.append(override.at(f"{stage1}.trainable"))
+            found.append(override.at(f"{stage1}.{override.key}"))
             continue
         found.append(argument)
         if override is not None and override.key == "encoder" and Path(override.value).is_dir() and not names_model:
@@ -211,6 +215,11 @@ def problem_with_stage(override: Override, stage: str) -> str | None:
     """What to write in place of a setting that the other stage has; None for a setting of this one."""
     if stage == "mlm" and override.root in ("repr", "protocol", "encoder"):
         return f"{override}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
+    if stage == "sentiment" and override.root == "control":
+        return (
+            f"{override}: stage=sentiment has no control; it is a setting of stage=mlm, which prints the command that "
+            "reads what it makes"
+        )
     right = in_stage_1(override.key) if stage == "mlm" else in_stage_2(override.key)
     if right is None:
         return None

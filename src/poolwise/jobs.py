@@ -3,9 +3,10 @@
 import inspect
 import json
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from poolwise import encoder
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import power_in_words
+from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.segmentation import segmenter
@@ -33,13 +35,16 @@ from poolwise.provenance import ProvenanceTracker, pooler_figures, pooler_warnin
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
+    HELD_BY_CONTROLS,
     SELECTION_METRIC,
     Bounds,
     CommonSettings,
     Count,
+    EqualTime,
     MLMSettings,
     NonNegativeCount,
     PretrainedModel,
+    Pretraining,
     ScratchModel,
     SentimentSettings,
     Stage1Choice,
@@ -47,7 +52,7 @@ from poolwise.settings import (
     problems_with_value,
     take_all,
 )
-from poolwise.stages.loop import Job, plain
+from poolwise.stages.loop import Job, limited_batches, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
@@ -237,7 +242,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "tokenizer": tokenizer_hash(start.tokenizer),
         "text": {split: content_hash(rows) for split, rows in texts.items()},
         "max_length": settings.data.max_length,
-        "pretraining": asdict(choice.pretraining),
+        "pretraining": material_of(choice.pretraining),
         "objective": choice.objective,
         "platform": platform(trainer),
     }
@@ -245,7 +250,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         material["segmenter"] = segmenter()
     if reads_ratings(choice.objective):
         material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
-    label = label_of(choice.objective, choice.pretraining.trainable)
+    label = stage1_label(choice)
     condition = f"{settings.data.name}-{settings.model.name}-{label}"
     return RunIdentity(
         stage="mlm",
@@ -260,6 +265,25 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
             "seed": choice.seed,
         },
     )
+
+
+def material_of(pretraining: Pretraining) -> dict[str, Any]:
+    """The settings as plain data, without `budget` if it is null (as before there were any), else without `epochs`."""
+    unused = "budget" if pretraining.budget is None else "epochs"
+    return {key: value for key, value in asdict(pretraining).items() if key != unused}
+
+
+def trains_nothing(choice: Stage1Choice) -> bool:
+    """Whether a stage-1 run leaves all as it is: a frozen encoder, and no objective."""
+    return choice.pretraining.trainable == "pooler" and choice.objective["name"] == NoObjective.name
+
+
+def stage1_label(choice: Stage1Choice) -> str:
+    """How tables and names call a stage-1 run: the objective, with what else it must be told apart by."""
+    pretraining = choice.pretraining
+    if trains_nothing(choice):
+        return "untrained-fresh_pooler" if pretraining.pooler_init == "fresh" else "untrained"
+    return label_of(choice.objective, pretraining.trainable, str(pretraining.budget or ""))
 
 
 def ratings_of(texts: Mapping[str, Dataset]) -> dict[str, list[str]]:
@@ -284,12 +308,14 @@ class MLMJob(Job):
     headline = ("dev/perplexity", "dev/masked_accuracy", "dev/objective_loss")
 
     def __init__(self, settings: MLMSettings) -> None:
-        self.settings: MLMSettings = settings
-        self.choice = choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
-        self.identity = stage1_identity(settings, choice, settings.trainer)
         self.start = starting_point(settings)
+        self.settings: MLMSettings = settled(settings, self.start)
+        settings = self.settings
+        choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
+        self.identity = stage1_identity(settings, choice, settings.trainer)
         self.optimisation = settings.pretraining.optimisation
-        self.epochs = settings.pretraining.epochs
+        self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
+        self.trains = not trains_nothing(choice)
         self.pooler_only = settings.pretraining.trainable == "pooler"
         self.platform: dict[str, Any] = self.identity.material["platform"]
         precision = self.platform["precision"]
@@ -303,6 +329,8 @@ class MLMJob(Job):
     def _task(self) -> str:
         path, name = self.start.path, label_of(self.settings.objective)
         start = f"{self.settings.model.name} " + ("from random weights" if path is None else f"from {path}")
+        if not self.trains:
+            return f"{start}: as it is, nothing is trained; pooler_init={self.settings.pretraining.pooler_init}"
         if self.pooler_only:
             return f"{start}: the pooler alone, by the objective {name}"
         beside = "no pooler objective" if name == NoObjective.name else f"pooler objective {name}"
@@ -324,15 +352,25 @@ class MLMJob(Job):
 
     def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
         """The sweep that compares representations of all of these encoders."""
-        further = []
         labelled = bool(load_corpus(self.settings.data).labelled)
-        if not labelled or self.platform != platform(shared_trainer(self.settings)):
-            # A dev split or trainer settings of its own: stage 2 cannot work the run out from its settings.
+        presets = {tuple(job.preset_words()) for job in sweep if isinstance(job, MLMJob)}
+        differ = len(presets) > 1
+        further = [] if differ else self.preset_words()
+        if not labelled or differ or self.platform != platform(shared_trainer(self.settings)):
+            # A dev split, several controls, trainer settings of its own: stage 2 cannot work the run out from settings.
             further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
         if not labelled:
             further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]
         note = "" if labelled else "  # with labelled files"
         return {"next": stage2_command(overrides, further) + note}
+
+    def preset_words(self) -> list[str]:
+        """How stage 2 writes what the control of this run stands for; nothing where there is none."""
+        control, pretraining = self.settings.control, self.settings.pretraining
+        if control is None:
+            return []
+        held = {key: getattr(pretraining, key) for key in HELD_BY_CONTROLS[control.name]}
+        return ["objective@stage1.objective=none", *(f"stage1.{key}={value}" for key, value in held.items())]
 
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches.
@@ -352,8 +390,9 @@ class MLMJob(Job):
         surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
         provenance = ProvenanceTracker(model, start.source, settings.seed)
-        kind = PoolerTraining if self.pooler_only else MaskedLanguageModelling
-        stage = kind(model, objective, provenance, self.optimisation)
+        on_states = self.pooler_only and self.trains
+        kind = PoolerTraining if on_states else MaskedLanguageModelling
+        stage = kind(model, objective, provenance, self.optimisation, self.budget)
         data = masked_data(
             texts,
             start.tokenizer,
@@ -362,9 +401,9 @@ class MLMJob(Job):
             settings.seed,
             settings.workers,
             objective.needs,
-            self.epochs,
+            self.planned_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
         )
-        if self.pooler_only:
+        if on_states:
             encoder.freeze_all_but_pooler(model)
             log.info("%s: reading each text once with the frozen encoder", self.identity.name)
             data.batches = {
@@ -372,6 +411,19 @@ class MLMJob(Job):
                 for split, batches in data.batches.items()
             }
         return stage, data
+
+    def planned_epochs(self, texts: TokenisedTexts, copies: int) -> int:
+        """How many epochs are begun, over which a scheduled mask probability changes.
+
+        For a budget of tokens each text is read `copies` times an epoch; one of time is taken for one epoch.
+        """
+        if self.budget is None:
+            return self.epochs
+        batches = -(-len(texts) // self.settings.pretraining.batch_size)
+        share = max(limited_batches(self, batches), 1) / batches
+        steps = batches * share / self.settings.trainer.get("accumulate_grad_batches", 1)
+        an_epoch = {"steps": math.ceil(steps), "tokens": share * copies * len(texts.ids), "seconds": self.budget.amount}
+        return math.ceil(self.budget.amount / float(an_epoch[self.budget.unit]))
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Export the model with its provenance."""
@@ -393,6 +445,23 @@ class MLMJob(Job):
         if warning:
             log.warning("WARNING: %s", warning)
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
+
+
+def settled(settings: MLMSettings, start: StartingPoint) -> MLMSettings:
+    """The settings with the budget that their control asks for.
+
+    Raises:
+        UserError: the run or the pooler that the control is about is not what it must be.
+    """
+    control = settings.control
+    if control is not None and control.name == "own_pooler":
+        assert start.path is not None
+        check_own_pooler(encoder.weights_file(start.path))
+    if not isinstance(control, EqualTime):
+        return settings
+    choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
+    budget = time_of(Path(control.run), stage1_identity(settings, choice, settings.trainer).material)
+    return replace(settings, pretraining=replace(settings.pretraining, budget=budget))
 
 
 def weights_bytes(settings: CommonSettings, start: "StartingPoint | ChosenEncoder") -> int:
@@ -441,7 +510,7 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
         encoder.check_checkpoint(str(folder), refuse_unexpected=True)
-        label, condition = label_of(settings.stage1.objective, settings.stage1.pretraining.trainable), identity.group
+        label, condition = stage1_label(settings.stage1), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)

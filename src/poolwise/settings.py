@@ -5,14 +5,15 @@ keyword arguments of objectives and representations alike. This module imports n
 """
 
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from poolwise.words import counted, nearest
+from poolwise.words import counted, duration, nearest
 
 
 class UserError(Exception):
@@ -88,6 +89,40 @@ Share = Annotated[float, Bounds(at_least=0.0, at_most=1.0)]
 OpenShare = Annotated[float, Bounds(above=0.0, below=1.0)]
 
 
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+"""In one unit of time, as budgets are written."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long stage 1 trains: optimiser steps, real (non-padding) tokens read, or seconds of training."""
+
+    amount: int | float
+    unit: Literal["steps", "tokens", "seconds"]
+
+    ALLOWED: ClassVar[str] = "above 0 with a unit, such as 2000steps, 1000000tokens, 90s, 10min or 2h; or null"
+
+    @classmethod
+    def read(cls, text: str) -> "Budget | None":
+        """The budget that is written so; None where none is."""
+        budget = None
+        if found := re.fullmatch(r"([0-9]+)(steps|tokens)", text):
+            budget = cls(int(found[1]), "steps" if found[2] == "steps" else "tokens")
+        elif found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h)", text):
+            budget = cls(float(found[1]) * SECONDS[found[2]], "seconds")
+        return budget if budget is not None and budget.amount > 0 else None
+
+    def __str__(self) -> str:
+        """As it can be written: `2000steps`, `600s`."""
+        return f"{self.amount:.15g}{'s' if self.unit == 'seconds' else self.unit}"
+
+    def in_words(self) -> str:
+        """For a person to read: `2,000 steps`, `0.5 s`, `10 min 0 s`."""
+        if self.unit == "seconds":
+            return duration(self.amount) if self.amount >= 60 else f"{self.amount:.15g} s"
+        return f"{self.amount:,} {self.unit}"
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """AdamW with linear warm-up and linear decay (Devlin et al. 2019, appendix A.2)."""
@@ -95,7 +130,7 @@ class Optimisation:
     learning_rate: Positive
     weight_decay: NonNegative
     warmup_share: Share
-    """Share of all optimiser steps in which the learning rate climbs from 0."""
+    """Share of training (of all optimiser steps, or of the budget) in which the learning rate climbs from 0."""
     gradient_clip_norm: Positive
 
 
@@ -109,7 +144,8 @@ class Masking:
     unit: Literal["token", "word", "span"]
     """What is chosen as a whole: a word piece, a word, or a span of words (SpanBERT)."""
     final_mask_probability: Annotated[float | None, Bounds(above=0.0, below=1.0)]
-    """Where the probability goes, linearly from epoch to epoch; null keeps it."""
+    """Where the probability goes, linearly from epoch to epoch; null keeps it. With a budget of steps or tokens over
+    the epochs that it comes to; a budget of time has no known number of them, and refuses it."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +153,29 @@ class Pretraining:
     """How stage 1 trains: `pretraining.*` in stage 1, `stage1.*` in stage 2."""
 
     epochs: Count
+    budget: Budget | None
+    """The length of training in place of `epochs`."""
     batch_size: Count
     masking: Masking
     optimisation: Optimisation
     pooler_init: Literal["keep", "fresh"]
     trainable: Literal["all", "pooler"]
-    """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss."""
+    """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss; without an objective nothing is
+    trained."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of stage 1, by its preset: no pooler objective, and what `HELD_BY_CONTROLS` says."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class EqualTime(Control):
+    """MLM alone for as long as another stage-1 run trained; `run` is that one's folder."""
+
+    run: str
 
 
 @dataclass(frozen=True)
@@ -275,6 +328,7 @@ class MLMSettings(CommonSettings):
 
     pretraining: Pretraining
     objective: dict[str, Any]
+    control: Control | None
     overrides: tuple[str, ...]
     """The command line, for the command that comes next."""
 
@@ -302,6 +356,8 @@ DATA_SOURCES: dict[str, type[DataSettings]] = {
     "files": FilesData,
     "hub": HubData,
 }
+TRAINER_LENGTHS = ("max_steps", "max_time", "min_steps", "min_epochs")
+"""Lightning's arguments that say how long training is."""
 LoggerSettings = WandbLogging | LocalLogging
 LOGGERS: dict[str, type[LoggerSettings]] = {
     "wandb": WandbLogging,
@@ -309,6 +365,19 @@ LOGGERS: dict[str, type[LoggerSettings]] = {
     "tensorboard": LocalLogging,
 }
 PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
+CONTROLS: dict[str, type[Control]] = {
+    "equal_steps": Control,
+    "equal_time": EqualTime,
+    "own_pooler": Control,
+    "fresh_poolers": Control,
+}
+HELD_BY_CONTROLS: dict[str, dict[str, str | None]] = {
+    "equal_steps": {},
+    "equal_time": {"budget": None},
+    "own_pooler": {"pooler_init": "keep"},
+    "fresh_poolers": {"pooler_init": "fresh", "trainable": "pooler"},
+}
+"""What each preset says of `pretraining`: another value typed beside it would make it another thing."""
 
 
 def settings_of(kind: type) -> dict[str, Any]:
@@ -339,6 +408,8 @@ def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def _typed_value(hint: Any, value: Any) -> Any:
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
+    if hint == Budget | None:
+        return None if value is None else Budget.read(value)
     if isinstance(hint, type) and is_dataclass(hint):
         return hint(**typed(hint, value))
     if hint is float:
@@ -380,6 +451,9 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         bounds = [extra for extra in extras if isinstance(extra, Bounds)]
+    if hint == Budget | None:
+        right = value is None or (isinstance(value, str) and Budget.read(value) is not None)
+        return [] if right else [f"{where}={value!r}: must be a number {Budget.ALLOWED}"]
     if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, Mapping):
             return [f"{where}={value!r}: must be a group of settings"]

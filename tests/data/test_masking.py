@@ -161,6 +161,7 @@ def test_the_probability_of_an_epoch():
     assert [masking_at(rising, epoch, 4).mask_probability for epoch in range(4)] == pytest.approx(
         [0.15, 0.25, 0.35, 0.45]
     )
+    assert masking_at(rising, 7, 4) == masking_at(rising, 3, 4)
     assert masking_at(MASKING, 2, 4) is masking_at(MASKING, 0, 1) is MASKING
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
 
-from helpers import BOW, MASKING, objective_settings, quiet_trainer
+from helpers import BOW, MASKING, SMALL_STAGE1, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
 from poolwise.encoder import export, freeze_all_but_pooler, load_for_pretraining
@@ -15,6 +15,7 @@ from poolwise.jobs import MLMJob
 from poolwise.objectives import OBJECTIVES, build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
+from poolwise.runs import read_record
 from poolwise.settings import Optimisation
 from poolwise.stages.loop import mean_in_words
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
@@ -178,3 +179,14 @@ def test_only_what_needs_no_pass_of_its_own_and_one_row_a_text_serves_the_pooler
 def test_the_summary_of_a_sweep_leaves_out_the_figures_of_mlm():
     runs = [{"dev/objective_loss": 0.5, "pooler/effective_rank": 3.0}]
     assert mean_in_words(runs, MLMJob.headline) == "dev/objective_loss 0.5000 (1 run)"
+
+
+def test_a_budget_of_pooler_only_training(program, tmp_path):
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", f"runs_dir={tmp_path / 'base'}") == 0
+    (base,) = (tmp_path / "base/mlm").glob("*/export")
+    given = [setting for setting in SMALL_STAGE1 if not setting.startswith("model.")]
+    assert program("stage=mlm", *given, f"model={base}", "trainable=pooler", "budget=5steps", "logger=csv") == 0
+    (run,) = (tmp_path / "runs/mlm").iterdir()
+    record = read_record(run)
+    assert (record["objective"], record["steps"]) == ("bow-pooler_only-5steps", 5)
+    assert record["provenance"]["parts"]["pooler"]["steps"] == 5

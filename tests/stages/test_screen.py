@@ -155,3 +155,26 @@ def test_the_command_after_stage_1_on_text_alone_names_the_exports(program, tmp_
     command = [word.replace("repr=cls,mean,cls_linear", "repr=cls") for word in command]
     assert program(*command, "seed=1", "logger=csv", "-m") == 0
     assert "sweep: 2 of 2 jobs finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("budget", "length", "time"),
+    [
+        ("8steps", "8 steps; an epoch has 3 steps of 32 texts", "told after the first steps"),
+        ("90000tokens", "90,000 tokens; an epoch has 3 steps of 32 texts", "told after the first steps"),
+        (
+            "0.9s",
+            "0.9 s of training; an epoch has 3 steps of 32 texts",
+            "about 5 s by the budget, and what is measured",
+        ),
+    ],
+)
+def test_the_screen_of_a_budget(program, capfd, at_once, budget, length, time):
+    assert program("stage=mlm", *SMALL_STAGE1, f"budget={budget}", "logger=csv") == 0
+    printed = capfd.readouterr().out
+    assert f"  for    {length}; 32-true on cpu" in printed
+    assert f"  time   {time}" in printed
+    shares = re.findall(r"epoch \d+, step [\d,]+, (\d+)% done, about .* left, loss [\d.]+, [\d,]+ tokens/s", printed)
+    assert len(shares) >= 2
+    assert [int(share) for share in shares] == sorted(int(share) for share in shares)
+    assert f" stage1.budget={budget} " in printed

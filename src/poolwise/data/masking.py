@@ -153,11 +153,14 @@ def begin_probability(covered: float) -> float:
 
 
 def masking_at(masking: Masking, epoch: int, epochs: int) -> Masking:
-    """The masking of an epoch, counted from 0, of several: from the first probability linearly to the final one."""
+    """The masking of an epoch, counted from 0, of several: from the first probability linearly to the final one.
+
+    Where a budget comes to more epochs than were planned, the final one stays.
+    """
     first, last = masking.mask_probability, masking.final_mask_probability
     if last is None or epochs < 2:
         return masking
-    return replace(masking, mask_probability=first + (last - first) * epoch / (epochs - 1))
+    return replace(masking, mask_probability=first + (last - first) * min(epoch, epochs - 1) / (epochs - 1))
 
 
 def plain(masking: Masking) -> Masking:

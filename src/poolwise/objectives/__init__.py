@@ -127,25 +127,21 @@ def problems_with_pooler_alone(settings: Mapping[str, Any], where: str) -> list[
     """Say which objectives of checked settings cannot train the pooler of a frozen encoder; `where` is as above."""
     able = ", ".join(name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone)
     return [
-        f"{where}trainable='pooler': objective={name} "
-        + (
-            "trains no pooler"
-            if name == NoObjective.name
-            else "needs encoder passes of its own, and a frozen encoder reads each text once"
-        )
-        + f"; allowed: {able}, or {COMBINED} of these"
+        f"{where}trainable='pooler': objective={name} needs encoder passes of its own, and a frozen encoder reads each "
+        f"text once; allowed: {able}, {COMBINED} of these, or {NoObjective.name} (then nothing is trained)"
         for name in parts_of(settings)
-        if not objective_class(name).serves_pooler_alone
+        if name != NoObjective.name and not objective_class(name).serves_pooler_alone
     ]
 
 
-def label_of(settings: Mapping[str, Any], trainable: str = "all") -> str:
+def label_of(settings: Mapping[str, Any], trainable: str = "all", budget: str = "") -> str:
     """How tables and names call an objective: its parts' names, marked where one reads labels.
 
-    They are marked too where `trainable` is `pooler`: nothing else was trained.
+    They are marked too where `trainable` is `pooler`, as nothing else was trained, and by a `budget` if there is one.
     """
     kinds = [objective_class(name) for name in parts_of(settings)]
     names = "+".join(kind.name for kind in kinds) + ("-pooler_only" if trainable == "pooler" else "")
+    names += f"-{budget}" if budget else ""
     return f"{names} (reads labels)" if any(kind.reads_labels for kind in kinds) else names
 
 

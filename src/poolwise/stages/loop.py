@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.runs import RECORD_FILE, RunIdentity, RunRecord, finished, read_record
-from poolwise.settings import CommonSettings, Optimisation
+from poolwise.settings import Budget, CommonSettings, Optimisation
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
@@ -37,6 +37,8 @@ class Job(ABC):
         identity: names and key.
         settings: the typed settings of the run.
         epochs: how often training passes over the data.
+        budget: the length of training in place of `epochs`; None where these say it.
+        trains: whether anything is trained; if not, it is evaluated and concluded all the same.
         optimisation: of the optimiser; its clipping norm is the trainer's.
         selection_metric: the dev metric whose highest value picks the checkpoint; None keeps the last step.
         task: what is trained, in words, for the screen.
@@ -49,6 +51,8 @@ class Job(ABC):
     identity: RunIdentity
     settings: CommonSettings
     epochs: int
+    budget: Budget | None = None
+    trains: bool = True
     optimisation: Optimisation
     selection_metric: str | None = None
     task: str
@@ -132,16 +136,28 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
             start_facts(job, trainer, data) if first else {"train": job.task},
             {"into": str(folder)},
         )
-        trainer.fit(stage, data)
+        if job.trains:
+            trainer.fit(stage, data)
+        else:
+            trainer.validate(stage, data, verbose=False)
+            stage.on_train_end()
         record.results["metrics"] = plain(trainer.callback_metrics)
+        record.results["steps"] = trainer.global_step
+        record.results["tokens"] = stage.tokens
+        record.results["training_seconds"] = round(stage.seconds, 3)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         job.conclude(trainer, stage, data, record)
     return record.results
 
 
 def batches_an_epoch(job: Job, data: TextDataModule) -> int:
-    """How many training batches an epoch has, with the limit that a person may have set as Lightning reads it."""
-    batches, limit = len(data.train_dataloader()), job.settings.trainer.get("limit_train_batches", 1.0)
+    """How many training batches an epoch has, with the limit that a person may have set."""
+    return limited_batches(job, len(data.train_dataloader()))
+
+
+def limited_batches(job: Job, batches: int) -> int:
+    """How many of the batches an epoch trains on, by the limit that a person may have set as Lightning reads it."""
+    limit = job.settings.trainer.get("limit_train_batches", 1.0)
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
@@ -154,31 +170,50 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
     """What is trained on what, and for how long."""
     train, device = data.texts["train"], trainer.strategy.root_device
     others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
-    steps = batches_an_epoch(job, data) * job.epochs
     threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     return {
         "train": job.task,
         "on": f"{job.settings.data.name}: {counted(len(train), 'text')}, {counted(len(train.ids), 'token')}; {others}",
-        "for": f"{counted(job.epochs, 'epoch')}, {counted(steps, 'step')} of {data.batch_size} texts; "
-        f"{trainer.precision} on {device}{threads}",
+        "for": f"{length_in_words(job, data)}; {trainer.precision} on {device}{threads}",
         "time": time_in_words(job, 1),
     }
 
 
+def length_in_words(job: Job, data: TextDataModule) -> str:
+    """How long training is."""
+    batches = batches_an_epoch(job, data)
+    if not job.trains:
+        return "no step, only what is measured"
+    if job.budget is None:
+        return f"{counted(job.epochs, 'epoch')}, {counted(batches * job.epochs, 'step')} of {data.batch_size} texts"
+    of_time = " of training" if job.budget.unit == "seconds" else ""
+    return f"{job.budget.in_words()}{of_time}; an epoch has {counted(batches, 'step')} of {data.batch_size} texts"
+
+
 def time_in_words(job: Job, jobs: int) -> str:
-    """How long jobs like this one should take, by earlier runs of the same data, encoder and epochs."""
+    """How long jobs like this one should take: by a budget of time, or by earlier runs of this kind and length."""
+    if not job.trains:
+        return "that of reading dev"
+    if job.budget is not None and job.budget.unit == "seconds":
+        return f"{roughly(jobs * job.budget.amount)} by the budget, and what is measured beside it"
     group = "pretraining" if job.identity.stage == "mlm" else "protocol"
     seconds = [
         record["wall_seconds"]
         for folder in job.folder.parent.glob("*")
         if (record := read_record(folder)) is not None
         and record["status"] == "finished"
+        and record.get("steps") != 0
         and all(record["config"][key] == job.settings.config[key] for key in ("data", "model"))
-        and record["config"][group]["epochs"] == job.epochs
+        and length_of(record["material"][group]) == length_of(job.identity.material[group])
     ]
     if not seconds:
         return "told after the first steps"
     return f"{roughly(jobs * median(seconds))}, by {counted(len(seconds), 'earlier run')} on this data"
+
+
+def length_of(material: Mapping[str, Any]) -> list[Any]:
+    """What of the settings of a stage, as in the material of its key, says how long it takes."""
+    return [material.get(key) for key in ("epochs", "budget", "trainable")]
 
 
 def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -> None:
@@ -238,7 +273,9 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
     arguments = dict(job.settings.trainer)
-    arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], steps_per_epoch)
+    budget = job.budget
+    fewest = min(steps_per_epoch, int(budget.amount)) if budget and budget.unit == "steps" else steps_per_epoch
+    arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], fewest)
     callbacks: list[lightning.Callback] = [screen]
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(folder, job.selection_metric))
@@ -246,7 +283,7 @@ def make_trainer(
         **arguments,
         logger=run_loggers,
         callbacks=callbacks,
-        max_epochs=job.epochs,
+        max_epochs=job.epochs if budget is None else -1,  # the stage ends it
         default_root_dir=folder,
         enable_checkpointing=job.selection_metric is not None,
         gradient_clip_val=job.optimisation.gradient_clip_norm,

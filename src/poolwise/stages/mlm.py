@@ -6,7 +6,6 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -17,7 +16,7 @@ from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.geometry import pooler_geometry
 from poolwise.objectives.base import Objective
 from poolwise.provenance import ProvenanceTracker, pooler_figures
-from poolwise.settings import Optimisation
+from poolwise.settings import Budget, Optimisation
 from poolwise.stages.stage import Stage
 
 PROBES = 8
@@ -38,14 +37,14 @@ class MaskedLanguageModelling(Stage):
         objective: Objective,
         provenance: ProvenanceTracker,
         optimisation: Optimisation,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(optimisation)
+        super().__init__(optimisation, budget)
         self.model = model
         self.objective = objective
         self.provenance = provenance
         self.proof: dict[str, Any] = {}
-        self._steps = 1
-        self._probe_steps: set[int] = set()
+        self._probed_at: list[float] = []
         self.dev_loss, self.dev_accuracy = MeanMetric(), MeanMetric()
         self.dev_objectives: Any = nn.ModuleDict({name: MeanMetric() for name in objective.weights()})
 
@@ -56,8 +55,7 @@ class MaskedLanguageModelling(Stage):
     def on_train_start(self) -> None:
         """Remember where the weights start, in the precision that they are trained in; choose the probed steps."""
         self.provenance.remember_start()
-        self._steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        self._probe_steps = set(np.linspace(0, self._steps - 1, PROBES).astype(int).tolist())
+        self._probed_at = self.spread(PROBES)
 
     def encode(self, batch: Batch) -> Any:
         """The `MaskedLMWithPoolerOutput` of one encoder pass: MLM loss, logits (M, V), pooler output (R, H)."""
@@ -88,14 +86,16 @@ class MaskedLanguageModelling(Stage):
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight x loss of each objective, at the weights of this share of training."""
-        weights = self.objective.weights(self.global_step / self._steps)
+        weights = self.objective.weights(self.progress)
         return {name: weights[name] * loss for name, loss in losses.items()}
 
     def probe(self, losses: Mapping[str, Tensor]) -> None:
         """Note the gradient of each weighted loss alone, if this is one of the `PROBES` steps."""
-        if self.global_step in self._probe_steps:
-            self._probe_steps.remove(self.global_step)  # accumulated batches share a step
-            self.provenance.probe(losses)
+        progress = self.progress
+        if self._probed_at and progress >= self._probed_at[0]:
+            self._probed_at = [later for later in self._probed_at if later > progress]
+            with self.off_the_clock():
+                self.provenance.probe(losses)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""

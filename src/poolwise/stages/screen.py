@@ -62,16 +62,19 @@ class TrainingScreen(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock, and the drawing if there is a terminal."""
+        assert isinstance(pl_module, Stage)
+        self.stage = pl_module
         self.batches_an_epoch = int(trainer.num_training_batches)
         self.batches = self.batches_an_epoch * int(trainer.max_epochs or 1)
         if trainer.max_steps > 0:
             self.batches = min(self.batches, trainer.max_steps * trainer.accumulate_grad_batches)
         self.started = self.drawn = self.logged = time.perf_counter()
+        self.share_at_start = 0.0
         if self.console.is_terminal:
             self.progress = Progress(
                 *_columns(self.console.width), console=self.console, transient=True, auto_refresh=False
             )
-            self.training = self.progress.add_task("training", total=self.batches, facts="")
+            self.training = self.progress.add_task("training", total=1.0, facts="")
             self.progress.start()
 
     def on_train_batch_end(
@@ -84,27 +87,36 @@ class TrainingScreen(lightning.Callback):
     ) -> None:
         """Show where training is, if the last showing is a while ago."""
         now = time.perf_counter()
+        done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
+        share = done / self.batches if self.stage.budget is None else self.stage.progress
         if trainer.global_step <= 1:
-            self.started = now  # the first step is slow, and says nothing about the others
+            self.started, self.share_at_start = now, share  # the first step is slow, and says nothing of the others
         if now - self.drawn < REDRAW_SECONDS:
             return
         self.drawn = now
-        done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
-        seconds_left = (now - self.started) / max(done - 1, 1) * (self.batches - done)
+        passed = share - self.share_at_start
+        seconds_left = (now - self.started) / passed * (1 - share) if passed > 0 else 0.0
         self._estimate(now, seconds_left)
-        assert isinstance(pl_module, Stage)
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        loss, speed, left = float(outputs["loss"]), pl_module.throughput, roughly(seconds_left)
+        epoch, wide = self._epoch(trainer), self.progress is None or self.console.width >= FIGURES
+        loss, speed, left = float(outputs["loss"]), self.stage.throughput, roughly(seconds_left)
+        if self.stage.budget is not None:
+            step = f"{done:,}, {share:.0%} done" if wide else f"{done} {share:.0%}"
+        else:
+            step = f"{done:,}/{self.batches:,}" if wide else f"{done}/{self.batches}"
         facts = (
-            f"epoch {epoch}, step {done:,}/{self.batches:,}, {left} left, loss {loss:.3f}, {speed:,.0f} tokens/s"
-            if self.progress is None or self.console.width >= FIGURES
-            else f"{epoch} {done}/{self.batches} {left.removeprefix('about ')} {loss:.2f} {speed / 1000:.1f}k/s"
+            f"epoch {epoch}, step {step}, {left} left, loss {loss:.3f}, {speed:,.0f} tokens/s"
+            if wide
+            else f"{epoch} {step} {left.removeprefix('about ')} {loss:.2f} {speed / 1000:.1f}k/s"
         )
         if self.progress is not None:
-            self.progress.update(self.training, completed=done, facts=facts, refresh=True)
+            self.progress.update(self.training, completed=share, facts=facts, refresh=True)
         elif now - self.logged > max(LOG_SECONDS, (now - self.started + seconds_left) / LOG_LINES):
             self.logged = now
             self.console.print(f"  {facts}", soft_wrap=True)
+
+    def _epoch(self, trainer: lightning.Trainer) -> str:
+        """Its number, and of how many where epochs say how long training is."""
+        return f"{trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if self.stage.budget is None else "")
 
     def _estimate(self, now: float, seconds_left: float) -> None:
         if self.estimated or now - self.started < FIRST_ESTIMATE_SECONDS:
@@ -119,7 +131,7 @@ class TrainingScreen(lightning.Callback):
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say why the steps stand still."""
         if self.progress is not None:
-            facts = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: evaluating on dev"
+            facts = f"epoch {self._epoch(trainer)}: evaluating on dev"
             self.progress.update(self.training, facts=facts, refresh=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

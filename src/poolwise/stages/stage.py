@@ -2,33 +2,40 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from poolwise.data.batching import Batch
-from poolwise.settings import Optimisation
+from poolwise.settings import Budget, Optimisation
 
 
 class Stage(lightning.LightningModule, ABC):
     """A LightningModule with AdamW, linear warm-up and decay, and a count of real tokens per second.
 
     Attributes:
-        throughput: real (non-padding) tokens per second of training so far; validation is left out.
+        tokens: real (non-padding) ones that training batches held so far.
+        seconds: of training so far; validation and the probing of gradients are left out.
     """
 
-    def __init__(self, optimisation: Optimisation) -> None:
+    def __init__(self, optimisation: Optimisation, budget: Budget | None = None) -> None:
+        """Take the settings; training stops when `budget` is spent, and without one when the trainer says so."""
         super().__init__()
         self.optimisation = optimisation
-        self._tokens = 0
-        self._seconds = 0.0
-        self._resumed_at = 0.0
+        self.budget = budget
+        self.tokens = 0
+        self.seconds = 0.0
+        self._batch_tokens = 0
+        self._resumed_at: float | None = None
         self._logs_this_step = False
+        self._whole: int | float = 1
 
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -42,14 +49,40 @@ class Stage(lightning.LightningModule, ABC):
             lr=settings.learning_rate,
             fused="mixed" not in str(self.trainer.precision),  # Lightning clips no fused optimiser under a scaler
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_share * steps), steps)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1) if self.budget is None else 0
+        self._whole = steps if self.budget is None else self.budget.amount
+        warmup: int | float = settings.warmup_share * self._whole
+        if self._counts_steps:
+            warmup = round(warmup)
+        schedule = LambdaLR(optimizer, lambda _: linear_schedule(self._done, warmup, self._whole))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
+    def progress(self) -> float:
+        """The share of training, or of the budget, that is done: 0 to 1."""
+        return min(self._done / self._whole, 1.0)
+
+    def spread(self, points: int) -> list[float]:
+        """Shares of training, from the first step on: to the last one where steps are counted, else evenly."""
+        if self._counts_steps:
+            return sorted({step / self._whole for step in np.linspace(0, self._whole - 1, points).astype(int).tolist()})
+        return [point / points for point in range(points)]
+
+    @property
+    def _counts_steps(self) -> bool:
+        return self.budget is None or self.budget.unit == "steps"
+
+    @property
+    def _done(self) -> int | float:
+        if self._counts_steps:
+            return int(self.global_step)
+        assert self.budget is not None
+        return self.tokens if self.budget.unit == "tokens" else self.seconds
+
+    @property
     def throughput(self) -> float:
-        """Real tokens per second of training."""
-        return self._tokens / self._seconds if self._seconds else 0.0
+        """Real tokens per second of training so far."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
@@ -57,6 +90,7 @@ class Stage(lightning.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """See whether this step is logged: Lightning's bookkeeping costs a tiny BERT a fifth of each step."""
+        self._batch_tokens = int(batch["tokens"])
         self._logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log_training(self, figures: Mapping[str, Tensor | float]) -> None:
@@ -64,11 +98,16 @@ class Stage(lightning.LightningModule, ABC):
         if self._logs_this_step:
             self.log_dict({f"train/{name}": value for name, value in figures.items()})
 
+    def on_after_backward(self) -> None:
+        """Count the batch: the learning rate of the next step is set before `on_train_batch_end`."""
+        self.tokens += self._batch_tokens
+        self._read_clock()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Count the batch, and log throughput and learning rate."""
-        self._tokens += int(batch["tokens"])
-        self._stop_clock()
-        self._resumed_at = time.perf_counter()
+        """Log throughput and learning rate; end training where the budget is spent, after a last look at dev."""
+        self._read_clock()
+        if self.budget is not None and self.progress >= 1:
+            self.trainer.should_stop = True
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_training({"tokens_per_second": self.throughput, "learning_rate": learning_rate})
 
@@ -80,8 +119,30 @@ class Stage(lightning.LightningModule, ABC):
         """Start the clock again."""
         self._resumed_at = time.perf_counter()
 
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Measure something without counting its time as training."""
+        self._stop_clock()
+        yield
+        self._resumed_at = time.perf_counter()
+
+    def _read_clock(self) -> None:
+        """Add the time since the clock was last read, if it runs."""
+        if self._resumed_at is not None:
+            now = time.perf_counter()
+            self.seconds += now - self._resumed_at
+            self._resumed_at = now
+
     def _stop_clock(self) -> None:
-        self._seconds += time.perf_counter() - self._resumed_at
+        self._read_clock()
+        self._resumed_at = None
+
+
+def linear_schedule(done: int | float, warmup: int | float, whole: int | float) -> float:
+    """What the learning rate is multiplied by: from 0 linearly to 1 at `warmup`, and to 0 at `whole`."""
+    if done >= whole:
+        return 0.0
+    return done / warmup if done < warmup else (whole - done) / (whole - warmup)
 
 
 def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
