@@ -35,8 +35,9 @@ sign: it may be 0.9 in poolers that serve well, because all texts share a large 
 def effective_rank(vectors: Float[Tensor, "N D"]) -> float:
     """The number of directions that the vectors use, from 1 (all parallel) to min(N, D).
 
-    exp of the entropy of the singular values, divided by their sum (Roy and Vetterli 2007, definition 1); the vectors
-    are not centred, as in RankMe (Garrido et al. 2023). 0 for vectors that are all zero.
+    exp of the entropy of the singular values, divided by their sum (Roy and Vetterli 2007); the vectors are not
+    centred, as in RankMe (Garrido et al. 2023), which adds a small constant to the shares. 0 for vectors
+    that are all zero.
     """
     values = torch.linalg.svdvals(vectors.double())
     if values.sum() == 0:
@@ -56,7 +57,7 @@ def mean_cosine(vectors: Float[Tensor, "N D"]) -> float:
 def alignment(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"]) -> float:
     """Mean squared distance between the unit vectors of two views of a text, from 0 (equal) to 4.
 
-    Wang and Isola 2020, equation 4, with their exponent 2; the views here are two maskings of the same text.
+    Wang and Isola 2020, with the exponent 2 of their code; the views here are two maskings of the same text.
     """
     apart = functional.normalize(first.double(), dim=1) - functional.normalize(second.double(), dim=1)
     return float(apart.square().sum(dim=1).mean())
@@ -65,7 +66,7 @@ def alignment(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"]) -> floa
 def uniformity(vectors: Float[Tensor, "N D"]) -> float:
     """log of the mean of exp(-2 |u - v|^2) over pairs of unit vectors, from -8 to 0 (all equal); lower is more even.
 
-    Wang and Isola 2020, equation 5, with their t = 2. NaN for fewer than two texts.
+    Wang and Isola 2020, with the t = 2 of their code. NaN for fewer than two texts.
     """
     distances = functional.pdist(functional.normalize(vectors.double(), dim=1))
     return float(distances.square().mul(-2).exp().mean().log())

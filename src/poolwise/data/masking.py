@@ -22,13 +22,13 @@ STREAMS = 4
 
 LONGEST_SPAN = 10
 SPAN_LENGTHS = 0.2 * 0.8 ** np.arange(LONGEST_SPAN) / (1 - 0.8**LONGEST_SPAN)
-"""Chances of spans of 1 to 10 words: geometric with 0.2, cut at 10; 3.8 on average (Joshi et al. 2020, section 3.1)."""
+"""Chances of spans of 1 to 10 words: geometric with 0.2, cut at 10; 3.8 on average (Joshi et al. 2020)."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(values: UInt64[ndarray, "..."]) -> UInt64[ndarray, "..."]:
-    """The output function of SplitMix64 (Steele, Lea and Flood 2014, figure 17): a bijection that scrambles bits."""
+    """`mix64variant13` of Steele, Lea and Flood 2014, the usual output function of SplitMix64: a bijection of bits."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -61,11 +61,12 @@ def mask_batch(
     draw: int = 0,
     word_starts: Bool[ndarray, "B T"] | None = None,
 ) -> tuple[Int64[ndarray, "B T"], Int64[ndarray, "B T"]]:
-    """BERT's masking (Devlin et al. 2019, section 3.1): 15 % chosen; of these 80 % [MASK], 10 % random, 10 % kept.
+    """BERT's masking (Devlin et al. 2019): 15 % chosen; of these 80 % [MASK], 10 % random, 10 % kept.
 
     Chosen are single positions; whole words, each piece of which meets its own fate (as in BERT's code of 2019); or
-    spans of words, which meet one fate (SpanBERT, Joshi et al. 2020, section 3.1). In each case every maskable
-    position is chosen with `masking.mask_probability`.
+    spans of words, which meet one fate (SpanBERT, Joshi et al. 2020, without its span boundary objective). In each
+    case every maskable position is chosen with `masking.mask_probability`, so the number of chosen ones varies from
+    text to text; BERT and SpanBERT choose a fixed share of each.
 
     Args:
         token_ids: (B, T).
@@ -73,7 +74,7 @@ def mask_batch(
         examples: (B,), the number of each text in its split.
         masking: the probability that a position is chosen, the unit, and the shares of what stands there then.
         mask_id: the id of [MASK].
-        replacement_ids: the ids that a random replacement is drawn from, evenly.
+        replacement_ids: the ids that a random replacement is drawn from, evenly (in BERT's code: all ids).
         seed: of the run (training) or fixed (dev).
         epoch: counted from 0.
         draw: several draws of one epoch are independent.
@@ -120,7 +121,8 @@ def spans(
     """Spans of whole words, of `SPAN_LENGTHS`, that may overlap, so that each word is covered with `probability`.
 
     A span may begin at any word, also at one of `LONGEST_SPAN` - 1 that are thought before the first; else the first
-    words would be covered less. SpanBERT draws spans until 15 % are covered: the same on average.
+    words would be covered less. SpanBERT draws spans until 15 % of the word pieces are covered, which may cut the last
+    one short: about the same on average. Spans that touch share one fate in its code, here each keeps its own.
 
     Args:
         word_starts: (B, T).

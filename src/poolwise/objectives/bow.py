@@ -25,11 +25,12 @@ STOP_WORDS = (
 class BagOfWords(PoolerLoss):
     """The pooler's output, through the tied MLM head, must predict which word pieces the text holds.
 
-    Bag-of-words prediction as in Ma et al. 2024 ("Drop your Decoder", SIGIR), there on the raw [CLS] state,
-    here through the pooler. With S the set of distinct word pieces of the unmasked, truncated text less special
-    tokens and those left out, and p = softmax(mlm_head(pooler_output)), the loss is
-    KL(q || p) = sum_{w in S} q(w) (log q(w) - log p(w)), in nats. q is uniform over S, or proportional to the
-    inverse document frequency log(N / df(w)) (Spärck Jones 1972) with N texts, df(w) of which hold w.
+    Bag-of-words prediction as in Ma et al. 2024 ("Drop your Decoder", SIGIR), there on the raw [CLS] state, here
+    through the pooler; they mask 30 % and let its weight fall from 1 to 0.1. With S the set of distinct word pieces of
+    the unmasked, truncated text less special tokens and those left out, and p = softmax(mlm_head(pooler_output)), the
+    loss is KL(q || p) = sum_{w in S} q(w) (log q(w) - log p(w)), in nats: their cross entropy less the entropy of q, a
+    constant. q is uniform over S, as theirs, or proportional to the inverse document frequency log(N / df(w)) (after
+    Spärck Jones 1972) with N texts, df(w) of which hold w.
     """
 
     name = "bow"

@@ -22,8 +22,8 @@ def info_nce(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperat
     """InfoNCE over cosine similarities, in nats, the mean of both directions; 0 for a single text.
 
     With s(i, j) = cos(first_i, second_j) / temperature, one direction is the mean over i of
-    -log(exp s(i, i) / sum_j exp s(i, j)) (van den Oord et al. 2018, equation 4; cosine and temperature as in
-    Chen et al. 2020, equation 1, with the B - 1 other texts' second views as negatives).
+    -log(exp s(i, i) / sum_j exp s(i, j)) (van den Oord et al. 2018). Cosine and temperature are as in Chen et al.
+    2020, where both views of the B - 1 other texts are negatives, here their second views alone.
     """
     logits = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
     targets = torch.arange(len(first), device=first.device)
@@ -45,8 +45,8 @@ class Contrast(PoolerLoss):
         """Args:
         surroundings: the encoder's sizes.
         temperature: what cosine similarities are divided by.
-        projection_size: width D of the projection W2 ReLU(W1 v) between pooler and loss (Chen et al. 2020,
-            section 2.1), which is not exported; 0 for none.
+        projection_size: width D of the projection W2 ReLU(W1 v) between pooler and loss (Chen et al.
+            2020), which is not exported; 0 for none.
         topic_neighbours: harder negatives: a training batch holds texts of one topic (see `data.topics`).
         shared: as in `PoolerLoss`.
         """
@@ -68,8 +68,9 @@ class Contrast(PoolerLoss):
 class MaskedViews(Contrast):
     """Two differently masked copies of each text in one batch; InfoNCE between their pooler outputs.
 
-    MLM trains on both copies, so no pass beyond MLM's own is made: the masks are the augmentation, as the masked
-    spans of Mirror-BERT (Liu et al. 2021). Batches hold texts of like length, so length gives nothing away.
+    MLM trains on both copies, so no pass beyond MLM's own is made: the masks are the augmentation, as in Mirror-BERT
+    (Liu et al. 2021), which masks one span in one of the two copies. Batches hold texts of like length, so length gives
+    nothing away.
     """
 
     name = "views"
@@ -87,8 +88,8 @@ class SimCSE(Contrast):
 
     Unsupervised SimCSE with MLM as its authors set it: temperature 0.05, and contrastive loss + 0.1 x MLM loss. Here
     MLM has weight 1, so the equivalent weight of this loss is 10 (AdamW does not see the common factor; clipping
-    does). Their dense layer with tanh is the pooler. They take the mean of one direction, here of both; their MLM
-    reads both copies, here one.
+    does). Their dense layer with tanh is the pooler; they always draw it anew, and leave it out after training. They
+    take the mean of one direction, here of both; their MLM reads both copies, here one.
     """
 
     name = "simcse"

@@ -17,10 +17,11 @@ from poolwise.settings import OpenShare
 class WeakDecoder(PoolerLoss):
     """A one-layer decoder rebuilds a heavily masked copy of the text from the pooler's output.
 
-    RetroMAE's basic decoding (Xiao et al. 2022, section 3.2, equations 2 and 3), with the pooler's output in place of
-    the raw [CLS] state: its input is the pooler's output at position 0 and the embeddings of the masked copy after
-    it; one transformer layer and the tied MLM head give the loss, the cross entropy in nats, a mean over masked
-    positions. So little of the text is left that the decoder must read the vector. The layer is not exported.
+    RetroMAE's basic decoding (Xiao et al. 2022), with the pooler's output in place of the raw [CLS] state, and without
+    the enhanced decoding and the masks of whole words that their code trains with. Its input is the pooler's output at
+    position 0 and the embeddings of the masked copy after it; one transformer layer and the tied MLM head give the
+    loss, the cross entropy in nats, a mean over masked positions. So little of the text is left that the decoder must
+    read the vector. The layer is not exported.
     """
 
     name = "decoder"

@@ -14,9 +14,9 @@ from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
 class Rating(PoolerLoss):
     """A linear head on the pooler's output predicts the rating of the text: cross entropy over its C values.
 
-    Weak supervision by ratings (Zhou et al. 2020, "SentiX"). It learns from
-    labels that tell about the stage-2 task, so it is no match for objectives that see text alone, and every table
-    says so. The head is not exported.
+    Weak supervision by ratings, one of several tasks in Zhou et al. 2020 ("SentiX"). It learns from labels that tell
+    about the stage-2 task, so it is no match for objectives that see text alone, and every table says so. The head is
+    not exported.
     """
 
     name = "rating"

@@ -62,16 +62,16 @@ class SegmentPairLoss(PoolerLoss):
 
 
 class SegmentOrder(SegmentPairLoss):
-    """Two segments of one text: in order or swapped? (ALBERT's sentence-order prediction, Lan et al. 2020, 3.1.)"""
+    """Two segments of one text: in order or swapped? (ALBERT's sentence-order prediction, Lan et al. 2020.)"""
 
     name = "sop"
     needs = BatchNeeds(arrangement="order")
 
 
 class NextSegment(SegmentPairLoss):
-    """Does the second segment follow the first, or is it another text's? (BERT, Devlin et al. 2019, section 3.1.)
+    """Does the second segment follow the first, or is it another text's? (BERT, Devlin et al. 2019.)
 
-    The other text is one of like length; its segment is what follows one of its own cuts.
+    The other text is one of like length, in BERT any; its segment is what follows one of its own cuts.
     """
 
     name = "nsp"
