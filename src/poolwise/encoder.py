@@ -216,7 +216,7 @@ def masked_lm_loss(
 
 
 def draw_dense(module: nn.Module, deviation: float) -> None:
-    """Initialise dense layers as BERT does: normal weights (Devlin et al. 2019: deviation 0.02), zero biases.
+    """Initialise dense layers as BERT does: normal weights (deviation 0.02 in its code), zero biases.
 
     Layer norms in `module` stay as they are, at scale 1.
     """

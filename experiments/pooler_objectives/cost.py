@@ -1,0 +1,106 @@
+"""What a step costs with each objective, as a ratio to MLM alone: all of them take turns in one process.
+
+    python experiments/pooler_objectives/cost.py TEXTS.tsv MAX_LENGTH [--model FOLDER] [--rounds N] [--device cuda]
+
+A round is one step of each objective (forward, backward, clipping, AdamW) on the same number of rows: `views` gets half
+as many texts, each twice. The ratio is of seconds a token read by MLM, median over rounds with the quartiles; the
+first rounds warm up and are left out.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from datasets import Dataset
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+
+from poolwise.data.batching import LengthGroupedBatches, MaskedBatches
+from poolwise.data.tokens import tokenise
+from poolwise.encoder import load_for_pretraining
+from poolwise.machine import prepare
+from poolwise.objectives import build_objective
+from poolwise.objectives.base import Surroundings
+from poolwise.settings import Masking
+from poolwise.stages.stage import weight_decay_groups
+
+OBJECTIVES = ("none", "bow", "views", "simcse", "decoder", "sop", "nsp")
+WARM_UP = 3
+
+
+class Runner:
+    """One objective: its own model, optimiser and batches."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, texts: Any, tokenizer: Any) -> None:
+        settings = OmegaConf.to_container(OmegaConf.load(f"conf/objective/{name}.yaml"))
+        self.device = arguments.device
+        model = load_for_pretraining(str(arguments.model), "keep", seed=1)
+        self.objective = build_objective(settings, Surroundings(tokenizer, model.config, texts), seed=1)
+        self.model, self.objective = model.to(self.device), self.objective.to(self.device)
+        masking = Masking(0.15, 0.8, 0.1, "token", None)
+        size = arguments.batch // (2 if self.objective.needs.arrangement == "views" else 1)
+        batches = MaskedBatches(texts, tokenizer, masking, 1, self.objective.needs)
+        self.batches = (batches[request] for request in LengthGroupedBatches(texts.lengths, size, seed=1))
+        self.optimizer = torch.optim.AdamW(weight_decay_groups((self.model, self.objective), 0.01), lr=1e-5)
+
+    def step(self) -> float:
+        """Seconds a token of one step."""
+        batch = {
+            key: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for key, value in next(self.batches).items()
+        }
+        started = time.perf_counter()
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            output = self.model(
+                batch["input_ids"],
+                batch["attention_mask"],
+                token_type_ids=batch.get("token_type_ids"),
+                labels=batch["labels"],
+                masked_only=True,
+            )
+            losses = self.objective.losses(output.pooler_output, batch, self.model)
+            loss = output.loss + sum(losses.values())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) / batch["tokens"]
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("max_length", type=int)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    prepare()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    rows = pandas.read_csv(arguments.texts, sep="\t", quoting=3)[["text"]]
+    texts = tokenise(Dataset.from_pandas(rows), tokenizer, arguments.max_length, Path(".cache/poolwise"))
+    runners = {name: Runner(name, arguments, texts, tokenizer) for name in arguments.objectives}
+    seconds = {name: [] for name in runners}
+    for _ in range(WARM_UP + arguments.rounds):
+        for name, runner in runners.items():
+            seconds[name].append(runner.step())
+    plain = np.array(seconds["none"][WARM_UP:])
+    print(f"{texts.lengths.mean():.1f} word pieces a text, {arguments.batch} rows a step, {arguments.rounds} rounds")
+    print("| objective | ratio to MLM alone | quartiles | tokens a second |\n|---|---|---|---|")
+    for name, found in seconds.items():
+        values = np.array(found[WARM_UP:])
+        low, middle, high = np.quantile(values / plain, (0.25, 0.5, 0.75))
+        print(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} | {1 / np.median(values):,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
