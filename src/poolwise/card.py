@@ -4,6 +4,22 @@ from typing import Any
 
 from poolwise.runs import RunIdentity
 
+LOADING = """```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER")  # no missing key: the pooler is in the file
+vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
+```"""
+LOADING_HIDDEN_POOLER = """```python
+from poolwise.encoder import load_encoder
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model, pooler_status = load_encoder("FOLDER")
+vector = model.eval()(**tokenizer("a text", return_tensors="pt")).pooler_output
+```"""
+
 POOLER_IN_WORDS = {
     "trained": "was trained in this run",
     "collapsed": "was trained in this run and has collapsed: its outputs hardly tell texts apart",
@@ -35,6 +51,8 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
     warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
+    hidden = provenance.get("hidden_pooler")
+    loading = f"**{hidden}:**\n\n{LOADING_HIDDEN_POOLER}" if hidden else LOADING
     done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
     return f"""---
 library_name: transformers
@@ -45,13 +63,7 @@ tags: [poolwise, fill-mask, feature-extraction]
 `{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
 {leak_in_words(provenance)}{warning}
-```python
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModel.from_pretrained("FOLDER")  # no missing key: the pooler is in the file
-vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
-```
+{loading}
 
 | part | weights came from | losses that reached it | mean gradient norm | distance moved (L2) |
 |---|---|---|---|---|

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from poolwise.data.batching import Batch
 from poolwise.data.tokens import document_frequencies
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import Share
 
@@ -69,7 +69,7 @@ class BagOfWords(PoolerLoss):
         self.register_buffer("piece_weights", weights, persistent=False)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean KL divergence over the texts that hold a word piece to predict; 0 where none does."""
         pieces, first = distinct(batch["original_ids"])
@@ -77,7 +77,7 @@ class BagOfWords(PoolerLoss):
         total = weights.sum(dim=1)
         some = total > 0
         total = torch.where(some, total, torch.ones_like(total))
-        logits = self._vocabulary_logits(pooler_output, model.cls)
+        logits = self._vocabulary_logits(pooler_output, model.mlm_head)
         log_probabilities = functional.log_softmax(logits.float(), dim=-1).gather(1, pieces)
         negative_entropy = torch.xlogy(weights, weights).sum(dim=1) / total - total.log()
         divergence = -(log_probabilities * weights).sum(dim=1) / total + negative_entropy
