@@ -33,7 +33,14 @@ from poolwise.data.arrangement import SegmentPairs, sentence_end_ids
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import tokenise, train_wordpiece
-from poolwise.encoder import MaskedLMWithPooler, export, load_encoder, load_for_pretraining, model_class
+from poolwise.encoder import (
+    MaskedLMWithPooler,
+    export,
+    freeze_all_but_pooler,
+    load_encoder,
+    load_for_pretraining,
+    model_class,
+)
 from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
@@ -246,6 +253,20 @@ def test_a_missing_mlm_head_is_drawn(kind, own_config, tmp_path):
 
 
 @EACH
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_pooler_alone_is_trained(kind, whole, own_config, tmp_path):
+    """Where the MLM head was drawn fresh, its own layers are trained along."""
+    family = FAMILIES[kind]
+    (family.masked_lm if whole else family.body)(own_config).save_pretrained(tmp_path)
+    model = load_for_pretraining(str(tmp_path), "keep", 1)
+    freeze_all_but_pooler(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    head = {name for name, _ in model.named_parameters() if family.in_mlm_head(name)}
+    assert len(head) >= 3
+    assert trained == family.pooler_keys | (set() if whole else head)
+
+
+@EACH
 @pytest.mark.parametrize("objective", ["bow", "decoder", "simcse", "sop", "nsp"])
 def test_gradients_reach_the_pooler(kind, objective, own_config, own_model, own_tokenizer, tmp_path):
     rows = [text for text in TEXTS if len(text) > 30]
@@ -367,7 +388,8 @@ def test_both_stages_and_the_card(kind, own_config, own_tokenizer, program, monk
         printed = " ".join(capsys.readouterr().out.split())
         assert leaving.value.code == code
         assert f"{kind}, 2 layers, 16 wide" in printed
-        assert ("AutoModel will not see ours" in printed) == (kind in HIDDEN)
+        assert ("AutoModel will not see" in printed) == (kind in HIDDEN)
+        assert ("it lies in model.safetensors as pooler.dense.weight" in printed) == (kind in HIDDEN and folder == made)
 
 
 def test_another_family_is_refused_with_the_list(tmp_path):

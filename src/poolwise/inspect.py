@@ -203,9 +203,10 @@ def rows_of(found: Inspection) -> dict[str, str]:
     }
     if not any((found.folder / name).is_file() for name in TOKENIZER_FILES):
         rows["tokenizer"] = "none: neither stage can use this folder"
-    hidden = family_of(config).hidden_pooler
-    if hidden:
-        rows["AutoModel"] = hidden
+    family = family_of(config)
+    if not family.has_pooler:
+        added = f"{family.name} has no pooler of its own; AutoModel will not see the one that stage 1 adds"
+        rows["AutoModel"] = added if found.status == "missing" else family.hidden_pooler
     rows |= _provenance_rows(found.provenance)
     if found.status in UNTRAINED:
         rows["to train it"] = (
