@@ -1,5 +1,6 @@
 """Bag of words: the pooler's output must tell which word pieces the text holds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.batching import Batch
 from poolwise.data.tokens import document_frequencies
@@ -64,8 +66,7 @@ class BagOfWords(PoolerLoss):
             weights[frequencies > largest_document_share * len(texts)] = 0.0
         weights[tokenizer.all_special_ids] = 0.0
         if drop_stop_words:
-            vocabulary = tokenizer.get_vocab()
-            weights[[vocabulary[word] for word in STOP_WORDS if word in vocabulary]] = 0.0
+            weights[whole_word_ids(tokenizer, STOP_WORDS)] = 0.0
         self.register_buffer("piece_weights", weights, persistent=False)
 
     def forward(
@@ -90,6 +91,12 @@ class BagOfWords(PoolerLoss):
             frozen = {name: p.detach() for name, p in mlm_head.named_parameters()}
             logits = functional_call(mlm_head, frozen, (pooler_output,))
         return logits
+
+
+def whole_word_ids(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> list[int]:
+    """The ids of those of the words that are one piece; byte-level tokenizers have another one after a blank."""
+    pieces = (tokenizer.tokenize(text) for word in words for text in (word, f" {word}"))
+    return sorted({int(tokenizer.convert_tokens_to_ids(piece[0])) for piece in pieces if len(piece) == 1})
 
 
 def distinct(token_ids: Int[Tensor, "R T"]) -> tuple[Int[Tensor, "R T"], Bool[Tensor, "R T"]]:
