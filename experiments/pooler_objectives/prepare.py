@@ -1,6 +1,6 @@
 """Write the texts of this experiment: lines for the neutral encoder, and a slice of imdb with its own dev and test.
 
-python experiments/pooler_objectives/prepare.py ../shared/data/imdb runs/pooler_objectives/data
+    python experiments/pooler_objectives/prepare.py ../shared/data/imdb runs/pooler_objectives/data
 """
 
 import re
