@@ -23,7 +23,7 @@ from poolwise import app
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import BertForMaskedLMWithPooler, MaskedLMWithPooler
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
 
@@ -46,7 +46,7 @@ def config(tokenizer: BertTokenizer) -> BertConfig:
 
 
 @pytest.fixture
-def model(config: BertConfig) -> BertForMaskedLMWithPooler:
+def model(config: BertConfig) -> MaskedLMWithPooler:
     torch.manual_seed(0)
     return BertForMaskedLMWithPooler(config).train()
 
@@ -99,7 +99,7 @@ def training_batch(texts: TokenisedTexts, tokenizer: BertTokenizer) -> Batches:
 
 
 @pytest.fixture
-def sends_gradient(model: BertForMaskedLMWithPooler, surroundings: Surroundings, training_batch: Batches):
+def sends_gradient(model: MaskedLMWithPooler, surroundings: Surroundings, training_batch: Batches):
     """Builds an objective by name, and checks that its gradient reaches pooler, encoder and its own parameters."""
 
     def check(name: str, **changes: Any) -> Objective:

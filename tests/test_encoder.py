@@ -16,19 +16,18 @@ from transformers import (
     TrainingArguments,
 )
 
+from poolwise.checkpoints import check_checkpoint, condition_of, fingerprint, weights_file
 from poolwise.encoder import (
     BertForMaskedLMWithPooler,
+    MaskedLMWithPooler,
     build_from_scratch,
-    check_checkpoint,
     check_pooler,
-    condition_of,
     export,
-    fingerprint,
     load_encoder,
     load_for_pretraining,
     scratch_parameters,
-    weights_file,
 )
+from poolwise.families import FAMILIES
 from poolwise.settings import ScratchModel, UserError
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
@@ -38,7 +37,7 @@ PROVENANCE = {"pooler_status": "trained", "parts": {}}
 
 
 @pytest.fixture
-def exported(model: BertForMaskedLMWithPooler, tokenizer: BertTokenizer, tmp_path: Path) -> Path:
+def exported(model: MaskedLMWithPooler, tokenizer: BertTokenizer, tmp_path: Path) -> Path:
     torch.nn.init.normal_(model.bert.pooler.dense.bias)
     export(model, tokenizer, PROVENANCE, "# card", tmp_path / "export")
     return tmp_path / "export"
@@ -249,7 +248,7 @@ def test_a_pooler_that_differs_from_the_disk_is_found(exported):
     with torch.no_grad():
         encoder.pooler.dense.bias[0] += 1
     with pytest.raises(AssertionError, match="differs from"):
-        check_pooler(encoder, weights_file(str(exported)))
+        check_pooler(encoder, weights_file(str(exported)), FAMILIES["bert"])
 
 
 def test_weights_that_are_not_finite_are_told(model, tokenizer, exported, tmp_path):
@@ -307,7 +306,7 @@ def test_parameters_are_counted_without_drawing_them(tokenizer, layers):
 
 
 def test_a_folder_without_a_model_is_a_users_mistake(tmp_path):
-    with pytest.raises(UserError, match="no BERT encoder could be loaded"):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         load_encoder(str(tmp_path), 1, pooler_required=False)
 
 

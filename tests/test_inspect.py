@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForMaskedLM, BertModel, DistilBertConfig, DistilBertModel
+from transformers import BertForMaskedLM, BertModel, GPT2Config, GPT2Model
 
 from poolwise import inspect
 from poolwise.encoder import export
@@ -190,12 +190,10 @@ def test_no_folder(tmp_path, inspected):
 
 
 def test_another_family(tmp_path, inspected):
-    DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
-        tmp_path
-    )
+    GPT2Model(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     code, printed = inspected(str(tmp_path))
     assert code == 2
-    assert "holds a distilbert model (config.json); only BERT encoders can be used" in printed
+    assert "holds a gpt2 model (config.json); supported families: BERT (bert), RoBERTa" in printed
 
 
 def test_a_folder_without_tokenizer_and_a_pooler_to_train_are_told(inspected, config, tmp_path):

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from helpers import SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2
-from poolwise import encoder, machine
+from poolwise import checkpoints, machine
 from poolwise.settings import UserError
 
 GOOD = "text,label\ngood film,pos\nbad film,neg\n"
@@ -329,9 +329,9 @@ def test_a_hub_that_answers_and_gives_nothing(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(machine, "answers", lambda url: True)
     for error in (OSError("no connection\nlong story"), ConnectError("no connection")):
-        monkeypatch.setattr(encoder, "cached_file", Mock(side_effect=error))
+        monkeypatch.setattr(checkpoints, "cached_file", Mock(side_effect=error))
         with pytest.raises(UserError, match=r"does not give it \(no connection\)\. Use a folder .* model=minilm"):
-            encoder.check_checkpoint("own/bert", refuse_unexpected=False)
+            checkpoints.check_checkpoint("own/bert", refuse_unexpected=False)
 
 
 def test_a_missing_encoder_is_told_once_and_before_the_first_job(program, place, capfd):

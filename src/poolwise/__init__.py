@@ -1,1 +1,1 @@
-"""Adapt a BERT encoder to your own text with a pooler that is really trained; compare sentence representations."""
+"""Adapt an encoder to your own text with a pooler that is really trained; compare sentence representations."""

@@ -4,6 +4,22 @@ from typing import Any
 
 from poolwise.runs import RunIdentity
 
+LOADING = """```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER")  # no missing key: the pooler is in the file
+vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
+```"""
+LOADING_HIDDEN_POOLER = """```python
+from poolwise.encoder import load_encoder
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model, pooler_status = load_encoder("FOLDER")
+vector = model.eval()(**tokenizer("a text", return_tensors="pt")).pooler_output
+```"""
+
 POOLER_IN_WORDS = {
     "trained": "was trained in this run",
     "collapsed": "was trained in this run and has collapsed: its outputs hardly tell texts apart",
@@ -38,6 +54,8 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     shares = (
         f"Share of each weighted loss in their sum, mean over probes: {shares}." if shares else "No loss was trained."
     )
+    hidden = provenance.get("hidden_pooler")
+    loading = f"**{hidden}:**\n\n{LOADING_HIDDEN_POOLER}" if hidden else LOADING
     done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
     done = done if provenance["loss_shares"] else "no training"
     return f"""---
@@ -49,13 +67,7 @@ tags: [poolwise, fill-mask, feature-extraction]
 `{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
 `{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
 {leak_in_words(provenance)}{warning}
-```python
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModel.from_pretrained("FOLDER")  # no missing key: the pooler is in the file
-vector = model(**tokenizer("a text", return_tensors="pt")).pooler_output
-```
+{loading}
 
 | part | weights came from | losses that reached it | mean gradient norm | distance moved (L2) |
 |---|---|---|---|---|

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 
 TEXTS = 1000
 """Dev texts measured, at most: more than any vector of BERT base is wide, so that N does not bound the rank."""
@@ -77,9 +77,7 @@ def saturated_share(vectors: Float[Tensor, "N D"]) -> float:
     return float((vectors.abs() > SATURATED).double().mean())
 
 
-def pooler_geometry(
-    model: BertForMaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]
-) -> dict[str, float]:
+def pooler_geometry(model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]) -> dict[str, float]:
     """The measures of this module, of the pooler's outputs on dev texts, in eval mode.
 
     At most `TEXTS` texts are read unmasked, and at most `ALIGNED_TEXTS` twice masked: by the masks that dev has in
@@ -134,7 +132,7 @@ def _batches(dev: Dataset[Batch], examples: Int64[ndarray, " E"], epoch: int) ->
     return [dev[[(epoch, int(example)) for example in chunk]] for chunk in chunks]
 
 
-def _outputs(model: BertForMaskedLMWithPooler, batch: Batch, ids: str) -> Float[Tensor, "B D"]:
+def _outputs(model: MaskedLMWithPooler, batch: Batch, ids: str) -> Float[Tensor, "B D"]:
     where = model.device
-    output: Tensor = model.bert(batch[ids].to(where), batch["attention_mask"].to(where)).pooler_output
-    return output.float().cpu()
+    vectors = model.sentence_vectors(batch[ids].to(where), batch["attention_mask"].to(where))
+    return vectors.float().cpu()

@@ -12,22 +12,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
-from transformers import BertModel
+from transformers import PreTrainedConfig
 
 from poolwise.app import leave, quieten
-from poolwise.encoder import (
-    POOLER_KEYS,
+from poolwise.checkpoints import (
     PROVENANCE_FILE,
     TOKENIZER_FILES,
-    UNREAD_KEYS,
     WEIGHTS_FILE,
     check_family,
     check_folder,
-    never_trained,
     provenance_of,
     read_json,
     tensor_shapes,
 )
+from poolwise.encoder import never_trained
+from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
 from poolwise.words import some
@@ -55,10 +54,10 @@ class Inspection:
 
     Attributes:
         folder: where it lies.
-        config: its `config.json`.
+        config: its config.
         files: the safetensors files that hold its weights.
         status: of the pooler, a key of `STATUS_IN_WORDS`.
-        missing, unexpected: keys, as `BertModel` with a pooler loads it; heads of tasks are not unexpected.
+        missing, unexpected: keys, as the family's body with a pooler loads it; heads of tasks are not unexpected.
         heads: keys of heads of tasks.
         difference: the largest one of a unit of `pooler_output` between two loads, on the same text.
         states_difference: the same of `last_hidden_state`.
@@ -66,7 +65,7 @@ class Inspection:
     """
 
     folder: Path
-    config: dict[str, Any]
+    config: PreTrainedConfig
     files: list[Path]
     status: str
     missing: set[str]
@@ -84,7 +83,7 @@ class Inspection:
 def main() -> None:
     """Print the card; exit with 1 where the representation that is meant needs what is missing, 2 at a mistake."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a BERT checkpoint in safetensors")
+    parser.add_argument("folder", type=Path, help="a checkpoint in safetensors")
     parser.add_argument(
         "--repr",
         choices=sorted(REPRESENTATIONS),
@@ -105,7 +104,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     """Read a checkpoint, and load it twice without a seed.
 
     Raises:
-        UserError: there is no such folder, config or safetensors file, it is broken, or the model is no BERT.
+        UserError: there is no such folder, config or safetensors file, it is broken, or the family is not supported.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -118,10 +117,10 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     provenance = provenance if provenance.get("pooler_status") in STATUS_IN_WORDS else {}
     outputs = [_outputs(model) for model in (first, second)]
     beside = set(info["unexpected_keys"])
-    heads = {key for key in beside if UNREAD_KEYS.search(key)}
+    heads = {key for key in beside if family_of(first.config).is_unread(key)}
     return Inspection(
         folder=folder,
-        config=read_json(folder / "config.json"),
+        config=first.config,
         files=files,
         status=_status(first, has_pooler, provenance),
         missing=set(info["missing_keys"]),
@@ -137,7 +136,7 @@ def weights_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: one, or the pieces that its index names.
 
     Raises:
-        UserError: there is none, a piece is missing, or the model is no BERT.
+        UserError: there is none, a piece is missing, or the family is not supported.
     """
     if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
         check_folder(folder)
@@ -151,9 +150,9 @@ def weights_files(folder: Path) -> list[Path]:
     return pieces
 
 
-def _load(folder: Path) -> tuple[BertModel, dict[str, Any]]:
+def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
     try:
-        model, info = BertModel.from_pretrained(
+        model, info = body_with_pooler(check_family(str(folder))).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
@@ -161,13 +160,14 @@ def _load(folder: Path) -> tuple[BertModel, dict[str, Any]]:
     return model.eval(), info
 
 
-def _outputs(model: BertModel) -> Any:
-    ids = torch.arange(min(FIXED_TEXT, model.config.vocab_size, model.config.max_position_embeddings))
+def _outputs(model: Any) -> Any:
+    positions = family_of(model.config).longest_text(model.config)
+    ids = torch.arange(min(FIXED_TEXT, model.config.vocab_size, positions))
     with torch.inference_mode():
         return model(ids.unsqueeze(0), torch.ones_like(ids).unsqueeze(0))
 
 
-def _status(model: BertModel, has_pooler: bool, provenance: dict[str, Any]) -> str:
+def _status(model: Any, has_pooler: bool, provenance: dict[str, Any]) -> str:
     if not has_pooler:
         return "missing"
     if provenance:
@@ -189,11 +189,11 @@ def show(found: Inspection) -> None:
 def rows_of(found: Inspection) -> dict[str, str]:
     """The card: names and what is to be said."""
     config = found.config
-    size = f"{config.get('num_hidden_layers')} layers, {config.get('hidden_size')} wide"
+    size = f"{config.num_hidden_layers} layers, {config.hidden_size} wide"
     weights = found.files[0].name if len(found.files) == 1 else f"{len(found.files)} files of {INDEX_FILE}"
     rows = {
         "folder": str(found.folder),
-        "encoder": f"bert, {size}, {weights}",
+        "encoder": f"{config.model_type}, {size}, {weights}",
         "pooler": f"{found.status}: {STATUS_IN_WORDS[found.status]}",
         "pooler_output": _in_words(found.difference),
         "hidden states": _in_words(found.states_difference),
@@ -203,6 +203,10 @@ def rows_of(found: Inspection) -> dict[str, str]:
     }
     if not any((found.folder / name).is_file() for name in TOKENIZER_FILES):
         rows["tokenizer"] = "none: neither stage can use this folder"
+    family = family_of(config)
+    if not family.has_pooler:
+        added = f"{family.name} has no pooler of its own; AutoModel will not see the one that stage 1 adds"
+        rows["AutoModel"] = added if found.status == "missing" else family.hidden_pooler
     rows |= _provenance_rows(found.provenance)
     if found.status in UNTRAINED:
         rows["to train it"] = (

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from poolwise import encoder
+from poolwise import checkpoints, encoder
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import power_in_words
@@ -132,9 +132,9 @@ def _check_encoder(settings: CommonSettings) -> None:
     if chosen not in ("base", "stage1"):
         if not Path(chosen).is_dir():
             raise UserError(f"encoder={chosen}: no such folder; allowed: stage1, base, or a folder")
-        encoder.check_checkpoint(chosen, refuse_unexpected=True)
+        checkpoints.check_checkpoint(chosen, refuse_unexpected=True)
     elif isinstance(settings.model, PretrainedModel):
-        encoder.check_checkpoint(encoder.locate(settings.model), refuse_unexpected=chosen == "base")
+        checkpoints.check_checkpoint(checkpoints.locate(settings.model), refuse_unexpected=chosen == "base")
 
 
 def _check_trainer(settings: CommonSettings) -> None:
@@ -168,11 +168,11 @@ def _starting_point(model: Any, data: Any) -> StartingPoint:
             key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_", "name"))
         }
         return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
-    path = encoder.locate(model)
-    weights = encoder.weights_file(path)
-    check_length(data.max_length, encoder.longest_text(path))
-    source = f"{model.name}, sha256 {encoder.file_hash(weights)}"
-    return StartingPoint(load_tokenizer(path), path, encoder.fingerprint(path), source)
+    path = checkpoints.locate(model)
+    weights = checkpoints.weights_file(path)
+    check_length(data.max_length, checkpoints.longest_text(path))
+    source = f"{model.name}, sha256 {checkpoints.file_hash(weights)}"
+    return StartingPoint(load_tokenizer(path), path, checkpoints.fingerprint(path), source)
 
 
 def check_length(max_length: int, positions: int) -> None:
@@ -191,6 +191,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # what a broken file raises has no type of its own
         raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
     return tokenizer
@@ -309,6 +311,10 @@ class MLMJob(Job):
 
     def __init__(self, settings: MLMSettings) -> None:
         self.start = starting_point(settings)
+        if self.start.tokenizer.mask_token_id is None:
+            raise UserError(
+                f"{self.start.path}: its tokenizer has no mask token, which masked language modelling needs"
+            )
         self.settings: MLMSettings = settled(settings, self.start)
         settings = self.settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
@@ -430,10 +436,12 @@ class MLMJob(Job):
         assert isinstance(stage, MaskedLanguageModelling)
         asked_for = isinstance(stage.objective, NoObjective)
         warning = pooler_warning(stage.proof, wants_training=not asked_for)
+        hidden = stage.model.family.hidden_pooler
         provenance = {
             **stage.proof,
             "warning": warning,
             "objectives": stage.objective.notes(),
+            **({"hidden_pooler": hidden} if hidden else {}),
             **self.identity.flat,
             "key": self.identity.key,
             "condition": self.identity.group,
@@ -444,6 +452,8 @@ class MLMJob(Job):
         encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)
         if warning:
             log.warning("WARNING: %s", warning)
+        if hidden:
+            log.info("%s", hidden)
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
 
 
@@ -456,7 +466,7 @@ def settled(settings: MLMSettings, start: StartingPoint) -> MLMSettings:
     control = settings.control
     if control is not None and control.name == "own_pooler":
         assert start.path is not None
-        check_own_pooler(encoder.weights_file(start.path))
+        check_own_pooler(checkpoints.weights_file(start.path))
     if not isinstance(control, EqualTime):
         return settings
     choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
@@ -467,7 +477,7 @@ def settled(settings: MLMSettings, start: StartingPoint) -> MLMSettings:
 def weights_bytes(settings: CommonSettings, start: "StartingPoint | ChosenEncoder") -> int:
     """About how many bytes a run keeps: its weights, four bytes a parameter, and `MARGIN_BYTES`."""
     if start.path is not None:
-        return encoder.weights_file(start.path).stat().st_size + MARGIN_BYTES
+        return checkpoints.weights_file(start.path).stat().st_size + MARGIN_BYTES
     assert isinstance(settings.model, ScratchModel)
     return encoder.scratch_parameters(settings.model, start.tokenizer) * 4 + MARGIN_BYTES
 
@@ -509,19 +519,19 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
         if not folder.is_dir():
             raise UserError(missing_stage1(settings, folder))
-        encoder.check_checkpoint(str(folder), refuse_unexpected=True)
+        checkpoints.check_checkpoint(str(folder), refuse_unexpected=True)
         label, condition = stage1_label(settings.stage1), identity.group
         flat = {"encoder": "stage1", "objective": label, "stage1_seed": settings.stage1.seed}
     else:
         folder = Path(settings.encoder)
         place = folder.resolve()
         label = place.parent.name if place.name == EXPORT_FOLDER else place.name
-        condition = encoder.condition_of(folder)
-        mark = " (reads labels)" if encoder.reads_labels(folder) else ""
+        condition = checkpoints.condition_of(folder)
+        mark = " (reads labels)" if checkpoints.reads_labels(folder) else ""
         flat = {"encoder": settings.encoder + mark, "objective": None, "stage1_seed": None}
     path = str(folder)
-    fingerprint = encoder.fingerprint(path)
-    check_length(settings.data.max_length, encoder.longest_text(path))
+    fingerprint = checkpoints.fingerprint(path)
+    check_length(settings.data.max_length, checkpoints.longest_text(path))
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat)
 
 
@@ -619,7 +629,7 @@ class SentimentJob(Job):
         kind = representation_class(settings.representation)
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
-            model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).bert
+            model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
             self.pooler_status = "random"
         else:
             model, self.pooler_status = encoder.load_encoder(

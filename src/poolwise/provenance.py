@@ -1,5 +1,6 @@
 """Where each part of a stage-1 model came from, which losses reached it, and how far it moved."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
+from poolwise.families import Family
 from poolwise.geometry import COLLAPSED_BELOW
 
 POOLER = "pooler"
 
 
-def part_of(parameter_name: str) -> str:
+def part_of(parameter_name: str, family: Family) -> str:
     """The part that a parameter belongs to: `embeddings`, `layer.0` and so on, `pooler` or `mlm_head`."""
-    words = parameter_name.split(".")
-    if words[0] == "cls":
+    if family.in_mlm_head(parameter_name):
         return "mlm_head"
-    if words[1] == "encoder":
-        return f"layer.{words[3]}"
-    return words[1]
+    words = parameter_name.split(".")
+    if POOLER in words[:2]:  # in the body, or beside it
+        return POOLER
+    layer = re.search(r"\.layers?\.(\d+)\.", parameter_name)
+    return f"layer.{layer[1]}" if layer else words[1]
 
 
 class ProvenanceTracker:
@@ -29,17 +32,17 @@ class ProvenanceTracker:
     The word embeddings, tied to the MLM head's output layer, are counted under `embeddings`.
     """
 
-    def __init__(self, model: BertForMaskedLMWithPooler, source: str | None, seed: int) -> None:
+    def __init__(self, model: MaskedLMWithPooler, source: str | None, seed: int) -> None:
         """Take the model before its first step.
 
         `source` names the file that the weights came from, with its hash; None for a model from scratch.
         `seed` drew what is fresh.
         """
         self.parts: dict[str, list[nn.Parameter]] = {}
-        missing_parts = {part_of(key) for key in model.loading_info.get("missing_keys", ())}
+        missing_parts = {part_of(key, model.family) for key in model.loading_info.get("missing_keys", ())}
         self._origins: dict[str, str] = {}
         for name, parameter in model.named_parameters():
-            part = part_of(name)
+            part = part_of(name, model.family)
             self.parts.setdefault(part, []).append(parameter)
             fresh = source is None or part in missing_parts
             self._origins[part] = f"fresh (seed {seed})" if fresh else str(source)

@@ -209,7 +209,7 @@ class ScratchModel:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A BERT folder or hub name; `package` is an installed Python package that carries the same model."""
+    """The folder or hub name of an encoder; `package` is an installed Python package that carries the same model."""
 
     source: Literal["pretrained"]
     name: str

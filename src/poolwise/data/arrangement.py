@@ -75,7 +75,7 @@ SWAP_STREAM, CUT_STREAM, PARTNER_STREAM = 1000, 1001, 1002
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts as pairs of segments, as BERT takes them: [CLS] first [SEP] second [SEP].
+    """Texts as pairs of segments, as BERT takes them: [CLS] first [SEP] second [SEP], by the tokenizer's own names.
 
     Attributes:
         token_ids: (B, T), padded.
@@ -106,8 +106,7 @@ class SegmentPairs:
     def __init__(self, texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase) -> None:
         self.texts = texts
         ends_sentence = np.zeros(len(tokenizer), dtype=bool)
-        vocabulary = tokenizer.get_vocab()
-        ends_sentence[[vocabulary[sign] for sign in SENTENCE_ENDS if sign in vocabulary]] = True
+        ends_sentence[sentence_end_ids(tokenizer)] = True
         numbers = np.repeat(np.arange(len(texts)), texts.lengths)
         places = np.arange(len(texts.ids))
         ends = ends_sentence[texts.ids]
@@ -174,6 +173,17 @@ class SegmentPairs:
         present = position < total
         token_ids = np.where(present, self.texts.ids[places], self.texts.pad_id).astype(np.int64)
         return Pairs(token_ids, places, present, (present & (position > size + 1)).astype(np.int64), labels)
+
+
+def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of `SENTENCE_ENDS` that are pieces of their own; byte-level tokenizers have two, with a blank before."""
+    found = set()
+    for sign in SENTENCE_ENDS:
+        for text in (f"a{sign}", f"a {sign}"):
+            last = tokenizer.tokenize(text)[-1]
+            if tokenizer.convert_tokens_to_string([last]).strip() == sign:
+                found.add(int(tokenizer.convert_tokens_to_ids(last)))
+    return sorted(found)
 
 
 Span = tuple[ndarray, ndarray]

@@ -15,6 +15,7 @@ from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.settings import UserError
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,19 @@ SEGMENTER = "jieba"
 def word_starts(texts: TokenisedTexts, tokenizer: PreTrainedTokenizerBase) -> Bool[ndarray, " P"]:
     """Where a word begins: at each piece but WordPiece's continuations (`##`).
 
+    Tokenizers of other kinds mark words in ways of their own, and are refused.
+
     Chinese is written without blanks, and BERT makes a token of each character: words are found by jieba if it is
     installed; else each character is a word, and a notice says so.
+
+    Raises:
+        UserError: the tokenizer is no WordPiece.
     """
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    if kind != "WordPiece":
+        raise UserError(
+            f"pretraining.masking.unit: word and span need a WordPiece tokenizer; this one is {kind}; allowed: token"
+        )
     tokens = np.array(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
     starts: ndarray = ~np.char.startswith(tokens, "##")[texts.ids]
     is_chinese = np.array([len(t) == 1 and "CJK UNIFIED" in unicodedata.name(t, "") for t in tokens.tolist()])

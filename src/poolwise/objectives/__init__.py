@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from poolwise.data.arrangement import agreed
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import Objective, PoolerLoss, Surroundings
 from poolwise.objectives.bow import BagOfWords
 from poolwise.objectives.contrastive import MaskedViews, SimCSE
@@ -46,7 +46,7 @@ class Combined(Objective):
         self.needs = agreed({", ".join(part.weights()): part.needs for part in parts})
 
     def losses(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses of all parts."""
         return {name: loss for part in self._parts() for name, loss in part.losses(pooler_output, batch, model).items()}

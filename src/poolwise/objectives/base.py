@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.settings import NonNegative, OpenShare
 
 WeightSchedule = Literal["constant", "decay", "warmup"]
@@ -33,7 +33,7 @@ class Surroundings:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    config: BertConfig
+    config: PreTrainedConfig
     texts: TokenisedTexts
 
 
@@ -50,7 +50,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def losses(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> dict[str, Float[Tensor, ""]]:
         """Each loss of a batch by its name, unweighted."""
 
@@ -104,7 +104,7 @@ class PoolerLoss(Objective):
 
     @abstractmethod
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """The loss of a batch, a mean over its texts.
 
@@ -112,11 +112,11 @@ class PoolerLoss(Objective):
             pooler_output: (R, H), of the one encoder pass over the masked rows.
             batch: `original_ids` (R, T), the unmasked and truncated texts, padded; `attention_mask` (R, T);
                 and what `needs` asks for.
-            model: for its MLM head (`cls`), embeddings and, in a loss that says so, a further pass.
+            model: for its MLM head, embeddings and, in a loss that says so, a further pass.
         """
 
     def losses(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> dict[str, Float[Tensor, ""]]:
         """The one loss."""
         return {self.name: self(pooler_output, batch, model)}

@@ -1,5 +1,6 @@
 """Bag of words: the pooler's output must tell which word pieces the text holds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,10 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.batching import Batch
 from poolwise.data.tokens import document_frequencies
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import Share
 
@@ -65,12 +67,11 @@ class BagOfWords(PoolerLoss):
             weights[frequencies > largest_document_share * len(texts)] = 0.0
         weights[tokenizer.all_special_ids] = 0.0
         if drop_stop_words:
-            vocabulary = tokenizer.get_vocab()
-            weights[[vocabulary[word] for word in STOP_WORDS if word in vocabulary]] = 0.0
+            weights[whole_word_ids(tokenizer, STOP_WORDS)] = 0.0
         self.register_buffer("piece_weights", weights, persistent=False)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean KL divergence over the texts that hold a word piece to predict; 0 where none does."""
         pieces, first = distinct(batch["original_ids"])
@@ -78,7 +79,7 @@ class BagOfWords(PoolerLoss):
         total = weights.sum(dim=1)
         some = total > 0
         total = torch.where(some, total, torch.ones_like(total))
-        logits = self._vocabulary_logits(pooler_output, model.cls)
+        logits = self._vocabulary_logits(pooler_output, model.mlm_head)
         log_probabilities = functional.log_softmax(logits.float(), dim=-1).gather(1, pieces)
         negative_entropy = torch.xlogy(weights, weights).sum(dim=1) / total - total.log()
         divergence = -(log_probabilities * weights).sum(dim=1) / total + negative_entropy
@@ -91,6 +92,12 @@ class BagOfWords(PoolerLoss):
             frozen = {name: p.detach() for name, p in mlm_head.named_parameters()}
             logits = functional_call(mlm_head, frozen, (pooler_output,))
         return logits
+
+
+def whole_word_ids(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> list[int]:
+    """The ids of those of the words that are one piece; byte-level tokenizers have another one after a blank."""
+    pieces = (tokenizer.tokenize(text) for word in words for text in (word, f" {word}"))
+    return sorted({int(tokenizer.convert_tokens_to_ids(piece[0])) for piece in pieces if len(piece) == 1})
 
 
 def distinct(token_ids: Int[Tensor, "R T"]) -> tuple[Int[Tensor, "R T"], Bool[Tensor, "R T"]]:

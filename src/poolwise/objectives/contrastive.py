@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.encoder import MaskedLMWithPooler, draw_dense
+from poolwise.families import family_of
 from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import NonNegativeCount, Positive
 
@@ -77,7 +78,7 @@ class MaskedViews(Contrast):
     needs = BatchNeeds(arrangement="views")
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """InfoNCE between the copies."""
         return self.contrast(pooler_output)
@@ -102,19 +103,18 @@ class SimCSE(Contrast):
         shared: as in `Contrast` and `PoolerLoss`.
         """
         super().__init__(surroundings, **shared)
-        config = surroundings.config
-        self.same_views = config.hidden_dropout_prob == 0 and config.attention_probs_dropout_prob == 0
+        self.same_views = not any(family_of(surroundings.config).dropout(surroundings.config))
         if self.same_views:
             log.warning(
                 "objective=simcse: the encoder has no dropout (model.dropout), so both views of a text are equal"
             )
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """InfoNCE between two dropout views; in evaluation there is no dropout, and views are equal."""
         token_ids, attention_mask = (torch.cat([batch[key]] * 2) for key in ("original_ids", "attention_mask"))
-        return self.contrast(model.bert(token_ids, attention_mask=attention_mask).pooler_output)
+        return self.contrast(model.sentence_vectors(token_ids, attention_mask))
 
     def own_notes(self) -> dict[str, Any]:
         """Whether the two views could differ."""

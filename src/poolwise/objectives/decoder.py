@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense, masked_lm_loss
+from poolwise.encoder import MaskedLMWithPooler, draw_dense, masked_lm_loss
+from poolwise.families import family_of
 from poolwise.objectives.base import PoolerLoss, Surroundings
-from poolwise.settings import OpenShare
+from poolwise.settings import OpenShare, UserError
+
+DISTILBERT_EPSILON = 1e-12
+"""Of its layer norms: fixed in its code, and in no config."""
 
 
 class WeakDecoder(PoolerLoss):
@@ -32,27 +36,36 @@ class WeakDecoder(PoolerLoss):
         surroundings: the encoder's sizes, which the decoder's layer has too.
         mask_probability: share of word pieces masked in the decoder's copy (RetroMAE: 0.5 to 0.7).
         shared: as in `PoolerLoss`.
+
+        Raises:
+            UserError: the encoder has no position embeddings.
         """
         super().__init__(surroundings, **shared)
         self.needs = BatchNeeds(second_mask=mask_probability)
         config = surroundings.config
+        family = family_of(config)
+        if not family.has_position_embeddings:
+            raise UserError(
+                f"objective=decoder reads word order from position embeddings, and {family.name} has none; "
+                "objective=bow asks the same without order"
+            )
         self.layer = nn.TransformerEncoderLayer(
             config.hidden_size,
             config.num_attention_heads,
-            config.intermediate_size,
-            dropout=config.hidden_dropout_prob,
+            getattr(config, family.feed_forward_size),
+            dropout=family.dropout(config)[0],
             activation="gelu",
-            layer_norm_eps=config.layer_norm_eps,
+            layer_norm_eps=getattr(config, "layer_norm_eps", DISTILBERT_EPSILON),
             batch_first=True,
         )
         draw_dense(self.layer, config.initializer_range)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Cross entropy at the masked positions of the second masking; 0 where there is none."""
-        embedded = model.bert.embeddings(batch["second_ids"], token_type_ids=batch.get("token_type_ids"))
+        embedded = model.token_embeddings(batch["second_ids"], batch.get("token_type_ids"))
         states = torch.cat([pooler_output.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
         decoded = self.layer(states, src_key_padding_mask=batch["attention_mask"] == 0)
         masked = batch["second_labels"] != IGNORED_LABEL
-        return masked_lm_loss(model.cls(decoded[masked]), batch["second_labels"][masked])
+        return masked_lm_loss(model.mlm_logits(decoded[masked]), batch["second_labels"][masked])

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import PoolerLoss, Surroundings
 
 
@@ -17,7 +17,7 @@ class NoObjective(PoolerLoss):
         super().__init__(surroundings, weight=0.0, weight_schedule="constant", schedule_share=0.5)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Zero, without a gradient."""
         return pooler_output.new_zeros(())

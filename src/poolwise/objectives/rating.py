@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.encoder import MaskedLMWithPooler, draw_dense
 from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
 
 
@@ -35,7 +35,7 @@ class Rating(PoolerLoss):
         draw_dense(self.head, surroundings.config.initializer_range)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean cross entropy in nats over the texts whose rating is known; 0 where none is."""
         return mean_over_known(self.head(pooler_output), batch["ratings"])

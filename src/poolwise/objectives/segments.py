@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs
 from poolwise.data.batching import Batch
-from poolwise.encoder import BertForMaskedLMWithPooler, draw_dense
+from poolwise.encoder import MaskedLMWithPooler, draw_dense
 from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
 from poolwise.settings import UserError
 
@@ -51,7 +51,7 @@ class SegmentPairLoss(PoolerLoss):
         draw_dense(self.head, surroundings.config.initializer_range)
 
     def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: BertForMaskedLMWithPooler
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """Mean over the texts that were split; 0 where none was."""
         return mean_over_known(self.head(pooler_output), batch["pair_labels"])

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from poolwise.data.batching import Batch
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.geometry import pooler_geometry
 from poolwise.objectives.base import Objective
 from poolwise.provenance import ProvenanceTracker, pooler_figures
@@ -25,7 +25,7 @@ loss, so with two losses about as long as 11 steps in all. (A backward pass take
 
 
 class MaskedLanguageModelling(Stage):
-    """Trains `BertForMaskedLMWithPooler` with the MLM loss plus a pooler objective.
+    """Trains `MaskedLMWithPooler` with the MLM loss plus a pooler objective.
 
     Attributes:
         proof: after training, `ProvenanceTracker.summary`.
@@ -33,7 +33,7 @@ class MaskedLanguageModelling(Stage):
 
     def __init__(
         self,
-        model: BertForMaskedLMWithPooler,
+        model: MaskedLMWithPooler,
         objective: Objective,
         provenance: ProvenanceTracker,
         optimisation: Optimisation,

@@ -12,21 +12,21 @@ from torch.utils.data import Dataset
 
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import MaskedLMWithPooler
 from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
 
 BATCH = 64
 
 
 class PoolerTraining(MaskedLanguageModelling):
-    """Trains the pooler of a frozen `BertForMaskedLMWithPooler` by the objective alone, on batches with `cls_states`.
+    """Trains the pooler of a frozen `MaskedLMWithPooler` by the objective alone, on batches with `cls_states`.
 
     What is measured and noted is as in `MaskedLanguageModelling`, less the figures of MLM.
     """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The objective's losses, unweighted, from `cls_states` (B, H) and what else it reads of the batch."""
-        return self.objective.losses(self.model.bert.pooler(batch["cls_states"].unsqueeze(1)), batch, self.model)
+        return self.objective.losses(self.model.pooling_layer(batch["cls_states"].unsqueeze(1)), batch, self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -58,7 +58,7 @@ class BatchesWithStates(Dataset[Batch]):
         return {**self.batches[requests], "cls_states": self.states[examples]}
 
 
-def cls_states(model: BertForMaskedLMWithPooler, texts: TokenisedTexts, device: str) -> Float[Tensor, "N H"]:
+def cls_states(model: MaskedLMWithPooler, texts: TokenisedTexts, device: str) -> Float[Tensor, "N H"]:
     """The last layer's state of token 0 of each unmasked text, in fp32, without dropout, computed on `device`.
 
     The model is left on `device`, in the mode that it was in.
@@ -71,7 +71,7 @@ def cls_states(model: BertForMaskedLMWithPooler, texts: TokenisedTexts, device: 
             examples = np.array([example for _, example in requests])
             ids, present = texts.padded(examples)
             mask = torch.from_numpy(present.astype(np.int64)).to(device)
-            body = model.bert(torch.from_numpy(ids).to(device), attention_mask=mask)
+            body = model.body(torch.from_numpy(ids).to(device), attention_mask=mask)
             states[torch.from_numpy(examples)] = body.last_hidden_state[:, 0].float().cpu()
     model.train(was_training)
     return states

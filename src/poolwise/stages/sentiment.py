@@ -16,7 +16,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
 )
-from transformers import BertModel
+from transformers import PreTrainedModel
 
 from poolwise.data.batching import Batch
 from poolwise.representations import Representation
@@ -27,9 +27,9 @@ from poolwise.stages.stage import Stage
 class SentimentClassifier(nn.Module):
     """Encoder, representation, dropout and a linear head."""
 
-    def __init__(self, encoder: BertModel, representation: Representation, classes: int, dropout: float) -> None:
+    def __init__(self, encoder: PreTrainedModel, representation: Representation, classes: int, dropout: float) -> None:
         """Args:
-        encoder: its pooler moves here if the representation uses it, and is dropped if not.
+        encoder: a body with a `pooler`, which moves here if the representation uses it, and is dropped if not.
         representation: maps hidden states to vectors (B, D).
         classes: C.
         dropout: the probability that a unit of the vector is dropped in training.

@@ -1,0 +1,234 @@
+"""What lies on disk: whether it is a whole checkpoint, of which family, what is noted of it, its fingerprint."""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from httpx import HTTPError
+from huggingface_hub import constants
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_named
+from poolwise.machine import stay_offline_without_hub
+from poolwise.settings import PretrainedModel, UserError
+from poolwise.words import first_line, some
+
+WEIGHTS_FILE = "model.safetensors"
+PROVENANCE_FILE = "provenance.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+
+
+def provenance_of(folder: Path) -> dict[str, Any]:
+    """What stage 1 noted of an export; empty where there is no note, or one of another program."""
+    file = folder / PROVENANCE_FILE
+    noted = read_json(file) if file.is_file() else {}
+    return noted if "pooler_status" in noted else {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The names and values of a JSON file.
+
+    Raises:
+        UserError: there is no such file, it is no JSON, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} cannot be read (it holds no names and values)")
+    return content
+
+
+def locate(model: PretrainedModel) -> str:
+    """The folder inside the installed package that carries the model, if there is one; else `model.path`."""
+    spec = importlib.util.find_spec(model.package) if model.package else None
+    if spec is not None and spec.origin is not None:
+        for config in sorted(Path(spec.origin).parent.rglob("config.json")):
+            if (config.parent / WEIGHTS_FILE).is_file():
+                return str(config.parent)
+    return model.path
+
+
+def check_checkpoint(path: str, refuse_unexpected: bool) -> None:
+    """See that a folder or hub name holds a whole encoder in safetensors; no weights are read.
+
+    Args:
+        path: folder or hub name.
+        refuse_unexpected: as stage 2 does, see `load_encoder`.
+
+    Raises:
+        UserError: something is missing, broken, or does not fit the config.
+    """
+    folder = Path(path)
+    if folder.exists():
+        check_folder(folder)
+    else:
+        stay_offline_without_hub()
+    _check_tensors(path, check_family(path), refuse_unexpected)
+    if folder.exists() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
+
+
+def _check_tensors(path: str, family: Family, refuse_unexpected: bool) -> None:
+    """Raise a UserError unless the tensors in the file are those that the config asks for, pooler and heads aside."""
+    found = {_name_in_body(name, family): shape for name, shape in tensor_shapes(weights_file(path)).items()}
+    config = _config(path)
+    # A config that asks for more layers than there are tensors lacks some in any case.
+    config.num_hidden_layers = min(config.num_hidden_layers, len(found))
+    try:
+        with torch.device("meta"):
+            expected = {
+                key: list(tensor.shape) for key, tensor in body_with_pooler(family)(config).state_dict().items()
+            }
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{path}: no {family.name} can be built from its config.json ({first_line(error)})") from error
+    missing = expected.keys() - found.keys() - POOLER_KEYS
+    unexpected = {key for key in found.keys() - expected.keys() if not family.is_unread(key)}
+    if missing or (refuse_unexpected and unexpected):
+        raise UserError(
+            f"{path}: {WEIGHTS_FILE} does not fit config.json; missing: {some(sorted(missing)) or 'none'}; "
+            f"unexpected: {some(sorted(unexpected)) or 'none'}"
+        )
+    misfits = [key for key in expected if found.get(key, expected[key]) != expected[key]]
+    if misfits:
+        key = misfits[0]
+        raise UserError(
+            f"{path}: {WEIGHTS_FILE} does not fit config.json: {key} has shape {found[key]}, and the config asks for "
+            f"{expected[key]}" + (f"; {len(misfits) - 1} more do not fit" if len(misfits) > 1 else "")
+        )
+
+
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Names and shapes of the tensors in a safetensors file; reads its header only.
+
+    Raises:
+        UserError: the file is broken or truncated.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no whole safetensors file ({error})") from error
+
+
+def _name_in_body(name: str, family: Family) -> str:
+    """A tensor's name as the body has it.
+
+    Checkpoints of 2019, such as `google-bert/bert-base-uncased`, name layer norms as TensorFlow did.
+    """
+    name = name.removeprefix(family.prefix)
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def check_family(path: str) -> Family:
+    """The family of the encoder in a folder or hub name, as its config says.
+
+    Raises:
+        UserError: there is no config, or the family is not supported; the message lists those that are.
+    """
+    return family_named(_kind_of(path), path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a UserError unless a folder has a config and weights in safetensors."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; an encoder is a folder with config.json and {WEIGHTS_FILE}")
+    names = {file.name for file in folder.iterdir()}
+    if "config.json" not in names:
+        raise UserError(f"{folder} is no encoder: it has no config.json (it has {some(sorted(names)) or 'nothing'})")
+    if WEIGHTS_FILE in names:
+        return
+    pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
+    if pickles:
+        raise UserError(
+            f"{folder} has its weights in {some(pickles)}, a pickle, which can run code when it is read; "
+            f"save it as {WEIGHTS_FILE}: model.save_pretrained(FOLDER) does so"
+        )
+    raise UserError(f"{folder} is no encoder: it has no {WEIGHTS_FILE}")
+
+
+def _kind_of(path: str) -> str:
+    """The `model_type` of a checkpoint's config, such as `bert`.
+
+    Raises:
+        UserError: there is no config, or it cannot be had.
+    """
+    try:
+        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
+    except (OSError, ValueError, HTTPError) as error:
+        raise UserError(_not_to_be_had(path, error)) from error
+    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
+
+
+def _not_to_be_had(path: str, error: Exception) -> str:
+    if Path(path).exists():
+        return f"{path} holds no config.json and {WEIGHTS_FILE} that could be read ({first_line(error)})"
+    offline = constants.HF_HUB_OFFLINE
+    reason = "does not answer or is switched off" if offline else f"does not give it ({first_line(error)})"
+    return (
+        f"{path} is not on this disk, and the hub ({constants.ENDPOINT}) {reason}. "
+        "Use a folder that you have (model=FOLDER), model=minilm or model=tiny, which need no network, or fetch it "
+        f"where there is one: hf download {path}"
+    )
+
+
+def weights_file(path: str) -> Path:
+    """The safetensors file of a folder or hub name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        file = cached_file(path, WEIGHTS_FILE)
+    except (OSError, ValueError, HTTPError) as error:
+        raise UserError(_not_to_be_had(path, error)) from error
+    return Path(str(file))
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 over what a checkpoint computes: its weights and its config (sizes, dropout)."""
+    config = _config(path).to_dict()
+    for changing in ("transformers_version", "_name_or_path", "architectures", "dtype"):
+        config.pop(changing, None)
+    material = [file_hash(weights_file(path)), config]
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+
+
+def _config(path: str) -> PreTrainedConfig:
+    family = check_family(path)
+    try:
+        config: PreTrainedConfig = family.masked_lm.config_class.from_pretrained(path)
+    except (OSError, ValueError, TypeError, HTTPError, StrictDataclassError) as error:
+        raise UserError(_not_to_be_had(path, error)) from error
+    return config
+
+
+def condition_of(folder: Path) -> str | None:
+    """The condition of the stage-1 run that exported this folder; None for a folder of other origin."""
+    condition = provenance_of(folder).get("condition")
+    return None if condition is None else str(condition)
+
+
+def reads_labels(folder: Path) -> bool:
+    """Whether stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says."""
+    return any(notes["reads_labels"] for notes in provenance_of(folder).get("objectives", {}).values())
+
+
+def longest_text(path: str) -> int:
+    """How many positions a checkpoint has for tokens, special ones counted."""
+    return check_family(path).longest_text(_config(path))
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

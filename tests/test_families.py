@@ -1,0 +1,432 @@
+"""Every family with tiny random members: against its own model for MLM, round trip, both stages, the card."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    DistilBertTokenizer,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
+
+from helpers import BOW, MASKING, SMALL_RUN, TEXTS, objective_settings
+from poolwise import inspect
+from poolwise.checkpoints import check_checkpoint, longest_text
+from poolwise.data.arrangement import SegmentPairs, sentence_end_ids
+from poolwise.data.batching import MaskedBatches
+from poolwise.data.segmentation import word_starts
+from poolwise.data.tokens import tokenise, train_wordpiece
+from poolwise.encoder import (
+    MaskedLMWithPooler,
+    export,
+    freeze_all_but_pooler,
+    load_encoder,
+    load_for_pretraining,
+    model_class,
+)
+from poolwise.families import FAMILIES, POOLER_KEYS
+from poolwise.objectives import build_objective
+from poolwise.objectives.base import Surroundings
+from poolwise.objectives.bow import whole_word_ids
+from poolwise.provenance import ProvenanceTracker, part_of
+from poolwise.settings import UserError
+
+HIDDEN = ("distilbert", "modernbert")
+"""The families whose bodies have no pooler."""
+EACH = pytest.mark.parametrize("kind", FAMILIES)
+
+Sizes = dict[str, Any]
+STANDARD: Sizes = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 66,
+}
+ROBERTA: Sizes = {**STANDARD, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+SIZES: dict[str, Sizes] = {
+    "bert": STANDARD,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 66},
+    "modernbert": {**STANDARD, "local_attention": 8},
+}
+
+
+def byte_level() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(TEXTS, 320, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False)
+    description = json.loads(trained._tokenizer.to_str())["model"]
+    vocabulary = description["vocab"]
+    return {**vocabulary, "<mask>": len(vocabulary)}, [tuple(merge) for merge in description["merges"]]
+
+
+def roberta_tokenizer() -> PreTrainedTokenizerBase:
+    vocabulary, merges = byte_level()
+    return RobertaTokenizer(vocab=vocabulary, merges=merges)
+
+
+def xlm_roberta_tokenizer() -> PreTrainedTokenizerBase:
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    trained.train_from_iterator(TEXTS, trainer)
+    pieces = [tuple(piece) for piece in json.loads(trained.to_str())["model"]["vocab"]]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("▁is", -1.0), ("<mask>", 0.0)])
+
+
+def modernbert_tokenizer() -> PreTrainedTokenizerBase:
+    trained = Tokenizer(models.BPE(unk_token="[UNK]"))
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
+    trained.decoder = decoders.ByteLevel()
+    trained.post_processor = TemplateProcessing("[CLS] $0 [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), specials, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=trained, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+def wordpiece() -> PreTrainedTokenizerBase:
+    return train_wordpiece(Dataset.from_dict({"text": TEXTS}), 200, 32)
+
+
+TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
+    "bert": wordpiece,
+    "roberta": roberta_tokenizer,
+    "xlm-roberta": xlm_roberta_tokenizer,
+    "distilbert": lambda: DistilBertTokenizer(vocab=wordpiece().get_vocab()),
+    "modernbert": modernbert_tokenizer,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> dict[str, PreTrainedTokenizerBase]:
+    return {kind: make() for kind, make in TOKENIZERS.items()}
+
+
+@pytest.fixture
+def own_tokenizer(kind: str, tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    return tokenizers[kind]
+
+
+@pytest.fixture
+def own_config(kind: str, own_tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    special = {f"{name}_token_id": getattr(own_tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+    return FAMILIES[kind].masked_lm.config_class(**{"vocab_size": len(own_tokenizer), **special, **SIZES[kind]})
+
+
+@pytest.fixture
+def own_model(kind: str, own_config: PreTrainedConfig) -> MaskedLMWithPooler:
+    torch.manual_seed(0)
+    model = model_class(FAMILIES[kind])(own_config).eval()
+    torch.nn.init.normal_(model.pooling_layer.dense.bias)
+    return model
+
+
+@pytest.fixture
+def own_batch(own_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> dict[str, Any]:
+    texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path / "cache")
+    return dict(MaskedBatches(texts, own_tokenizer, MASKING, 1)[[(0, n) for n in range(len(texts))]])
+
+
+@pytest.fixture
+def own_export(own_model, own_tokenizer, tmp_path: Path) -> Path:
+    provenance = {"pooler_status": "trained", "parts": {}}
+    export(own_model, own_tokenizer, provenance, "# card", tmp_path / "export")
+    return tmp_path / "export"
+
+
+def test_the_table_knows_which_bodies_have_a_pooler():
+    assert {kind for kind, family in FAMILIES.items() if not family.has_pooler} == set(HIDDEN)
+
+
+@EACH
+def test_logits_and_loss_are_the_familys_own(kind, own_config, own_batch, tmp_path):
+    torch.manual_seed(1)
+    reference = FAMILIES[kind].masked_lm(own_config).eval()
+    reference.save_pretrained(tmp_path)
+    ours = model_class(FAMILIES[kind]).from_pretrained(tmp_path).eval()
+    assert ours.loading_info["missing_keys"] == FAMILIES[kind].pooler_keys
+    ids, mask, labels = (own_batch[key] for key in ("input_ids", "attention_mask", "labels"))
+    expected = reference(ids, mask, labels=labels)
+    masked = ours(ids, mask, labels=labels, masked_only=True)
+    chosen = labels != -100
+    torch.testing.assert_close(masked.logits, expected.logits[chosen])
+    torch.testing.assert_close(masked.loss, expected.loss)
+    everywhere = ours(ids, mask, labels=labels)
+    torch.testing.assert_close(everywhere.logits[mask == 1], expected.logits[mask == 1])
+    torch.testing.assert_close(everywhere.loss, expected.loss)
+    torch.testing.assert_close(ours.mlm_logits(masked.last_hidden_state)[chosen], masked.logits)
+    torch.testing.assert_close(ours.mlm_head(masked.last_hidden_state)[chosen], masked.logits)
+
+
+@EACH
+def test_a_text_has_the_same_vectors_alone_and_padded(own_model, own_batch):
+    ids, mask = own_batch["original_ids"], own_batch["attention_mask"]
+    together = own_model.sentence_vectors(ids, mask)
+    dense = own_model.pooling_layer.dense
+    for row in range(len(ids)):
+        length = int(mask[row].sum())
+        alone = own_model(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(alone.pooler_output[0], together[row], atol=1e-5, rtol=1e-4)
+        by_hand = torch.tanh(dense.weight @ alone.last_hidden_state[0, 0] + dense.bias)
+        torch.testing.assert_close(alone.pooler_output[0], by_hand, atol=1e-5, rtol=1e-4)
+
+
+@EACH
+def test_the_export_loads_bit_for_bit(kind, own_model, own_export, own_batch):
+    family = FAMILIES[kind]
+    check_checkpoint(str(own_export), refuse_unexpected=True)
+    again = load_for_pretraining(str(own_export), "keep", 5)
+    assert again.pooler_origin == "kept"
+    assert not again.loading_info["missing_keys"] | again.loading_info["unexpected_keys"]
+    for name, tensor in own_model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    body, status = load_encoder(str(own_export))
+    assert status == "trained"
+    for name, tensor in own_model.body.state_dict().items():
+        assert torch.equal(tensor, body.state_dict()[name]), name
+    assert torch.equal(body.pooler.dense.weight, load_file(own_export / "model.safetensors")[max(family.pooler_keys)])
+    found = body.eval()(own_batch["original_ids"], own_batch["attention_mask"]).pooler_output
+    assert torch.equal(found, own_model.sentence_vectors(own_batch["original_ids"], own_batch["attention_mask"]))
+    assert json.loads((own_export / "config.json").read_text())["architectures"] == [family.masked_lm.__name__]
+
+
+@EACH
+def test_what_auto_model_sees(kind, own_model, own_export, own_batch):
+    ids, mask = own_batch["original_ids"], own_batch["attention_mask"]
+    model, info = AutoModel.from_pretrained(own_export, output_loading_info=True)
+    assert not info["missing_keys"]
+    torch.testing.assert_close(model(ids, mask).last_hidden_state, own_model(ids, mask).last_hidden_state)
+    beside = {key for key in info["unexpected_keys"] if not FAMILIES[kind].in_mlm_head(key)}
+    if kind in HIDDEN:
+        assert beside == POOLER_KEYS
+        assert not hasattr(model, "pooler")
+    else:
+        assert not beside
+        torch.testing.assert_close(model(ids, mask).pooler_output, own_model.sentence_vectors(ids, mask))
+
+
+@EACH
+def test_a_missing_pooler(kind, own_config, own_tokenizer, tmp_path):
+    FAMILIES[kind].masked_lm(own_config).save_pretrained(tmp_path)
+    own_tokenizer.save_pretrained(tmp_path)
+    check_checkpoint(str(tmp_path), refuse_unexpected=True)
+    with pytest.raises(UserError, match=r"missing: pooler\.dense\.bias, pooler\.dense\.weight"):
+        load_encoder(str(tmp_path), 1)
+    first, second, third = (load_encoder(str(tmp_path), seed, pooler_required=False) for seed in (1, 1, 2))
+    assert first[1] == "random"
+    assert torch.equal(first[0].pooler.dense.weight, second[0].pooler.dense.weight)
+    assert not torch.equal(first[0].pooler.dense.weight, third[0].pooler.dense.weight)
+
+
+@EACH
+def test_a_missing_mlm_head_is_drawn(kind, own_config, tmp_path):
+    FAMILIES[kind].body(own_config).save_pretrained(tmp_path)
+    model = load_for_pretraining(str(tmp_path), "keep", 1)
+    head = model.get_output_embeddings()
+    assert head.weight is model.get_input_embeddings().weight
+    assert all(
+        FAMILIES[kind].in_mlm_head(key) for key in model.loading_info["missing_keys"] - FAMILIES[kind].pooler_keys
+    )
+
+
+@EACH
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_pooler_alone_is_trained(kind, whole, own_config, tmp_path):
+    """Where the MLM head was drawn fresh, its own layers are trained along."""
+    family = FAMILIES[kind]
+    (family.masked_lm if whole else family.body)(own_config).save_pretrained(tmp_path)
+    model = load_for_pretraining(str(tmp_path), "keep", 1)
+    freeze_all_but_pooler(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    head = {name for name, _ in model.named_parameters() if family.in_mlm_head(name)}
+    assert len(head) >= 3
+    assert trained == family.pooler_keys | (set() if whole else head)
+
+
+@EACH
+@pytest.mark.parametrize("objective", ["bow", "decoder", "simcse", "sop", "nsp"])
+def test_gradients_reach_the_pooler(kind, objective, own_config, own_model, own_tokenizer, tmp_path):
+    rows = [text for text in TEXTS if len(text) > 30]
+    texts = tokenise(Dataset.from_dict({"text": [f"{text} {text}" for text in rows]}), own_tokenizer, 60, tmp_path)
+    surroundings = Surroundings(own_tokenizer, own_config, texts)
+    if (kind, objective) == ("modernbert", "decoder"):
+        with pytest.raises(UserError, match="position embeddings, and ModernBERT has none"):
+            build_objective(objective_settings(objective), surroundings, seed=1)
+        return
+    built = build_objective(objective_settings(objective), surroundings, seed=1)
+    batch = MaskedBatches(texts, own_tokenizer, MASKING, 1, built.needs)[[(0, n) for n in range(len(texts))]]
+    output = own_model.train()(batch["input_ids"], batch["attention_mask"], token_type_ids=batch.get("token_type_ids"))
+    built.losses(output.pooler_output, batch, own_model)[objective].backward()
+    assert own_model.pooling_layer.dense.weight.grad.abs().sum() > 0
+    assert own_model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+@EACH
+def test_bow_with_a_fixed_head_leaves_it_alone(kind, own_config, own_model, own_tokenizer, own_batch, tmp_path):
+    texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path / "cache")
+    surroundings = Surroundings(own_tokenizer, own_config, texts)
+    vectors = own_model.sentence_vectors(own_batch["original_ids"], own_batch["attention_mask"]).detach()
+    losses = []
+    for trained in (True, False):
+        own_model.zero_grad()
+        leaf = vectors.clone().requires_grad_()
+        loss = build_objective({**BOW, "train_mlm_head": trained}, surroundings, 1)(leaf, own_batch, own_model)
+        loss.backward()
+        losses.append(loss.item())
+        assert leaf.grad.abs().sum() > 0
+        assert (own_model.get_output_embeddings().weight.grad is not None) == trained
+    assert losses[0] == losses[1]
+
+
+@EACH
+def test_stop_words_are_found_in_each_tokenizer(own_tokenizer):
+    found = own_tokenizer.convert_ids_to_tokens(whole_word_ids(own_tokenizer, ["is", "jellyfish"]))
+    assert set(found) - {own_tokenizer.unk_token} <= {"is", "Ġis", "▁is"}
+    in_a_text = own_tokenizer.tokenize("The kettle is dull.")
+    assert set(found) & set(in_a_text)
+
+
+@EACH
+def test_parts_of_the_provenance(kind, own_model):
+    tracker = ProvenanceTracker(own_model, None, 1)
+    beside = {"final_norm"} if kind == "modernbert" else set()
+    assert set(tracker.parts) == {"embeddings", "layer.0", "layer.1", "pooler", "mlm_head"} | beside
+    assert part_of(max(FAMILIES[kind].pooler_keys), FAMILIES[kind]) == "pooler"
+
+
+@EACH
+def test_masks_fall_on_text_alone(own_tokenizer, own_batch):
+    special = torch.tensor(own_tokenizer.all_special_ids)
+    chosen = own_batch["labels"] != -100
+    assert chosen.any()
+    assert not torch.isin(own_batch["original_ids"][chosen], special).any()
+    assert (own_batch["input_ids"][chosen] == own_tokenizer.mask_token_id).any()
+    padding = own_batch["attention_mask"] == 0
+    assert (own_batch["input_ids"][padding] == own_tokenizer.pad_token_id).all()
+
+
+@EACH
+def test_pairs_stand_between_the_tokenizers_own_separators(own_tokenizer, tmp_path):
+    first, second = "The kettle is dull.", "A lovely film, again."
+    assert sentence_end_ids(own_tokenizer)
+    texts = tokenise(
+        Dataset.from_dict({"text": [f"{first} {second}", f"{first} {second} {second}"]}), own_tokenizer, 60, tmp_path
+    )
+    pairs = SegmentPairs(texts, own_tokenizer).make(np.array([0]), "order", seed=1, epoch=0)
+    ids, separator = pairs.token_ids[0].tolist(), own_tokenizer.sep_token_id
+    assert ids[0] == own_tokenizer.cls_token_id
+    assert ids[-1] == separator
+    assert ids.count(separator) == 2
+    segments = [
+        own_tokenizer.decode(ids[1 : ids.index(separator)]),
+        own_tokenizer.decode(ids[ids.index(separator) + 1 : -1]),
+    ]
+    assert sorted(text.strip().lower().replace(" ", "") for text in segments) == sorted(
+        text.lower().replace(" ", "") for text in (first, second)
+    )
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "modernbert"])
+def test_words_need_wordpiece(own_tokenizer, tmp_path):
+    texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path)
+    with pytest.raises(UserError, match="need a WordPiece tokenizer"):
+        word_starts(texts, own_tokenizer)
+
+
+@EACH
+def test_the_longest_text_fits(kind, own_model, own_config, own_export, own_tokenizer):
+    longest = longest_text(str(own_export))
+    assert longest == (64 if "roberta" in kind else 66)
+    ids = torch.full((1, longest), own_tokenizer.sep_token_id)
+    own_model(ids, torch.ones_like(ids))
+
+
+@EACH
+def test_both_stages_and_the_card(kind, own_config, own_tokenizer, program, monkeypatch, capsys, tmp_path):
+    torch.manual_seed(1)
+    FAMILIES[kind].masked_lm(own_config).save_pretrained(tmp_path / "start")
+    own_tokenizer.save_pretrained(tmp_path / "start")
+    small = [word for word in SMALL_RUN if not word.startswith("model.")]
+    small += [f"model={tmp_path / 'start'}", "data.max_length=32"]
+    stage1 = ["stage=mlm", "pretraining.epochs=1", "pretraining.batch_size=48", "objective=bow"]
+    assert program(*stage1, *small) == 0
+    shown = capsys.readouterr()
+    told = " ".join((shown.out + shown.err).split())
+    (made,) = (tmp_path / "runs" / "mlm").glob("*/export")
+    noted = json.loads((made / "provenance.json").read_text())
+    card = (made / "README.md").read_text()
+    assert noted["pooler_status"] in ("trained", "collapsed")
+    hidden = f"{FAMILIES[kind].name} has no pooler of its own, so AutoModel will not see ours"
+    assert (hidden in told) == (hidden in card) == ("hidden_pooler" in noted) == (kind in HIDDEN)
+    assert ("load_encoder" in card) == (kind in HIDDEN)
+    AutoTokenizer.from_pretrained(made)
+    stage2 = ["stage=sentiment", "stage1.epochs=1", "stage1.batch_size=48", "protocol.epochs=1"]
+    assert program(*stage2, *small, "repr=pooler", "data.train=32") == 0
+    (record,) = (tmp_path / "runs" / "sentiment").glob("*/record.json")
+    assert json.loads(record.read_text())["pooler_status"] == noted["pooler_status"]
+
+    monkeypatch.setenv("COLUMNS", "80")
+    for folder, code in ((made, 0), (tmp_path / "start", 1)):
+        monkeypatch.setattr(sys, "argv", ["inspect", str(folder)])
+        with pytest.raises(SystemExit) as leaving:
+            inspect.main()
+        printed = " ".join(capsys.readouterr().out.split())
+        assert leaving.value.code == code
+        assert f"{kind}, 2 layers, 16 wide" in printed
+        assert ("AutoModel will not see" in printed) == (kind in HIDDEN)
+        assert ("it lies in model.safetensors as pooler.dense.weight" in printed) == (kind in HIDDEN and folder == made)
+
+
+def test_another_family_is_refused_with_the_list(tmp_path):
+    GPT2Model(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    listed = (
+        r"holds a gpt2 model .*supported families: BERT \(bert\), RoBERTa \(roberta\), XLM-RoBERTa \(xlm-roberta\), "
+        r"DistilBERT \(distilbert\), ModernBERT \(modernbert\)"
+    )
+    for read in (
+        lambda: check_checkpoint(str(tmp_path), refuse_unexpected=False),
+        lambda: load_encoder(str(tmp_path)),
+        lambda: load_for_pretraining(str(tmp_path), "keep", 1),
+        lambda: inspect.inspect_checkpoint(tmp_path),
+    ):
+        with pytest.raises(UserError, match=listed):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["roberta"])
+def test_a_tokenizer_without_a_mask_token(own_config, own_tokenizer, program, capsys, tmp_path):
+    FAMILIES["roberta"].masked_lm(own_config).save_pretrained(tmp_path / "start")
+    own_tokenizer.save_pretrained(tmp_path / "start")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = tmp_path / "start" / name
+        if file.is_file():
+            kept = {key: value for key, value in json.loads(file.read_text()).items() if key != "mask_token"}
+            kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+            file.write_text(json.dumps(kept))
+    small = [word for word in SMALL_RUN if not word.startswith("model.")]
+    assert program("stage=mlm", *small, f"model={tmp_path / 'start'}", "data.max_length=32") != 0
+    assert "has no mask token" in " ".join(capsys.readouterr().err.split())
