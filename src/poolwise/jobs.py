@@ -398,7 +398,8 @@ class MLMJob(Job):
         provenance = ProvenanceTracker(model, start.source, settings.seed)
         on_states = self.pooler_only and self.trains
         kind = PoolerTraining if on_states else MaskedLanguageModelling
-        stage = kind(model, objective, provenance, self.optimisation, self.budget)
+        rate = settings.pretraining.pooler_learning_rate
+        stage = kind(model, objective, provenance, self.optimisation, self.budget, rate)
         data = masked_data(
             texts,
             start.tokenizer,

@@ -159,6 +159,8 @@ class Pretraining:
     masking: Masking
     optimisation: Optimisation
     pooler_init: Literal["keep", "fresh"]
+    pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
+    """Of the pooler and of what the objective may hold; null for that of all else."""
     trainable: Literal["all", "pooler"]
     """`pooler`: the encoder stays as it is, bit for bit, and there is no MLM loss; without an objective nothing is
     trained."""

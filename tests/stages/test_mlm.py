@@ -2,7 +2,7 @@ import lightning
 import pytest
 import torch
 
-from helpers import BOW, MASKING, quiet_trainer
+from helpers import BOW, CONSTANT, MASKING, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
 from poolwise.encoder import BertForMaskedLMWithPooler
@@ -29,9 +29,10 @@ class Watcher(lightning.Callback):
         self.pooler_gradients.append(stage.model.bert.pooler.dense.weight.grad)
 
 
-def fit(model, texts, tokenizer, settings, epochs=2):
+def fit(model, texts, tokenizer, settings, epochs=2, rate=None):
     objective = build_objective(settings, Surroundings(tokenizer, model.config, texts), seed=1)
-    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    provenance = ProvenanceTracker(model, None, 1)
+    stage = MaskedLanguageModelling(model, objective, provenance, OPTIMISATION, pooler_learning_rate=rate)
     watcher = Watcher()
     trainer = quiet_trainer(epochs, watcher)
     lightning.seed_everything(1, verbose=False)
@@ -60,6 +61,26 @@ def test_the_pooler_gets_a_gradient_from_the_objective_only(model, texts, tokeni
     # So few steps on a BERT of small weights: all texts still lie on one vector, and that is said.
     assert stage.proof["pooler_geometry"]["mean_cosine"] > 0.999
     assert stage.proof["pooler_status"] == ("collapsed" if trained else "random")
+
+
+def test_pooler_and_decoder_have_a_learning_rate_of_their_own(model, texts, tokenizer):
+    settings = {"name": "decoder", "weight": 1.0, **CONSTANT, "mask_probability": 0.5}
+    stage, _, trainer = fit(model, texts, tokenizer, settings, rate=0.125)
+    (optimizer,) = trainer.optimizers
+    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(rates)
+    own = {id(p) for part in (model.pooling_layer, stage.objective) for p in part.parameters()}
+    assert len(own) > 2
+    assert all(rates[id(p)] == (0.125 if id(p) in own else OPTIMISATION.learning_rate) for p in stage.parameters())
+
+
+def test_the_same_learning_rate_for_all_changes_no_number(config, texts, tokenizer):
+    weights = []
+    for rate in (None, OPTIMISATION.learning_rate):
+        torch.manual_seed(0)
+        stage, _, _ = fit(BertForMaskedLMWithPooler(config).train(), texts, tokenizer, BOW, rate=rate)
+        weights.append(stage.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_probes_are_spread_from_the_first_step_to_the_last(model, texts, tokenizer, monkeypatch):

@@ -17,7 +17,7 @@ from poolwise.geometry import pooler_geometry
 from poolwise.objectives.base import Objective
 from poolwise.provenance import ProvenanceTracker, pooler_figures
 from poolwise.settings import Budget, Optimisation
-from poolwise.stages.stage import Stage
+from poolwise.stages.stage import Stage, weight_decay_groups
 
 PROBES = 8
 """Steps, from the first to the last, at which the gradient of each loss alone is measured: one more backward pass a
@@ -38,8 +38,12 @@ class MaskedLanguageModelling(Stage):
         provenance: ProvenanceTracker,
         optimisation: Optimisation,
         budget: Budget | None = None,
+        pooler_learning_rate: float | None = None,
     ) -> None:
+        """Take the parts; `pooler_learning_rate` is that of the pooler and of what the objective may hold, None for
+        the learning rate of all else."""
         super().__init__(optimisation, budget)
+        self.pooler_learning_rate = pooler_learning_rate
         self.model = model
         self.objective = objective
         self.provenance = provenance
@@ -51,6 +55,17 @@ class MaskedLanguageModelling(Stage):
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """As in `Stage`; with a learning rate of their own for the pooler and the objective's parts, if one is given."""
+        groups = super().parameter_groups()
+        if self.pooler_learning_rate is None:
+            return groups
+        fresh = weight_decay_groups((self.model.pooling_layer, self.objective), self.optimisation.weight_decay)
+        taken = {id(parameter) for group in fresh for parameter in group["params"]}
+        for group in groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        return groups + [{**group, "lr": self.pooler_learning_rate} for group in fresh]
 
     def on_train_start(self) -> None:
         """Remember where the weights start, in the precision that they are trained in; choose the probed steps."""

@@ -45,7 +45,7 @@ class Stage(lightning.LightningModule, ABC):
         """AdamW without weight decay on biases and layer norms (Devlin et al. 2019), and its schedule."""
         settings = self.optimisation
         optimizer = torch.optim.AdamW(
-            weight_decay_groups(self.trained_modules(), settings.weight_decay),
+            self.parameter_groups(),
             lr=settings.learning_rate,
             fused="mixed" not in str(self.trainer.precision),  # Lightning clips no fused optimiser under a scaler
         )
@@ -56,6 +56,10 @@ class Stage(lightning.LightningModule, ABC):
             warmup = round(warmup)
         schedule = LambdaLR(optimizer, lambda _: linear_schedule(self._done, warmup, self._whole))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains, by weight decay."""
+        return weight_decay_groups(self.trained_modules(), self.optimisation.weight_decay)
 
     @property
     def progress(self) -> float:
@@ -145,7 +149,7 @@ def linear_schedule(done: int | float, warmup: int | float, whole: int | float) 
     return done / warmup if done < warmup else (whole - done) / (whole - warmup)
 
 
-def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
+def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Every trained parameter once: matrices and embeddings with weight decay, biases and layer norms without."""
     with_decay: list[Tensor] = []
     without: list[Tensor] = []
