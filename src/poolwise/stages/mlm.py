@@ -57,7 +57,7 @@ class MaskedLanguageModelling(Stage):
         return (self.model, self.objective)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """As in `Stage`; with a learning rate of their own for the pooler and the objective's parts, if one is given."""
+        """As in `Stage`; with another learning rate for the pooler and the objective's parts, if one is given."""
         groups = super().parameter_groups()
         if self.pooler_learning_rate is None:
             return groups
