@@ -364,7 +364,7 @@ def test_help_is_the_projects_own(program, capsys):
     program("--help")
     printed = capsys.readouterr().out
     for words in (
-        "objective: bow, combined, decoder, none, nsp, rating, simcse, sop, views",
+        "objective: bow, combined, decoder, halves, none, nsp, rating, simcse, sop, views",
         "repr: cls, cls_linear, mean, pooler",
         "python train.py stage=mlm",
     ):

@@ -413,8 +413,9 @@ class MLMJob(Job):
         if on_states:
             encoder.freeze_all_but_pooler(model)
             log.info("%s: reading each text once with the frozen encoder", self.identity.name)
+            device, arrangement = self.platform["device"], objective.needs.arrangement
             data.batches = {
-                split: BatchesWithStates(batches, cls_states(model, data.texts[split], self.platform["device"]))
+                split: BatchesWithStates(batches, cls_states(model, data.texts[split], device, arrangement))
                 for split, batches in data.batches.items()
             }
         return stage, data

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from poolwise.data.arrangement import BatchNeeds, SegmentPairs, agreed
+from poolwise.data.arrangement import BatchNeeds, SegmentPairs, agreed, halves, uncut
 from poolwise.data.tokens import tokenise
 from poolwise.settings import UserError
 
@@ -25,13 +25,16 @@ def content(pairs: SegmentPairs, example: int) -> list[int]:
 
 def segments(tokenizer, made, row: int) -> tuple[list[int], list[int]]:
     """The two segments of a row, found by its token types; the row has BERT's form."""
-    ids, types = made.token_ids[row][made.present[row]].tolist(), made.token_types[row][made.present[row]]
+    ids, types = (
+        made.rows.token_ids[row][made.rows.present[row]].tolist(),
+        made.token_types[row][made.rows.present[row]],
+    )
     first, second = (np.array(ids)[types == kind].tolist() for kind in (0, 1))
     assert (types == np.sort(types)).all()
     assert first[0] == tokenizer.cls_token_id
     assert first[-1] == tokenizer.sep_token_id
     assert not second or second[-1] == tokenizer.sep_token_id
-    assert (made.token_ids[row][~made.present[row]] == tokenizer.pad_token_id).all()
+    assert (made.rows.token_ids[row][~made.rows.present[row]] == tokenizer.pad_token_id).all()
     return first[1:-1], second[:-1]
 
 
@@ -59,7 +62,7 @@ def test_segments_in_order_or_swapped_make_up_the_text(pairs, tokenizer):
     labels = made.labels[made.labels >= 0]
     assert 0.4 < labels.mean() < 0.6
     assert (made.labels == -100).sum() == (~pairs.splittable).sum() >= 100
-    assert made.token_ids.shape[1] <= 24
+    assert made.rows.token_ids.shape[1] <= 24
 
 
 def test_the_next_segment_is_the_texts_own_or_one_that_ends_another_text_of_like_length(pairs, tokenizer):
@@ -86,8 +89,8 @@ def test_pairs_are_a_function_of_seed_epoch_and_example(pairs, kind):
     everything = pairs.make(np.arange(400), kind, seed=1, epoch=0)
     some = np.array([7, 300, 42])
     again = pairs.make(some, kind, seed=1, epoch=0)
-    width = again.token_ids.shape[1]
-    assert (everything.token_ids[some][:, :width] == again.token_ids).all()
+    width = again.rows.token_ids.shape[1]
+    assert (everything.rows.token_ids[some][:, :width] == again.rows.token_ids).all()
     assert (everything.labels[some] == again.labels).all()
     for other in ({"seed": 2, "epoch": 0}, {"seed": 1, "epoch": 1}):
         assert (pairs.make(np.arange(400), kind, **other).labels != everything.labels).any()
@@ -108,3 +111,25 @@ def test_needs_agree_or_are_told():
     assert agreed({"rating": BatchNeeds(ratings=True), "bow": BatchNeeds()}) == BatchNeeds(ratings=True)
     with pytest.raises(UserError, match="views needs views, sop needs order"):
         agreed({**needs, "sop": BatchNeeds("order")})
+
+
+def test_halves_make_up_the_text_and_are_of_like_length(pairs, tokenizer):
+    made = halves(pairs.texts, np.arange(400))
+    for row in np.flatnonzero(~uncut(pairs.texts)):
+        first, second = (made.token_ids[n][made.present[n]].tolist() for n in (row, 400 + row))
+        for half in (first, second):
+            assert (half[0], half[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        assert first[1:-1] + second[1:-1] == content(pairs, row)
+        assert 0 <= len(second) - len(first) <= 1
+    assert (made.token_ids[~made.present] == tokenizer.pad_token_id).all()
+    assert (pairs.texts.ids[made.places[made.present]] == made.token_ids[made.present]).all()
+
+
+def test_a_text_too_short_to_cut_stands_whole_in_both_rows(tokenizer, tmp_path):
+    rows = ["good", "the good .", "a dull failure .", ""]
+    texts = tokenise(Dataset.from_dict({"text": rows}), tokenizer, 24, tmp_path)
+    assert uncut(texts).tolist() == [True, True, False, True]
+    made = halves(texts, np.arange(4))
+    rows = zip(made.token_ids, made.present, strict=True)
+    found = [tokenizer.decode(ids[present], skip_special_tokens=True) for ids, present in rows]
+    assert found == ["good", "the good.", "a dull", "", "good", "the good.", "failure.", ""]

@@ -140,6 +140,19 @@ def test_views_are_two_copies_with_masks_of_their_own(texts, tokenizer):
     assert views["tokens"] == 2 * plain["tokens"]
 
 
+def test_halves_have_masks_of_their_own_and_all_of_the_text(texts, tokenizer):
+    often = replace(MASKING, mask_probability=0.5)
+    batch = everything(texts, tokenizer, BatchNeeds("halves"), often)
+    assert len(batch["labels"]) == 12
+    cut_in_two, whole_twice = 5 * 2, 4  # more special tokens; "Dull." with its own
+    assert batch["tokens"] == everything(texts, tokenizer, PLAIN)["tokens"] + cut_in_two + whole_twice
+    chosen = batch["labels"] != IGNORED_LABEL
+    assert torch.equal(batch["labels"][chosen], batch["original_ids"][chosen])
+    assert not torch.equal(chosen[:6], chosen[6:])
+    again = everything(texts, tokenizer, BatchNeeds("halves"), often)
+    assert torch.equal(batch["input_ids"], again["input_ids"])
+
+
 def test_dev_masks_are_the_same_for_every_objective(texts, tokenizer):
     def dev(needs):
         data = masked_data(

@@ -49,6 +49,22 @@ def test_views_contrast_the_two_copies_of_each_text(
     assert objective.notes()["views"] == {"further_encoder_passes": 0, "reads_labels": False}
 
 
+def test_halves_contrast_the_two_parts_of_each_text_and_count_what_cannot_be_cut(
+    model, surroundings, training_batch, sends_gradient, caplog
+):
+    with caplog.at_level(logging.WARNING):
+        objective = sends_gradient("halves")
+    assert "1 of 6 texts are too short to cut" in caplog.text
+    rows = torch.randn(12, 16)
+    assert objective(rows, {}, model).item() == pytest.approx(one_by_one(rows[:6], rows[6:], 0.05), rel=1e-4)
+    assert objective.notes()["halves"] == {
+        "further_encoder_passes": 0,
+        "reads_labels": False,
+        "texts": 6,
+        "texts_too_short_to_cut": 1,
+    }
+
+
 def test_the_projection_is_a_function_of_the_seed_and_leaves_torchs_generator_alone(surroundings):
     settings = objective_settings("views", projection_size=4)
     torch.manual_seed(0)

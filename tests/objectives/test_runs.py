@@ -14,6 +14,7 @@ OBJECTIVES = {
         "objective.idf_weighted=true",
     ],
     "views": ["objective.projection_size=8", "objective.topic_neighbours=true"],
+    "halves": [],
     "simcse": ["model.dropout=0.1"],
     "decoder": [],
     "sop": [],

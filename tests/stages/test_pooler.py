@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import lightning
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
 
 from helpers import BOW, MASKING, SMALL_STAGE1, objective_settings, quiet_trainer
-from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.arrangement import BatchNeeds, halves
 from poolwise.data.module import masked_data
 from poolwise.encoder import export, freeze_all_but_pooler, load_for_pretraining
 from poolwise.jobs import MLMJob
@@ -31,7 +32,7 @@ def fit(folder, texts, tokenizer, settings=BOW):
     splits = {"train": texts, "dev": texts}
     data = masked_data(splits, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs, epochs=2)
     freeze_all_but_pooler(model)
-    states = cls_states(model, texts, "cpu")
+    states = cls_states(model, texts, "cpu", objective.needs.arrangement)
     data.batches = {split: BatchesWithStates(batches, states) for split, batches in data.batches.items()}
     trainer = quiet_trainer(2, lightning.Callback())
     lightning.seed_everything(1, verbose=False)
@@ -41,23 +42,23 @@ def fit(folder, texts, tokenizer, settings=BOW):
 
 def test_states_are_those_of_each_text_alone_without_dropout(model, texts):
     assert model.config.hidden_dropout_prob > 0
-    states = cls_states(model, texts, "cpu")
-    assert states.shape == (6, 16)
+    states = cls_states(model, texts, "cpu", None)
+    assert states.shape == (1, 6, 16)
     assert all(module.training for module in model.modules())
     model.eval()
     for example in range(6):
         ids, _ = texts.padded(np.array([example]))
         with torch.no_grad():
             expected = model.bert(torch.tensor(ids)).last_hidden_state[0, 0]
-        torch.testing.assert_close(states[example], expected)
+        torch.testing.assert_close(states[0, example], expected)
 
 
 def test_states_travel_with_their_examples(texts, tokenizer):
     splits = {"train": texts, "dev": texts}
     data = masked_data(splits, tokenizer, MASKING, 2, seed=1, workers=0, needs=BatchNeeds(), epochs=1)
-    states = torch.arange(6.0).unsqueeze(1)
+    states = torch.arange(12.0).view(2, 6, 1)
     batch = BatchesWithStates(data.batches["train"], states)[[(0, 4), (0, 1)]]
-    assert batch["cls_states"].tolist() == [[4.0], [1.0]]
+    assert batch["cls_states"].tolist() == [[4.0], [1.0], [10.0], [7.0]]  # both halves
     ids, _ = texts.padded(np.array([4, 1]))
     assert batch["original_ids"].tolist() == ids.tolist()
 
@@ -148,7 +149,7 @@ def test_each_objective_that_may_trains_the_pooler_and_nothing_of_the_encoder(
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: passes.append(len(ids)) or forward(self, ids, **k))
     monkeypatch.setattr("poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0})
     stage, trainer = fit(tmp_path, rated, tokenizer, objective_settings(name))
-    assert sum(passes) == len(texts)
+    assert sum(passes) == len(texts) * (2 if name == "halves" else 1)  # each half is a row
     parts = stage.proof["parts"]
     assert [part for part in parts if parts[part]["distance_moved"] > 0] == ["pooler"]
     assert trainer.callback_metrics["dev/objective_loss"] > 0
@@ -169,11 +170,11 @@ def test_several_objectives_at_their_weights_of_the_moment(config, texts, tokeni
     assert weights == [1.0]
 
 
-def test_only_what_needs_no_pass_of_its_own_and_one_row_a_text_serves_the_pooler_alone():
+def test_only_what_needs_no_pass_of_its_own_and_the_same_rows_each_time_serves_the_pooler_alone():
     able = [name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone]
-    assert able == ["bow", "decoder", "rating"]
+    assert able == ["bow", "halves", "decoder", "rating"]
     assert all(OBJECTIVES[name].further_passes == 0 for name in able)
-    assert all(OBJECTIVES[name].needs.arrangement in (None, "single") for name in able)
+    assert all(OBJECTIVES[name].needs.arrangement in (None, "single", "halves") for name in able)
 
 
 def test_the_summary_of_a_sweep_leaves_out_the_figures_of_mlm():
@@ -190,3 +191,20 @@ def test_a_budget_of_pooler_only_training(program, tmp_path):
     record = read_record(run)
     assert (record["objective"], record["steps"]) == ("bow-pooler_only-5steps", 5)
     assert record["provenance"]["parts"]["pooler"]["steps"] == 5
+
+
+def test_halves_train_the_pooler_on_states_of_each_half(model, texts, tokenizer, tmp_path):
+    made = halves(texts, np.arange(6))
+    model.eval()
+    with torch.no_grad():
+        mask = torch.tensor(made.present).long()
+        expected = model.bert(torch.tensor(made.token_ids), attention_mask=mask).last_hidden_state[:, 0]
+    torch.testing.assert_close(cls_states(model, texts, "cpu", "halves").flatten(0, 1), expected)
+    model.save_pretrained(tmp_path)
+    stage, trainer = fit(tmp_path, texts, tokenizer, objective_settings("halves"))
+    assert stage.proof["parts"]["pooler"]["losses"] == ["halves"]
+    assert stage.proof["pooler_geometry"]["texts"] == 6
+    pooled = stage.model.pooling_layer(expected.unsqueeze(1))
+    loss = stage.objective.losses(pooled, {}, stage.model)["halves"]
+    assert 0 < loss.item() < 2 * math.log(6)
+    assert trainer.callback_metrics["dev/objective_loss"] > 0

@@ -1,4 +1,4 @@
-"""How texts become the rows of a stage-1 batch: one row a text, two copies of it, or a pair of segments.
+"""How texts become the rows of a stage-1 batch: one row a text, two copies or halves of it, or a pair of segments.
 
 Shapes: B texts, R rows, T tokens, N examples.
 """
@@ -16,8 +16,9 @@ from poolwise.data.masking import IGNORED_LABEL, random_bits
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.settings import UserError
 
-Arrangement = Literal["single", "views", "order", "next"]
+Arrangement = Literal["single", "views", "halves", "order", "next"]
 """`single`: each text once. `views`: each twice, masked differently; row i and row B + i are one text.
+`halves`: each text's first half in row i, its second in row B + i.
 `order`: two segments of one text, in order or swapped. `next`: a segment, and the one that follows or another's."""
 
 
@@ -52,6 +53,55 @@ def agreed(needs: Mapping[str, BatchNeeds]) -> BatchNeeds:
     )
 
 
+SHORTEST_HALF = 2
+"""Word pieces. A shorter half says nothing of the other one."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch.
+
+    Attributes:
+        token_ids: (R, T), padded.
+        places: (R, T), where in the texts' `ids` each token comes from.
+        present: (R, T), where a token is present.
+    """
+
+    token_ids: Int64[ndarray, "R T"]
+    places: Int64[ndarray, "R T"]
+    present: Bool[ndarray, "R T"]
+
+
+def single(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
+    """Each text as it is: R = B."""
+    token_ids, present = texts.padded(examples)
+    return Rows(token_ids, texts.places(examples)[0], present)
+
+
+def uncut(texts: TokenisedTexts) -> Bool[ndarray, " N"]:
+    """Which texts are too short to be cut in two."""
+    return texts.lengths - 2 < 2 * SHORTEST_HALF
+
+
+def halves(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
+    """[CLS] half [SEP] of the first halves of texts, then of their second ones: R = 2 B.
+
+    Each text is cut in the middle, so that in a batch of texts of like length no half's length tells its partner. One
+    that is too short stands whole in both rows.
+    """
+    opening, closing = texts.offsets[examples], texts.offsets[examples + 1] - 1
+    whole = uncut(texts)[examples]
+    middle = (opening + 1 + closing) // 2
+    start = np.concatenate([opening + 1, np.where(whole, opening + 1, middle)])[:, None]
+    end = np.concatenate([np.where(whole, closing, middle), closing])[:, None]
+    position = np.arange((end - start).max() + 2)
+    places = np.minimum(start + position - 1, end)
+    places = np.where(position == 0, np.tile(opening, 2)[:, None], places)
+    places = np.where(position > end - start, np.tile(closing, 2)[:, None], places)
+    present = position < end - start + 2
+    return Rows(np.where(present, texts.ids[places], texts.pad_id).astype(np.int64), places, present)
+
+
 Choice = TypeVar("Choice")
 
 
@@ -78,17 +128,13 @@ class Pairs:
     """Texts as pairs of segments, as BERT takes them: [CLS] first [SEP] second [SEP], by the tokenizer's own names.
 
     Attributes:
-        token_ids: (B, T), padded.
-        places: (B, T), where in the texts' `ids` each token comes from.
-        present: (B, T), where a token is present.
+        rows: B of them.
         token_types: (B, T), 1 from the second segment's start to its [SEP], else 0.
         labels: (B,), 0 where the second segment follows the first, 1 where the two are swapped (`order`) or of two
             texts (`next`), -100 where the text could not be split and stands alone.
     """
 
-    token_ids: Int64[ndarray, "B T"]
-    places: Int64[ndarray, "B T"]
-    present: Bool[ndarray, "B T"]
+    rows: Rows
     token_types: Int64[ndarray, "B T"]
     labels: Int64[ndarray, " B"]
 
@@ -172,7 +218,8 @@ class SegmentPairs:
         places = np.where(in_second, second[0][:, None] + position - size - 2, places)
         present = position < total
         token_ids = np.where(present, self.texts.ids[places], self.texts.pad_id).astype(np.int64)
-        return Pairs(token_ids, places, present, (present & (position > size + 1)).astype(np.int64), labels)
+        token_types = (present & (position > size + 1)).astype(np.int64)
+        return Pairs(Rows(token_ids, places, present), token_types, labels)
 
 
 def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

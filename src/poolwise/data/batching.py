@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from poolwise.data.arrangement import BatchNeeds, SegmentPairs
+from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
 from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
@@ -144,18 +144,21 @@ class MaskedBatches(Dataset[Batch]):
     def __getitem__(self, requests: list[Request]) -> Batch:
         examples, epoch = np.array([example for _, example in requests]), requests[0][0]
         of_pairs: dict[str, torch.Tensor] = {}
-        if self.pairs is None:
-            token_ids, present = self.texts.padded(examples)
-            places, _ = self.texts.places(examples)
+        if self.needs.arrangement == "halves":
+            rows = halves(self.texts, examples)
+            examples = np.concatenate([examples, examples + len(self.texts)])  # each half has masks of its own
+        elif self.pairs is None:
+            rows = single(self.texts, examples)
         else:
             kind: Literal["order", "next"] = "order" if self.needs.arrangement == "order" else "next"
             pairs = self.pairs.make(examples, kind, self.seed, epoch)
-            token_ids, present, places = pairs.token_ids, pairs.present, pairs.places
+            rows = pairs.rows
             of_pairs["token_type_ids"] = torch.from_numpy(pairs.token_types)
             of_pairs["pair_labels"] = torch.from_numpy(pairs.labels)
+        token_ids, present = rows.token_ids, rows.present
         copies = 2 if self.needs.arrangement == "views" else 1
 
-        starts = None if self.word_starts is None else self.word_starts[places]
+        starts = None if self.word_starts is None else self.word_starts[rows.places]
 
         def masked(masking: Masking, first_draw: int) -> tuple[torch.Tensor, torch.Tensor]:
             draws = [
@@ -177,7 +180,7 @@ class MaskedBatches(Dataset[Batch]):
         }
         if self.needs.ratings:
             assert self.texts.ratings is not None
-            batch["ratings"] = torch.from_numpy(np.tile(self.texts.ratings[examples], copies))
+            batch["ratings"] = torch.from_numpy(np.tile(self.texts.ratings[examples % len(self.texts)], copies))
             if self.needs.arrangement == "next":  # a row of two texts has no rating
                 batch["ratings"][of_pairs["pair_labels"] == 1] = IGNORED_LABEL
         if self.needs.second_mask is not None:

@@ -15,7 +15,7 @@ from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import Objective, PoolerLoss, Surroundings
 from poolwise.objectives.bow import BagOfWords
-from poolwise.objectives.contrastive import MaskedViews, SimCSE
+from poolwise.objectives.contrastive import Halves, MaskedViews, SimCSE
 from poolwise.objectives.decoder import WeakDecoder
 from poolwise.objectives.none import NoObjective
 from poolwise.objectives.rating import Rating
@@ -28,7 +28,7 @@ COMBINED = "combined"
 
 OBJECTIVES: dict[str, type[PoolerLoss]] = {
     kind.name: kind
-    for kind in (NoObjective, BagOfWords, MaskedViews, SimCSE, WeakDecoder, Rating, SegmentOrder, NextSegment)
+    for kind in (NoObjective, BagOfWords, MaskedViews, Halves, SimCSE, WeakDecoder, Rating, SegmentOrder, NextSegment)
 }
 
 

@@ -71,7 +71,7 @@ class PoolerLoss(Objective):
         further_passes: encoder passes over B texts beyond MLM's own, in each step.
         reads_labels: whether it learns from labels that tell about the stage-2 task.
         serves_pooler_alone: whether `trainable=pooler` can use it: of the encoder's passes it reads the pooler's output
-            only, and each unmasked text once is enough.
+            only, of the same unmasked rows in each epoch, so that each is encoded once.
         needs: one copy of each text, unless a subclass says otherwise.
         weight: what the loss is multiplied by before it is added to the MLM loss.
     """

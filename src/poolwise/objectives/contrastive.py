@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.arrangement import BatchNeeds, uncut
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler, draw_dense
 from poolwise.families import family_of
@@ -82,6 +82,44 @@ class MaskedViews(Contrast):
     ) -> Float[Tensor, ""]:
         """InfoNCE between the copies."""
         return self.contrast(pooler_output)
+
+
+class Halves(Contrast):
+    """The two halves of each text, a row each; InfoNCE between their pooler outputs; MLM on both.
+
+    Two parts of one text share what it is about and how it speaks of it, and hardly a word, where `views` has the same
+    words twice. Spans of one document are DeCLUTR's views (Giorgi et al. 2021), neighbouring sentences those of Quick
+    Thoughts (Logeswaran and Lee 2018); here a text is cut in its middle, wherever that is, so that single sentences
+    serve too. The two rows are together as long as the text and two special tokens.
+    """
+
+    name = "halves"
+    serves_pooler_alone = True
+    needs = BatchNeeds(arrangement="halves")
+
+    def __init__(self, surroundings: Surroundings, **shared: Any) -> None:
+        """Args:
+        surroundings: the training texts, to count those too short to cut.
+        shared: as in `Contrast` and `PoolerLoss`.
+        """
+        super().__init__(surroundings, **shared)
+        self.text_count, self.uncut_count = len(surroundings.texts), int(uncut(surroundings.texts).sum())
+        if self.uncut_count:
+            log.warning(
+                "objective=halves: %d of %d texts are too short to cut; both rows hold them whole",
+                self.uncut_count,
+                self.text_count,
+            )
+
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """InfoNCE between the halves."""
+        return self.contrast(pooler_output)
+
+    def own_notes(self) -> dict[str, Any]:
+        """How many training texts there are, and how many were too short to cut."""
+        return {"texts": self.text_count, "texts_too_short_to_cut": self.uncut_count}
 
 
 class SimCSE(Contrast):

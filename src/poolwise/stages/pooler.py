@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.encoder import MaskedLMWithPooler
@@ -25,8 +26,9 @@ class PoolerTraining(MaskedLanguageModelling):
     """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The objective's losses, unweighted, from `cls_states` (B, H) and what else it reads of the batch."""
-        return self.objective.losses(self.model.pooling_layer(batch["cls_states"].unsqueeze(1)), batch, self.model)
+        """The objective's losses, unweighted, from `cls_states` (R, H) and what else it reads of the batch."""
+        pooled = self.model.pooling_layer(batch["cls_states"].unsqueeze(1))
+        return self.objective.losses(pooled, batch.get("arranged", batch), self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -47,31 +49,34 @@ class PoolerTraining(MaskedLanguageModelling):
 
 
 class BatchesWithStates(Dataset[Batch]):
-    """Other batches, with `cls_states` (B, H) of their examples beside them."""
+    """Other batches, with `cls_states` (R, H) of their rows, as the objective arranges them, beside them."""
 
-    def __init__(self, batches: Dataset[Batch], states: Float[Tensor, "N H"]) -> None:
+    def __init__(self, batches: Dataset[Batch], states: Float[Tensor, "K N H"]) -> None:
         self.batches = batches
         self.states = states
 
     def __getitem__(self, requests: list[Request]) -> Batch:
         examples = torch.tensor([example for _, example in requests])
-        return {**self.batches[requests], "cls_states": self.states[examples]}
+        return {**self.batches[requests], "cls_states": self.states[:, examples].flatten(0, 1)}
 
 
-def cls_states(model: MaskedLMWithPooler, texts: TokenisedTexts, device: str) -> Float[Tensor, "N H"]:
-    """The last layer's state of token 0 of each unmasked text, in fp32, without dropout, computed on `device`.
+def cls_states(
+    model: MaskedLMWithPooler, texts: TokenisedTexts, device: str, arrangement: Arrangement | None
+) -> Float[Tensor, "K N H"]:
+    """The last layer's state of token 0 of each unmasked row, in fp32, without dropout, computed on `device`.
 
-    The model is left on `device`, in the mode that it was in.
+    K is the number of rows a text: two `halves`, else one. The model is left on `device`, in the mode that it was in.
     """
     was_training = model.training
     model.to(device).eval()
-    states = torch.empty(len(texts), model.config.hidden_size)
+    states = torch.empty(2 if arrangement == "halves" else 1, len(texts), model.config.hidden_size)
     with torch.no_grad():
         for requests in SortedBatches(texts.lengths, BATCH):
             examples = np.array([example for _, example in requests])
-            ids, present = texts.padded(examples)
-            mask = torch.from_numpy(present.astype(np.int64)).to(device)
-            body = model.body(torch.from_numpy(ids).to(device), attention_mask=mask)
-            states[torch.from_numpy(examples)] = body.last_hidden_state[:, 0].float().cpu()
+            rows = halves(texts, examples) if arrangement == "halves" else single(texts, examples)
+            mask = torch.from_numpy(rows.present.astype(np.int64)).to(device)
+            body = model.body(torch.from_numpy(rows.token_ids).to(device), attention_mask=mask)
+            found = body.last_hidden_state[:, 0].float().cpu()
+            states[:, torch.from_numpy(examples)] = found.unflatten(0, (len(states), -1))
     model.train(was_training)
     return states
