@@ -337,7 +337,7 @@ def test_pairs_stand_between_the_tokenizers_own_separators(own_tokenizer, tmp_pa
         Dataset.from_dict({"text": [f"{first} {second}", f"{first} {second} {second}"]}), own_tokenizer, 60, tmp_path
     )
     pairs = SegmentPairs(texts, own_tokenizer).make(np.array([0]), "order", seed=1, epoch=0)
-    ids, separator = pairs.token_ids[0].tolist(), own_tokenizer.sep_token_id
+    ids, separator = pairs.rows.token_ids[0].tolist(), own_tokenizer.sep_token_id
     assert ids[0] == own_tokenizer.cls_token_id
     assert ids[-1] == separator
     assert ids.count(separator) == 2

@@ -33,6 +33,7 @@ PRETRAINING = {
     "masking": MASKING,
     "optimisation": OPTIMISATION,
     "pooler_init": "keep",
+    "pooler_learning_rate": None,
     "trainable": "all",
 }
 
@@ -85,7 +86,7 @@ def test_limits_are_written_whole():
 def test_all_problems_are_found_together():
     wrong = {"epochs": 0, "budget": None, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
     found = problems_with(Pretraining, wrong, "")
-    assert len(found) == 5
+    assert len(found) == 6
     assert found[0].startswith(
         "batchsize=8: no such setting (did you mean batch_size?); allowed: epochs, budget, batch_size"
     )

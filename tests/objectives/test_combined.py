@@ -56,8 +56,8 @@ def test_it_runs_and_stage_2_finds_it(program, tmp_path):
     assert program("stage=mlm", *stage1, *SMALL_STAGE1, "logger=csv") == 0
     (file,) = (tmp_path / "runs/mlm").glob("*/record.json")
     record = json.loads(file.read_text())
-    names = ["bow", "decoder", "views"]
-    assert record["objective"] == "bow+decoder+views"
+    names = ["bow", "decoder", "halves"]
+    assert record["objective"] == "bow+decoder+halves"
     assert record["provenance"]["parts"]["pooler"]["losses"] == names
     metrics = record["metrics"]
     assert metrics["dev/objective_loss"] == pytest.approx(sum(metrics[f"dev/{name}_loss"] for name in names))
@@ -69,11 +69,11 @@ def test_it_runs_and_stage_2_finds_it(program, tmp_path):
     assert program("stage=sentiment", *stage2, *SMALL_STAGE2, "logger=csv") == 0
 
 
-IN_STAGE_1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "~objective.parts.views"]
+IN_STAGE_1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "~objective.parts.halves"]
 IN_STAGE_2 = [
     "objective@stage1.objective=combined",
     "+objective@stage1.objective.parts.decoder=decoder",
-    "~stage1.objective.parts.views",
+    "~stage1.objective.parts.halves",
 ]
 
 

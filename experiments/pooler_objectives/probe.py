@@ -1,0 +1,140 @@
+"""Frozen probes of checkpoints: logistic regressions on cls, pooler and mean, with few labels and with all.
+
+    python experiments/pooler_objectives/probe.py DATA_PREFIX RESULTS.jsonl [--test] [--fresh K] FOLDER [FOLDER ...]
+
+`DATA_PREFIX` is what stands before `train.tsv`, `dev.tsv` and `test.tsv`. Each text is encoded once (bf16 autocast),
+and features are standardised by the training texts. A line of the results is one checkpoint: for each representation,
+number of labels a class and C, the mean accuracy (%) over the draws of labels, which are the same for every checkpoint.
+Test is read only with `--test`. `--fresh K` adds K poolers drawn at random on the same cls states.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from numpy import ndarray
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from poolwise.encoder import draw_dense, load_encoder
+from poolwise.machine import prepare
+from poolwise.representations import representation_class
+
+LABELS_A_CLASS = (8, 32, 128)
+DRAWS = 30
+STRENGTHS = (0.001, 0.01, 0.1)
+"""C of scikit-learn's logistic regression: the inverse of the L2 penalty's weight."""
+BATCH = 64
+
+
+def read(prefix: str, split: str) -> tuple[list[str], ndarray]:
+    """Texts and labels (0 or 1) of a split."""
+    rows = pandas.read_csv(f"{prefix}{split}.tsv", sep="\t", quoting=3)
+    return rows["text"].tolist(), rows["label"].to_numpy()
+
+
+@torch.inference_mode()
+def encode(
+    folder: Path, texts: list[str], max_length: int, fresh: int, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, ndarray]:
+    """Each representation's vectors (N, H) of N texts, and those of `fresh` random poolers."""
+    model, _ = load_encoder(str(folder), seed=0, pooler_required=False)
+    model.eval()
+    config = model.config
+    maps = {
+        name: representation_class(name)(config.hidden_size, config.initializer_range)
+        for name in ("cls", "pooler", "mean")
+    }
+    dense = []
+    for seed in range(fresh):
+        torch.manual_seed(seed)
+        dense.append(torch.nn.Linear(config.hidden_size, config.hidden_size))
+        draw_dense(dense[-1], config.initializer_range)
+    ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda number: len(ids[number]))
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, len(order), BATCH):
+        batch = tokenizer.pad(
+            {"input_ids": [ids[number] for number in order[start : start + BATCH]]}, return_tensors="pt"
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        states = states.float()
+        vectors = {name: kind((states,), batch["attention_mask"], model.pooler) for name, kind in maps.items()}
+        vectors |= {f"fresh_{number}": torch.tanh(layer(states[:, 0])) for number, layer in enumerate(dense)}
+        for name, values in vectors.items():
+            found.setdefault(name, []).append(values)
+    back = np.argsort(order)
+    return {name: torch.cat(parts).numpy()[back] for name, parts in found.items()}
+
+
+def draws_of(labels: ndarray, count: int) -> list[ndarray]:
+    """`DRAWS` sets of examples, `count` of each class."""
+    sets = []
+    for seed in range(DRAWS):
+        random = np.random.default_rng(seed)
+        sets.append(np.concatenate([random.choice(np.flatnonzero(labels == c), count, replace=False) for c in (0, 1)]))
+    return sets
+
+
+def accuracies(
+    train: ndarray, labels: ndarray, splits: dict[str, tuple[ndarray, ndarray]], sets: list[ndarray], strength: float
+) -> dict[str, float]:
+    """Mean accuracy (%) on each split over logistic regressions fitted to each set of training examples."""
+    correct: dict[str, list[float]] = {split: [] for split in splits}
+    for chosen in sets:
+        probe = LogisticRegression(C=strength, max_iter=2000).fit(train[chosen], labels[chosen])
+        for split, (vectors, wanted) in splits.items():
+            correct[split].append(100 * float((probe.predict(vectors) == wanted).mean()))
+    return {split: round(float(np.mean(values)), 3) for split, values in correct.items()}
+
+
+def probe(folder: Path, prefix: str, max_length: int, splits: tuple[str, ...], fresh: int) -> dict[str, object]:
+    """All probes of one checkpoint."""
+    started = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    data = {split: read(prefix, split) for split in ("train", *splits)}
+    vectors = {split: encode(folder, texts, max_length, fresh, tokenizer) for split, (texts, _) in data.items()}
+    labels = data["train"][1]
+    results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    with threadpool_limits(1):
+        for name, train in vectors["train"].items():
+            middle, spread = train.mean(axis=0), train.std(axis=0) + 1e-6
+            scaled = {split: ((vectors[split][name] - middle) / spread, data[split][1]) for split in splits}
+            sets = {str(count): draws_of(labels, count) for count in LABELS_A_CLASS} | {"all": [np.arange(len(labels))]}
+            results[name] = {
+                count: {
+                    str(strength): accuracies((train - middle) / spread, labels, scaled, chosen, strength)
+                    for strength in STRENGTHS
+                }
+                for count, chosen in sets.items()
+            }
+    return {"folder": str(folder), "data": prefix, "results": results, "seconds": time.perf_counter() - started}
+
+
+def main() -> None:
+    """Probe each folder, and add its line to the results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("results", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--test", action="store_true")
+    parser.add_argument("--fresh", type=int, default=0)
+    parser.add_argument("--max-length", type=int, default=64)
+    arguments = parser.parse_args()
+    prepare()
+    splits = ("dev", "test") if arguments.test else ("dev",)
+    for folder in arguments.folders:
+        line = probe(folder, arguments.data, arguments.max_length, splits, arguments.fresh)
+        with arguments.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
