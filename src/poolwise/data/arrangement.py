@@ -92,14 +92,9 @@ def halves(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
     opening, closing = texts.offsets[examples], texts.offsets[examples + 1] - 1
     whole = uncut(texts)[examples]
     middle = (opening + 1 + closing) // 2
-    start = np.concatenate([opening + 1, np.where(whole, opening + 1, middle)])[:, None]
-    end = np.concatenate([np.where(whole, closing, middle), closing])[:, None]
-    position = np.arange((end - start).max() + 2)
-    places = np.minimum(start + position - 1, end)
-    places = np.where(position == 0, np.tile(opening, 2)[:, None], places)
-    places = np.where(position > end - start, np.tile(closing, 2)[:, None], places)
-    present = position < end - start + 2
-    return Rows(np.where(present, texts.ids[places], texts.pad_id).astype(np.int64), places, present)
+    start = np.concatenate([opening + 1, np.where(whole, opening + 1, middle)])
+    end = np.concatenate([np.where(whole, closing, middle), closing])
+    return joined(texts, np.tile(examples, 2), (start, end), (end, end))[0]
 
 
 Choice = TypeVar("Choice")
@@ -184,7 +179,8 @@ class SegmentPairs:
             partners = np.where(changed, self._partners(examples, seed, epoch), examples)
             other = (self._cuts(partners, seed, epoch), offsets[partners + 1] - 1)
             second = _where(changed, other, second)
-        return self._joined(examples, first, second, np.where(splittable, changed.astype(np.int64), IGNORED_LABEL))
+        labels = np.where(splittable, changed.astype(np.int64), IGNORED_LABEL)
+        return Pairs(*joined(self.texts, examples, first, second), labels)
 
     def _cuts(self, examples: Int64[ndarray, " B"], seed: int, epoch: int) -> Int64[ndarray, " B"]:
         """A cut of each text; of one that has none, any place."""
@@ -203,24 +199,6 @@ class SegmentPairs:
         partners: ndarray = self.by_length[(self.rank[examples] + steps) % count]
         return partners
 
-    def _joined(self, examples: ndarray, first: "Span", second: "Span", labels: ndarray) -> Pairs:
-        """Rows of the two spans of places (start, end), with the texts' own [CLS] and [SEP] around them."""
-        offsets, longest = self.texts.offsets, self.texts.lengths.max()
-        size = (first[1] - first[0])[:, None]
-        room = longest - 3 - size
-        other = np.minimum((second[1] - second[0])[:, None], np.maximum(room, 0))
-        total = 2 + size + np.where(other > 0, other + 1, 0)
-        position = np.arange(total.max())
-        in_first = (position >= 1) & (position <= size)
-        in_second = (position > size + 1) & (position <= size + 1 + other)
-        places = np.where(position == 0, offsets[examples][:, None], offsets[examples + 1][:, None] - 1)
-        places = np.where(in_first, first[0][:, None] + position - 1, places)
-        places = np.where(in_second, second[0][:, None] + position - size - 2, places)
-        present = position < total
-        token_ids = np.where(present, self.texts.ids[places], self.texts.pad_id).astype(np.int64)
-        token_types = (present & (position > size + 1)).astype(np.int64)
-        return Pairs(Rows(token_ids, places, present), token_types, labels)
-
 
 def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids of `SENTENCE_ENDS` that are pieces of their own; byte-level tokenizers have two, with a blank before."""
@@ -235,6 +213,29 @@ def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 Span = tuple[ndarray, ndarray]
 """Places (B,) where spans start, and where they have ended."""
+
+
+def joined(
+    texts: TokenisedTexts, examples: Int64[ndarray, " R"], first: Span, second: Span
+) -> tuple[Rows, Int64[ndarray, "R T"]]:
+    """Rows [CLS] first [SEP] second [SEP] with the texts' own special tokens, and the token types of the two spans.
+
+    The second span is cut to what the longest text leaves room for; without one, the row ends after the first [SEP].
+    """
+    offsets, longest = texts.offsets, texts.lengths.max()
+    size = (first[1] - first[0])[:, None]
+    room = longest - 3 - size
+    other = np.minimum((second[1] - second[0])[:, None], np.maximum(room, 0))
+    total = 2 + size + np.where(other > 0, other + 1, 0)
+    position = np.arange(total.max())
+    in_first = (position >= 1) & (position <= size)
+    in_second = (position > size + 1) & (position <= size + 1 + other)
+    places = np.where(position == 0, offsets[examples][:, None], offsets[examples + 1][:, None] - 1)
+    places = np.where(in_first, first[0][:, None] + position - 1, places)
+    places = np.where(in_second, second[0][:, None] + position - size - 2, places)
+    present = position < total
+    token_ids = np.where(present, texts.ids[places], texts.pad_id).astype(np.int64)
+    return Rows(token_ids, places, present), (present & (position > size + 1)).astype(np.int64)
 
 
 def _where(condition: ndarray, chosen: Span, other: Span) -> Span:

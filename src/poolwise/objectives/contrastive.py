@@ -60,6 +60,12 @@ class Contrast(PoolerLoss):
         )
         draw_dense(self.projection, surroundings.config.initializer_range)
 
+    def forward(
+        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
+    ) -> Float[Tensor, ""]:
+        """InfoNCE between the two rows of each text."""
+        return self.contrast(pooler_output)
+
     def contrast(self, pooler_output: Float[Tensor, "R H"]) -> Float[Tensor, ""]:
         """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text."""
         first, second = self.projection(pooler_output).chunk(2)
@@ -76,12 +82,6 @@ class MaskedViews(Contrast):
 
     name = "views"
     needs = BatchNeeds(arrangement="views")
-
-    def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
-    ) -> Float[Tensor, ""]:
-        """InfoNCE between the copies."""
-        return self.contrast(pooler_output)
 
 
 class Halves(Contrast):
@@ -110,12 +110,6 @@ class Halves(Contrast):
                 self.uncut_count,
                 self.text_count,
             )
-
-    def forward(
-        self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
-    ) -> Float[Tensor, ""]:
-        """InfoNCE between the halves."""
-        return self.contrast(pooler_output)
 
     def own_notes(self) -> dict[str, Any]:
         """How many training texts there are, and how many were too short to cut."""
