@@ -108,8 +108,10 @@ class Stage(lightning.LightningModule, ABC):
         self._read_clock()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log throughput and learning rate; end training where the budget is spent, after a last look at dev."""
-        self._read_clock()
+        """Log throughput and learning rate; end training where the budget is spent, after a last look at dev.
+
+        The clock is as it was when the learning rate was set, so that the last one is 0.
+        """
         if self.budget is not None and self.progress >= 1:
             self.trainer.should_stop = True
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
