@@ -1,4 +1,4 @@
-"""Write the texts of this experiment: lines for the neutral encoder, and a slice of imdb with its own dev and test.
+"""Write the texts of this experiment: lines for the neutral encoder, a slice of imdb with dev and test, demo reviews.
 
 python experiments/pooler_objectives/prepare.py ../shared/data/imdb runs/pooler_objectives/data
 """
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pandas
+
+from poolwise.data.demo import generate_reviews
 
 WORDS = 60
 """Fewest words of a line of the neutral encoder's text: a review is cut after the sentence that reaches them."""
@@ -31,7 +33,7 @@ def rows(file: Path) -> pandas.DataFrame:
 
 
 def main() -> None:
-    """Read imdb, write four files."""
+    """Read imdb, write all files."""
     source, target = map(Path, sys.argv[1:])
     target.mkdir(parents=True, exist_ok=True)
     reviews = (source / "unlabelled.txt").read_text(encoding="utf-8").splitlines()
@@ -41,6 +43,9 @@ def main() -> None:
     slices = {"train": train[:TRAIN], "dev": train[TRAIN : TRAIN + DEV], "test": test[:TEST]}
     for name, part in slices.items():
         part.to_csv(target / f"imdb_{name}.tsv", sep="\t", quoting=3, index=False)
+    for seed, (name, part) in enumerate(slices.items()):
+        made = pandas.DataFrame(map(vars, generate_reviews(len(part), seed)))
+        made.to_csv(target / f"demo_{name}.tsv", sep="\t", quoting=3, index=False)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Frozen probes of checkpoints: logistic regressions on cls, pooler and mean, with few labels and with all.
 
-    python experiments/pooler_objectives/probe.py DATA_PREFIX RESULTS.jsonl [--test] [--fresh K] FOLDER [FOLDER ...]
+    python experiments/pooler_objectives/probe.py DATA_PREFIX RESULTS.json [--test] [--fresh K] FOLDER
 
-`DATA_PREFIX` is what stands before `train.tsv`, `dev.tsv` and `test.tsv`. Each text is encoded once (bf16 autocast),
-and features are standardised by the training texts. A line of the results is one checkpoint: for each representation,
-number of labels a class and C, the mean accuracy (%) over the draws of labels, which are the same for every checkpoint.
-Test is read only with `--test`. `--fresh K` adds K poolers drawn at random on the same cls states.
+`DATA_PREFIX` is what stands before `train.tsv`, `dev.tsv` and `test.tsv`. Each text is encoded once, and features are
+standardised by the training texts. The results hold, for each representation, number of labels a class and C, the mean
+accuracy (%) over the draws of labels, which are the same for every checkpoint. Test is read only with `--test`; then
+`RESULTS.npz` holds in how many draws each test text was right. `--fresh K` adds K poolers drawn at random on the same
+cls states.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,7 @@ def encode(
         batch = tokenizer.pad(
             {"input_ids": [ids[number] for number in order[start : start + BATCH]]}, return_tensors="pt"
         )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        states = states.float()
+        states = model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         vectors = {name: kind((states,), batch["attention_mask"], model.pooler) for name, kind in maps.items()}
         vectors |= {f"fresh_{number}": torch.tanh(layer(states[:, 0])) for number, layer in enumerate(dense)}
         for name, values in vectors.items():
@@ -83,57 +81,59 @@ def draws_of(labels: ndarray, count: int) -> list[ndarray]:
     return sets
 
 
-def accuracies(
+def right_answers(
     train: ndarray, labels: ndarray, splits: dict[str, tuple[ndarray, ndarray]], sets: list[ndarray], strength: float
-) -> dict[str, float]:
-    """Mean accuracy (%) on each split over logistic regressions fitted to each set of training examples."""
-    correct: dict[str, list[float]] = {split: [] for split in splits}
+) -> dict[str, ndarray]:
+    """In how many of the sets of training examples each text (N,) of each split is classified rightly."""
+    right = {split: np.zeros(len(wanted), dtype=np.uint8) for split, (_, wanted) in splits.items()}
     for chosen in sets:
         probe = LogisticRegression(C=strength, max_iter=2000).fit(train[chosen], labels[chosen])
         for split, (vectors, wanted) in splits.items():
-            correct[split].append(100 * float((probe.predict(vectors) == wanted).mean()))
-    return {split: round(float(np.mean(values)), 3) for split, values in correct.items()}
+            right[split] += probe.predict(vectors) == wanted
+    return right
 
 
-def probe(folder: Path, prefix: str, max_length: int, splits: tuple[str, ...], fresh: int) -> dict[str, object]:
-    """All probes of one checkpoint."""
-    started = time.perf_counter()
+def probe(
+    folder: Path, prefix: str, max_length: int, splits: tuple[str, ...], fresh: int
+) -> tuple[dict[str, dict[str, dict[str, dict[str, float]]]], dict[str, ndarray]]:
+    """Accuracies by representation, labels a class, C and split; and right answers on test under the same names."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     data = {split: read(prefix, split) for split in ("train", *splits)}
     vectors = {split: encode(folder, texts, max_length, fresh, tokenizer) for split, (texts, _) in data.items()}
     labels = data["train"][1]
-    results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    with threadpool_limits(1):
-        for name, train in vectors["train"].items():
-            middle, spread = train.mean(axis=0), train.std(axis=0) + 1e-6
-            scaled = {split: ((vectors[split][name] - middle) / spread, data[split][1]) for split in splits}
-            sets = {str(count): draws_of(labels, count) for count in LABELS_A_CLASS} | {"all": [np.arange(len(labels))]}
-            results[name] = {
-                count: {
-                    str(strength): accuracies((train - middle) / spread, labels, scaled, chosen, strength)
-                    for strength in STRENGTHS
+    sets = {str(count): draws_of(labels, count) for count in LABELS_A_CLASS} | {"all": [np.arange(len(labels))]}
+    accuracies: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    answers = {}
+    for name, train in vectors["train"].items():
+        middle, spread = train.mean(axis=0), train.std(axis=0) + 1e-6
+        scaled = {split: ((vectors[split][name] - middle) / spread, data[split][1]) for split in splits}
+        for count, chosen in sets.items():
+            for strength in STRENGTHS:
+                right = right_answers((train - middle) / spread, labels, scaled, chosen, strength)
+                accuracies.setdefault(name, {}).setdefault(count, {})[str(strength)] = {
+                    split: round(100 * float(values.mean()) / len(chosen), 3) for split, values in right.items()
                 }
-                for count, chosen in sets.items()
-            }
-    return {"folder": str(folder), "data": prefix, "results": results, "seconds": time.perf_counter() - started}
+                if "test" in right:
+                    answers[f"{name}/{count}/{strength}"] = right["test"]
+    return accuracies, answers
 
 
 def main() -> None:
-    """Probe each folder, and add its line to the results."""
+    """Probe a checkpoint and write what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
     parser.add_argument("results", type=Path)
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--fresh", type=int, default=0)
     parser.add_argument("--max-length", type=int, default=64)
     arguments = parser.parse_args()
     prepare()
     splits = ("dev", "test") if arguments.test else ("dev",)
-    for folder in arguments.folders:
-        line = probe(folder, arguments.data, arguments.max_length, splits, arguments.fresh)
-        with arguments.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    with threadpool_limits(1):
+        accuracies, answers = probe(arguments.folder, arguments.data, arguments.max_length, splits, arguments.fresh)
+    np.savez_compressed(arguments.results.with_suffix(".npz"), **answers)
+    arguments.results.write_text(json.dumps(accuracies), encoding="utf-8")
 
 
 if __name__ == "__main__":

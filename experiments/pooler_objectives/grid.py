@@ -1,0 +1,148 @@
+"""Train and probe every condition with the fresh seeds; what is done already is left alone.
+
+    python experiments/pooler_objectives/grid.py FOLDER ENCODER:DATA[:CONDITION,...] ...
+
+`FOLDER` holds `data/` (prepare.py), `neutral_bert/` and what is written: `results/ENCODER-DATA-CONDITION-SEED.json` and
+`.npz`. A run's weights are deleted once they are probed. Run it twice with different parts to use two cores.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SEEDS = (11, 12, 13)
+FRESH = 5
+HERE = Path(__file__).parent
+
+ENCODERS = {
+    "minilm": ["model=minilm"],
+    "neutral": ["model={folder}/neutral_bert", "model.name=neutral", "model.mlm_learning_rate=5e-4"],
+}
+PREFIXES = {"mr": "../shared/data/mr/", "imdb": "{folder}/data/imdb_", "demo": "{folder}/data/demo_"}
+EPOCHS = {"mr": 3, "imdb": 2, "demo": 1}
+MAX_LENGTH = 64
+
+POOLER_ONLY = ["trainable=pooler"]
+CONDITIONS: dict[str, list[str]] = {
+    "unadapted": ["control=own_pooler", "trainable=pooler"],
+    "none": ["control=equal_steps"],
+    "none_batch16": ["objective=none", "pretraining.batch_size=16"],
+    "halves_bow": ["objective=combined"],
+    "equal_time": ["control=equal_time", "control.run={halves_bow}"],
+    "bow": ["objective=bow", "objective.weight=10"],
+    "halves": ["objective=halves"],
+    "views": ["objective=views"],
+    "decoder": ["objective=decoder"],
+    "simcse": ["objective=simcse"],
+    "equal_time_simcse": ["control=equal_time", "control.run={simcse}"],
+    "sop": ["objective=sop"],
+    "nsp": ["objective=nsp"],
+    "rating": ["objective=rating"],
+}
+PAIRS = ("sop", "nsp")
+SERVE_POOLER_ALONE = ("halves_bow", "bow", "halves", "decoder", "rating")
+CONDITIONS |= {f"{name}_pooler_only": [*CONDITIONS[name], *POOLER_ONLY] for name in SERVE_POOLER_ALONE}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage-1 run."""
+
+    encoder: str
+    data: str
+    condition: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What its folder and results are called."""
+        return f"{self.encoder}-{self.data}-{self.condition}-{self.seed}"
+
+
+def conditions_of(data: str) -> list[str]:
+    """The conditions that apply: pairs of segments need several sentences, ratings need stars."""
+    if data == "demo":
+        return ["none", "halves_bow", "rating", "rating_pooler_only"]
+    return [name for name in CONDITIONS if not name.startswith("rating") and (data == "imdb" or name not in PAIRS)]
+
+
+def train_command(run: Run, folder: Path) -> list[str]:
+    """The command that trains it."""
+    prefix = PREFIXES[run.data].format(folder=folder)
+    known = {"folder": folder, **{name: run_folder(folder, run, name) for name in ("halves_bow", "simcse")}}
+    parts = [*ENCODERS[run.encoder], *CONDITIONS[run.condition]]
+    rating = ["data.rating_column=stars"] if run.data == "demo" else []
+    batch = [] if run.condition == "none_batch16" else ["pretraining.batch_size=64"]
+    return [
+        *(sys.executable, "train.py", "stage=mlm", "data=files", f"data.name={run.data}", f"seed={run.seed}"),
+        *(f"data.{split}={prefix}{split}.tsv" for split in ("train", "dev", "test")),
+        *(f"data.max_length={MAX_LENGTH}", f"pretraining.epochs={EPOCHS[run.data]}", "logger=csv"),
+        *("pretraining.pooler_learning_rate=1e-3", f"runs_dir={folder}/runs/{run.name}"),
+        *(part.format(**known) for part in [*parts, *rating, *batch]),
+    ]
+
+
+def run_folder(folder: Path, run: Run, condition: str) -> str:
+    """The folder of the run of another condition with the same seed, or of this one; empty if there is none."""
+    found = list((folder / "runs" / Run(run.encoder, run.data, condition, run.seed).name / "mlm").glob("*"))
+    return str(found[0]) if found else ""
+
+
+def carry_out(run: Run, folder: Path) -> None:
+    """Train, probe, write the result."""
+    result, log = folder / "results" / f"{run.name}.json", folder / "logs" / f"{run.name}.txt"
+    if result.exists():
+        return
+    result.parent.mkdir(exist_ok=True)
+    log.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder / "runs" / run.name, ignore_errors=True)
+    fresh = FRESH if run.condition in ("none", "none_batch16", "unadapted") else 0
+    with log.open("w", encoding="utf-8") as file:
+        subprocess.run(train_command(run, folder), stdout=file, stderr=file, check=True)
+        trained = Path(run_folder(folder, run, run.condition))
+        export, probed = trained / "export", result.with_suffix(".probed.json")
+        prefix = PREFIXES[run.data].format(folder=folder)
+        subprocess.run(
+            [
+                *(sys.executable, HERE / "probe.py", prefix, probed, export),
+                *("--test", "--fresh", str(fresh), "--max-length", str(MAX_LENGTH)),
+            ],
+            stdout=file,
+            stderr=file,
+            check=True,
+        )
+    record = json.loads((trained / "record.json").read_text(encoding="utf-8"))
+    found = {
+        "run": vars(run),
+        "probes": json.loads(probed.read_text(encoding="utf-8")),
+        "provenance": json.loads((export / "provenance.json").read_text(encoding="utf-8")),
+        "record": {name: record.get(name) for name in ("steps", "tokens", "training_seconds", "machine")},
+    }
+    probed.with_suffix(".npz").rename(result.with_suffix(".npz"))
+    probed.unlink()
+    result.write_text(json.dumps(found), encoding="utf-8")
+    (export / "model.safetensors").unlink()
+
+
+def main() -> None:
+    """Carry out each part, a seed of every condition after the other."""
+    folder = Path(sys.argv[1])
+    for part in sys.argv[2:]:
+        encoder, data, *chosen = part.split(":")
+        names = chosen[0].split(",") if chosen else conditions_of(data)
+        for name in names:
+            for seed in SEEDS[:1] if name == "unadapted" else SEEDS:
+                run = Run(encoder, data, name, seed)
+                try:
+                    carry_out(run, folder)
+                except subprocess.CalledProcessError:
+                    print("failed:", run.name, flush=True)
+                else:
+                    print("done:", run.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
