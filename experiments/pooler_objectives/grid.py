@@ -3,7 +3,7 @@
     python experiments/pooler_objectives/grid.py FOLDER ENCODER:DATA[:CONDITION,...] ...
 
 `FOLDER` holds `data/` (prepare.py), `neutral_bert/` and what is written: `results/ENCODER-DATA-CONDITION-SEED.json` and
-`.npz`. A run's weights are deleted once they are probed. Run it twice with different parts to use two cores.
+`.npz`. Most runs' weights are deleted once they are probed. Run it twice with different parts to use two cores.
 """
 
 import json
@@ -42,6 +42,8 @@ CONDITIONS: dict[str, list[str]] = {
     "nsp": ["objective=nsp"],
     "rating": ["objective=rating"],
 }
+KEPT = ("none", "halves_bow", "unadapted")
+"""Whose weights stay, for the comparison of stage 2."""
 PAIRS = ("sop", "nsp")
 SERVE_POOLER_ALONE = ("halves_bow", "bow", "halves", "decoder", "rating")
 CONDITIONS |= {f"{name}_pooler_only": [*CONDITIONS[name], *POOLER_ONLY] for name in SERVE_POOLER_ALONE}
@@ -124,7 +126,8 @@ def carry_out(run: Run, folder: Path) -> None:
     probed.with_suffix(".npz").rename(result.with_suffix(".npz"))
     probed.unlink()
     result.write_text(json.dumps(found), encoding="utf-8")
-    (export / "model.safetensors").unlink()
+    if run.condition not in KEPT:
+        (export / "model.safetensors").unlink()
 
 
 def main() -> None:
