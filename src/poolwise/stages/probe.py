@@ -1,0 +1,83 @@
+"""Logistic regression on the vectors of a frozen encoder.
+
+Shapes: N examples, D vector size, C classes, K rows of weights: 1 for two classes, else C.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""The inverse weights of the penalty that are tried, as C of scikit-learn, for vectors of unit variance."""
+MOST_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted logistic regression.
+
+    Attributes:
+        middle: (D,) what is taken off each vector: the mean of the training vectors.
+        scale: (D,) what it is then divided by: their standard deviation; 1 where that is 0.
+        weights: (K, D).
+        bias: (K,).
+        strength: inverse weight of the penalty.
+    """
+
+    middle: Float[ndarray, " D"]
+    scale: Float[ndarray, " D"]
+    weights: Float[ndarray, "K D"]
+    bias: Float[ndarray, " K"]
+    strength: float
+
+    def logits(self, vectors: Float[ndarray, "N D"]) -> Float[ndarray, "N C"]:
+        """Class logits; of two classes the first one's are 0."""
+        return _class_logits((vectors - self.middle) / self.scale @ self.weights.T + self.bias)
+
+
+def fit(vectors: Float[ndarray, "N D"], labels: Int[ndarray, " N"], classes: int, strength: float) -> Probe:
+    """Minimise half the squared norm of the weights plus `strength` times the summed cross entropy, by L-BFGS.
+
+    Vectors are standardised first. The penalty leaves the bias free; two classes share one row of weights. This is
+    what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors.
+    """
+    exact = vectors.astype(np.float64)
+    middle, scale = exact.mean(axis=0), exact.std(axis=0)
+    scale[scale == 0] = 1.0
+    standard = (exact - middle) / scale
+    rows, size = (1 if classes == 2 else classes), vectors.shape[1]
+    targets = np.eye(classes)[labels]
+
+    def loss_and_gradient(flat: ndarray) -> tuple[float, ndarray]:
+        weights, bias = flat[: rows * size].reshape(rows, size), flat[rows * size :]
+        logits = _class_logits(standard @ weights.T + bias)
+        errors = (softmax(logits, axis=1) - targets)[:, -rows:]
+        loss = 0.5 * (weights**2).sum() - strength * (log_softmax(logits, axis=1) * targets).sum()
+        slopes = weights + strength * errors.T @ standard
+        return float(loss), np.concatenate([slopes.ravel(), strength * errors.sum(axis=0)])
+
+    start = np.zeros(rows * (size + 1))
+    found = minimize(
+        loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS, "gtol": 1e-4}
+    )
+    return Probe(middle, scale, found.x[: rows * size].reshape(rows, size), found.x[rows * size :], strength)
+
+
+def fit_best(
+    vectors: Float[ndarray, "N D"],
+    labels: Int[ndarray, " N"],
+    classes: int,
+    score: Callable[[Probe], float],
+    strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
+    """The probe with the highest score on dev, of equal ones that with the strongest penalty."""
+    return max((fit(vectors, labels, classes, strength) for strength in strengths), key=score)
+
+
+def _class_logits(rows: Float[ndarray, "N K"]) -> Float[ndarray, "N C"]:
+    return np.concatenate([np.zeros_like(rows), rows], axis=1) if rows.shape[1] == 1 else rows

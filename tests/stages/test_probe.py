@@ -1,0 +1,53 @@
+"""The logistic regression on frozen vectors, against scikit-learn's."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from poolwise.stages.probe import Probe, fit, fit_best
+
+
+def points(classes: int, examples: int = 300, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, examples)
+    vectors = random.normal(3.0, 2.0, (examples, size)) + random.normal(size=(classes, size))[labels]
+    return vectors.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("strength", [1e-3, 0.1, 10.0])
+def test_it_is_the_logistic_regression_of_scikit_learn(classes: int, strength: float) -> None:
+    vectors, labels = points(classes)
+    scaler = StandardScaler().fit(vectors.astype(np.float64))
+    reference = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaler.transform(vectors), labels)
+    probe = fit(vectors, labels, classes, strength)
+    np.testing.assert_allclose(probe.weights, reference.coef_, atol=2e-3)
+    wanted = reference.predict_proba(scaler.transform(vectors))
+    odds = np.exp(probe.logits(vectors))
+    np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), wanted, atol=2e-3)
+
+
+def test_a_unit_that_never_varies_changes_nothing() -> None:
+    vectors, labels = points(2)
+    constant = np.concatenate([vectors, np.full((len(vectors), 1), 7.0, dtype=np.float32)], axis=1)
+    np.testing.assert_allclose(
+        fit(constant, labels, 2, 0.1).logits(constant), fit(vectors, labels, 2, 0.1).logits(vectors), atol=1e-6
+    )
+
+
+def test_a_class_that_training_lacks_is_never_the_answer() -> None:
+    vectors, labels = points(3)
+    kept = labels != 1
+    probe = fit(vectors[kept], labels[kept], 3, 1.0)
+    assert set(probe.logits(vectors).argmax(axis=1)) == {0, 2}
+
+
+def test_the_best_on_dev_is_taken_and_of_equals_the_strongest_penalty() -> None:
+    vectors, labels = points(2)
+
+    def near_one_tenth(probe: Probe) -> float:
+        return -abs(np.log10(probe.strength) + 1)
+
+    assert fit_best(vectors, labels, 2, near_one_tenth).strength == 0.1
+    assert fit_best(vectors, labels, 2, lambda probe: 0.0).strength == 1e-4
