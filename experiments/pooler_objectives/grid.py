@@ -27,7 +27,7 @@ MAX_LENGTH = 64
 
 POOLER_ONLY = ["trainable=pooler"]
 CONDITIONS: dict[str, list[str]] = {
-    "unadapted": ["control=own_pooler", "trainable=pooler"],
+    "unadapted": ["control=fresh_poolers"],
     "none": ["control=equal_steps"],
     "none_batch16": ["objective=none", "pretraining.batch_size=16"],
     "halves_bow": ["objective=combined"],
