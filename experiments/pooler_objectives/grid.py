@@ -22,7 +22,8 @@ ENCODERS = {
     "neutral": ["model={folder}/neutral_bert", "model.name=neutral", "model.mlm_learning_rate=5e-4"],
 }
 PREFIXES = {"mr": "../shared/data/mr/", "imdb": "{folder}/data/imdb_", "demo": "{folder}/data/demo_"}
-EPOCHS = {"mr": 3, "imdb": 2, "demo": 1}
+EPOCHS = {"mr": 3, "imdb": 1, "demo": 1}
+BATCH_SIZES = {"mr": 64, "imdb": 32, "demo": 64}
 MAX_LENGTH = 64
 
 POOLER_ONLY = ["trainable=pooler"]
@@ -77,7 +78,7 @@ def train_command(run: Run, folder: Path) -> list[str]:
     known = {"folder": folder, **{name: run_folder(folder, run, name) for name in ("halves_bow", "simcse")}}
     parts = [*ENCODERS[run.encoder], *CONDITIONS[run.condition]]
     rating = ["data.rating_column=stars"] if run.data == "demo" else []
-    batch = [] if run.condition == "none_batch16" else ["pretraining.batch_size=64"]
+    batch = [] if run.condition == "none_batch16" else [f"pretraining.batch_size={BATCH_SIZES[run.data]}"]
     return [
         *(sys.executable, "train.py", "stage=mlm", "data=files", f"data.name={run.data}", f"seed={run.seed}"),
         *(f"data.{split}={prefix}{split}.tsv" for split in ("train", "dev", "test")),
