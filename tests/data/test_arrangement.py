@@ -38,8 +38,13 @@ def segments(tokenizer, made, row: int) -> tuple[list[int], list[int]]:
     return first[1:-1], second[:-1]
 
 
+def to_last_sentence_end(ids: list[int], full_stop: int) -> list[int]:
+    """A text without what follows its last sentence; all of it where none ends."""
+    return ids[: len(ids) - ids[::-1].index(full_stop)] if full_stop in ids else ids
+
+
 def cuts_of(ids: list[int], full_stop: int) -> list[int]:
-    """Where a text may be cut, by hand."""
+    """Where a text that ends with a sentence may be cut, by hand."""
     return [n + 1 for n, token in enumerate(ids) if token == full_stop and n >= 1 and len(ids) - n - 1 >= 2]
 
 
@@ -47,9 +52,11 @@ def test_segments_in_order_or_swapped_make_up_the_text(pairs, tokenizer):
     full_stop = tokenizer.get_vocab()["."]
     made = pairs.make(np.arange(400), "order", seed=1, epoch=0)
     for row in range(400):
-        whole, label = content(pairs, row), made.labels[row]
+        text, label = content(pairs, row), made.labels[row]
         first, second = segments(tokenizer, made, row)
+        whole = to_last_sentence_end(text, full_stop)
         if not cuts_of(whole, full_stop):
+            whole = text
             assert (first, second, label) == (whole, [], -100)
             continue
         one, other = (second, first) if label == 1 else (first, second)
@@ -65,9 +72,10 @@ def test_segments_in_order_or_swapped_make_up_the_text(pairs, tokenizer):
     assert made.rows.token_ids.shape[1] <= 24
 
 
-def test_the_next_segment_is_the_texts_own_or_one_that_ends_another_text_of_like_length(pairs, tokenizer):
+def test_the_next_segment_is_the_texts_own_or_one_that_ends_another_text(pairs, tokenizer):
     made = pairs.make(np.arange(400), "next", seed=1, epoch=0)
-    texts = [content(pairs, number) for number in range(400)]
+    full_stop = tokenizer.get_vocab()["."]
+    texts = [to_last_sentence_end(content(pairs, number), full_stop) for number in range(400)]
     changed = 0
     for row in np.flatnonzero(pairs.splittable):
         first, second = segments(tokenizer, made, row)
@@ -79,9 +87,35 @@ def test_the_next_segment_is_the_texts_own_or_one_that_ends_another_text_of_like
             ends = [text for number, text in enumerate(texts) if number != row and len(text) > len(second)]
             assert any(second == text[-len(second) :] for text in ends) or len(first) + len(second) == 21
     assert 0.4 < changed / pairs.splittable.sum() < 0.6
-    partners = pairs._partners(np.flatnonzero(pairs.splittable), 1, 0)
-    assert (partners != np.flatnonzero(pairs.splittable)).all()
-    assert pairs.splittable[partners].all()
+
+
+def best_threshold(values: np.ndarray, labels: np.ndarray) -> float:
+    """The accuracy of the best rule "more than so much means so" on these very pairs."""
+    rules = [(values > threshold) == labels for threshold in np.unique(values)]
+    return max(max(rule.mean(), 1 - rule.mean()) for rule in rules)
+
+
+@pytest.mark.parametrize("kind", ["order", "next"])
+def test_neither_length_nor_a_broken_sentence_tells_the_label_of_truncated_texts(tokenizer, tmp_path, kind):
+    random = np.random.default_rng(1)
+    rows = [" ".join(random.choice(SENTENCES, size=random.integers(2, 9))) for _ in range(3000)]
+    texts = tokenise(Dataset.from_dict({"text": rows}), tokenizer, 24, tmp_path)
+    assert (texts.lengths == 24).mean() > 0.5
+    made = SegmentPairs(texts, tokenizer).make(np.arange(3000), kind, seed=1, epoch=0)
+    known = made.labels >= 0
+    assert known.mean() > 0.7
+    labels, full_stop = made.labels[known].astype(bool), tokenizer.get_vocab()["."]
+    first_lengths, second_lengths = [], []
+    for row in np.flatnonzero(known):
+        first, second = segments(tokenizer, made, row)
+        assert first[-1] == full_stop
+        first_lengths.append(len(first))
+        second_lengths.append(len(second))
+    lengths = [np.array(first_lengths), np.array(second_lengths)]
+    for values in (*lengths, sum(lengths)) if kind == "next" else (sum(lengths),):
+        assert best_threshold(values, labels) < 0.55
+    broken = np.array([segments(tokenizer, made, row)[1][-1] != full_stop for row in np.flatnonzero(known)])
+    assert best_threshold(broken, labels) < 0.55
 
 
 @pytest.mark.parametrize("kind", ["order", "next"])

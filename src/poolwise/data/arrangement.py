@@ -72,6 +72,10 @@ class Rows:
     present: Bool[ndarray, "R T"]
 
 
+Span = Int64[ndarray, "2 B"]
+"""Places where spans start, and where they have ended."""
+
+
 def single(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
     """Each text as it is: R = B."""
     token_ids, present = texts.padded(examples)
@@ -94,7 +98,7 @@ def halves(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
     middle = (opening + 1 + closing) // 2
     start = np.concatenate([opening + 1, np.where(whole, opening + 1, middle)])
     end = np.concatenate([np.where(whole, closing, middle), closing])
-    return joined(texts, np.tile(examples, 2), (start, end), (end, end))[0]
+    return joined(texts, np.tile(examples, 2), np.stack([start, end]), np.stack([end, end]))[0]
 
 
 Choice = TypeVar("Choice")
@@ -112,8 +116,8 @@ SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…")  # noqa: RUF001
 SHORTEST_SEGMENT = 2
 """Word pieces; the separator that a pair needs may cost a full-length text one piece, and some must be left."""
 NEIGHBOURS = 1000
-"""Another text's segment comes from one of the texts that follow in the order of length, so that the length of a pair
-says little about whether its segments belong together."""
+"""Another text's segment is one of those that come near in the order of length, so that the length of a pair says
+little about whether its segments belong together."""
 SWAP_STREAM, CUT_STREAM, PARTNER_STREAM = 1000, 1001, 1002
 """Streams of random bits, apart from those of masks."""
 
@@ -137,8 +141,9 @@ class Pairs:
 class SegmentPairs:
     """Makes pairs of segments of texts that hold several sentences, as a function of (seed, epoch, example).
 
-    A text is cut after one of its sentences, drawn evenly; sentences end at `SENTENCE_ENDS`, and both segments have at
-    least `SHORTEST_SEGMENT` word pieces.
+    A text is cut after one of its sentences but the last, drawn evenly; sentences end at `SENTENCE_ENDS`, and both
+    segments have at least `SHORTEST_SEGMENT` word pieces. What follows the last end of a sentence, as truncation leaves
+    it, is left out: else a segment that ends in mid-sentence would tell that it is the later one.
 
     Attributes:
         splittable: (N,), which texts can be cut.
@@ -152,51 +157,54 @@ class SegmentPairs:
         places = np.arange(len(texts.ids))
         ends = ends_sentence[texts.ids]
         ends[:-1] &= ~ends[1:]  # after the last of several signs
-        starts, closes = texts.offsets[numbers], texts.offsets[numbers + 1] - 1  # [CLS] and [SEP]
+        self.closes = texts.offsets[1:] - 1
+        """(N,), places where the second segment has ended: after the last sentence, or at [SEP] if none ends."""
+        after = np.flatnonzero(ends) + 1
+        self.closes[numbers[after - 1]] = after  # of several, the last is kept
+        starts, closes = texts.offsets[numbers], self.closes[numbers]
         ends &= (places >= starts + SHORTEST_SEGMENT) & (places < closes - SHORTEST_SEGMENT)
         self.cuts = np.flatnonzero(ends) + 1
         """Places where a second segment may start, text after text."""
-        self.cut_counts = np.bincount(numbers[self.cuts], minlength=len(texts))
+        self.cut_texts = numbers[self.cuts]
+        self.cut_counts = np.bincount(self.cut_texts, minlength=len(texts))
         self.cut_offsets = np.cumsum(self.cut_counts) - self.cut_counts
         self.splittable = self.cut_counts > 0
-        candidates = np.flatnonzero(self.splittable)
-        self.by_length = candidates[np.argsort(texts.lengths[candidates], kind="stable")]
-        self.rank = np.zeros(len(texts), dtype=np.int64)
-        self.rank[self.by_length] = np.arange(len(self.by_length))
+        self.by_length = np.argsort(self.closes[self.cut_texts] - self.cuts, kind="stable")
+        self.rank = np.argsort(self.by_length)
 
     def make(self, examples: Int64[ndarray, " B"], kind: Literal["order", "next"], seed: int, epoch: int) -> Pairs:
         """The pairs of these texts; half of those that can be split are swapped, or given another text's segment."""
-        offsets = self.texts.offsets
-        splittable = self.splittable[examples]
-        ends = offsets[examples + 1] - 1
-        cuts = np.where(splittable, self._cuts(examples, seed, epoch), ends)
-        changed = splittable & (_draws(seed, epoch, examples, SWAP_STREAM) % np.uint64(2) == 1)
-        first, second = (offsets[examples] + 1, cuts), (cuts, ends)
-        if kind == "order":
-            first, second = _where(changed, second, first), _where(changed, first, second)
-        else:
-            changed &= len(self.by_length) > 1
-            partners = np.where(changed, self._partners(examples, seed, epoch), examples)
-            other = (self._cuts(partners, seed, epoch), offsets[partners + 1] - 1)
-            second = _where(changed, other, second)
-        labels = np.where(splittable, changed.astype(np.int64), IGNORED_LABEL)
+        starts, ends = self.texts.offsets[examples] + 1, self.texts.offsets[examples + 1] - 1
+        first, second = np.stack([starts, ends]), np.stack([ends, ends])
+        labels = np.full(len(examples), IGNORED_LABEL, dtype=np.int64)
+        split = self.splittable[examples]
+        first[:, split], second[:, split], labels[split] = self._segments(examples[split], kind, seed, epoch)
         return Pairs(*joined(self.texts, examples, first, second), labels)
 
-    def _cuts(self, examples: Int64[ndarray, " B"], seed: int, epoch: int) -> Int64[ndarray, " B"]:
-        """A cut of each text; of one that has none, any place."""
-        counts = np.maximum(self.cut_counts[examples], 1).astype(np.uint64)
-        number = (_draws(seed, epoch, examples, CUT_STREAM) % counts).astype(np.int64)
-        cuts: ndarray = np.append(self.cuts, 0)[self.cut_offsets[examples] + number]
-        return cuts
+    def _segments(
+        self, examples: Int64[ndarray, " B"], kind: Literal["order", "next"], seed: int, epoch: int
+    ) -> tuple[Span, Span, Bool[ndarray, " B"]]:
+        """First and second segment of texts that can be split, and whether they are changed."""
+        number = _draws(seed, epoch, examples, CUT_STREAM) % self.cut_counts[examples].astype(np.uint64)
+        cuts = self.cut_offsets[examples] + number.astype(np.int64)
+        changed = _draws(seed, epoch, examples, SWAP_STREAM) % np.uint64(2) == 1
+        first, second = np.stack([self.texts.offsets[examples] + 1, self.cuts[cuts]]), self._second(cuts)
+        if kind == "order":
+            return np.where(changed, second, first), np.where(changed, first, second), changed
+        partners = self._partners(cuts, _draws(seed, epoch, examples, PARTNER_STREAM))
+        changed &= self.cut_texts[partners] != examples
+        return first, np.where(changed, self._second(partners), second), changed
 
-    def _partners(self, examples: Int64[ndarray, " B"], seed: int, epoch: int) -> Int64[ndarray, " B"]:
-        """Another text for each, near in length, that can be split; the text itself where there is none."""
-        count = len(self.by_length)
-        if count < 2:
-            return examples
-        window = np.uint64(min(count - 1, NEIGHBOURS))
-        steps = 1 + (_draws(seed, epoch, examples, PARTNER_STREAM) % window).astype(np.int64)
-        partners: ndarray = self.by_length[(self.rank[examples] + steps) % count]
+    def _second(self, cuts: Int64[ndarray, " B"]) -> Span:
+        """The segments that start at these cuts, given by number."""
+        return np.stack([self.cuts[cuts], self.closes[self.cut_texts[cuts]]])
+
+    def _partners(self, cuts: Int64[ndarray, " B"], draws: UInt64[ndarray, " B"]) -> Int64[ndarray, " B"]:
+        """For each cut another one, whose second segment is near in length; it may be the same text's."""
+        window = np.uint64(max(min(len(self.cuts) // 2, NEIGHBOURS), 1))
+        steps, rank = 1 + (draws % window).astype(np.int64), self.rank[cuts]
+        near = np.where(rank + steps < len(self.cuts), rank + steps, np.maximum(rank - steps, 0))
+        partners: ndarray = self.by_length[near]
         return partners
 
 
@@ -209,10 +217,6 @@ def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             if tokenizer.convert_tokens_to_string([last]).strip() == sign:
                 found.add(int(tokenizer.convert_tokens_to_ids(last)))
     return sorted(found)
-
-
-Span = tuple[ndarray, ndarray]
-"""Places (B,) where spans start, and where they have ended."""
 
 
 def joined(
@@ -236,10 +240,6 @@ def joined(
     present = position < total
     token_ids = np.where(present, texts.ids[places], texts.pad_id).astype(np.int64)
     return Rows(token_ids, places, present), (present & (position > size + 1)).astype(np.int64)
-
-
-def _where(condition: ndarray, chosen: Span, other: Span) -> Span:
-    return np.where(condition, chosen[0], other[0]), np.where(condition, chosen[1], other[1])
 
 
 def _draws(seed: int, epoch: int, examples: Int64[ndarray, " B"], stream: int) -> UInt64[ndarray, " B"]:
