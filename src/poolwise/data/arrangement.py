@@ -115,9 +115,9 @@ def _one_value(choices: Mapping[str, Choice | None], what: str) -> Choice | None
 SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…")  # noqa: RUF001
 SHORTEST_SEGMENT = 2
 """Word pieces; the separator that a pair needs may cost a full-length text one piece, and some must be left."""
-NEIGHBOURS = 1000
-"""Another text's segment is one of those that come near in the order of length, so that the length of a pair says
-little about whether its segments belong together."""
+NEIGHBOURS = 100
+"""Another text's segment is one of so many shorter or longer ones in the order of length, so that the length of a pair
+does not say whether its segments belong together."""
 SWAP_STREAM, CUT_STREAM, PARTNER_STREAM = 1000, 1001, 1002
 """Streams of random bits, apart from those of masks."""
 
@@ -201,10 +201,12 @@ class SegmentPairs:
 
     def _partners(self, cuts: Int64[ndarray, " B"], draws: UInt64[ndarray, " B"]) -> Int64[ndarray, " B"]:
         """For each cut another one, whose second segment is near in length; it may be the same text's."""
-        window = np.uint64(max(min(len(self.cuts) // 2, NEIGHBOURS), 1))
-        steps, rank = 1 + (draws % window).astype(np.int64), self.rank[cuts]
-        near = np.where(rank + steps < len(self.cuts), rank + steps, np.maximum(rank - steps, 0))
-        partners: ndarray = self.by_length[near]
+        count, rank = len(self.cuts), self.rank[cuts]
+        window = max(min(count // 2, NEIGHBOURS), 1)
+        steps = (draws % np.uint64(2 * window)).astype(np.int64) - window
+        steps += steps >= 0  # -window to -1, 1 to window
+        near = np.where((rank + steps >= 0) & (rank + steps < count), rank + steps, rank - steps)
+        partners: ndarray = self.by_length[near.clip(0, max(count - 1, 0))]
         return partners
 
 
