@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM, BertModel, GPT2Config, GPT2Model
 
 from poolwise import inspect
@@ -74,7 +74,10 @@ def test_a_plain_mlm_checkpoint_has_no_pooler(plain, inspected):
     assert "NOT the same in two loads" in printed
     assert "2: pooler.dense.bias, pooler.dense.weight" in printed
     assert f"cls ({len(found.heads)} keys)" in printed
-    assert max(map(len, printed.splitlines())) <= 80
+    lines = printed.splitlines()
+    command = next(line for line in lines if line.startswith("to train it"))
+    assert f"model={plain} trainable=pooler data=files" in command
+    assert all(len(line) <= 80 for line in lines if str(plain) not in line)
 
 
 @pytest.mark.parametrize(("representation", "code"), [("pooler", 1), ("cls", 0), ("mean", 0), ("cls_linear", 0)])
@@ -89,7 +92,8 @@ def test_a_foreign_pooler(config, tmp_path, inspected, bias, status):
     assert (found.status, found.missing, found.unexpected, found.heads) == (status, set(), set(), set())
     assert found.difference == 0
     code, printed = inspected(str(folder))
-    assert code == 0
+    assert code == (1 if status == "never trained" else 0)
+    assert inspected(str(folder), "--repr", "cls")[0] == 0
     assert f"{status}: in the file" in printed
     assert "not an export of poolwise" in printed
 
@@ -148,6 +152,39 @@ def test_an_encoder_that_is_not_whole(config, tmp_path, inspected):
     assert inspected(str(folder), "--repr", "cls")[0] == 1
 
 
+def test_a_note_of_other_weights_is_left_aside(model, tokenizer, tmp_path, inspected):
+    folder = tmp_path / "export"
+    export(model, tokenizer, {**PROVENANCE, "pooler_status": "trained"}, "# card", folder)
+    assert inspect_checkpoint(folder).status == "trained"
+    model.bert.pooler.dense.reset_parameters()
+    torch.nn.init.zeros_(model.bert.pooler.dense.bias)
+    model.save_pretrained(folder)
+    found = inspect_checkpoint(folder)
+    assert (found.status, found.provenance) == ("never trained", {})
+    assert inspected(str(folder))[0] == 1
+
+
+def setting(key: str, value: object):
+    """Puts a value into config.json."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {key: value}))
+
+    return spoil
+
+
+def provenance(**changed: object):
+    """Puts a provenance.json there, with changes."""
+    return lambda folder: (folder / "provenance.json").write_text(json.dumps(PROVENANCE | changed))
+
+
+def not_finite(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def broken_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
 
@@ -175,6 +212,13 @@ def other_sizes(folder: Path) -> None:
         (pickle_only, "a pickle, which can run code when it is read"),
         (other_sizes, "its weights do not fit its config"),
         (lambda folder: (folder / "provenance.json").write_text("?"), "provenance.json cannot be read"),
+        (provenance(parts={"pooler": {"origin": 3}}), "provenance.json cannot be read"),
+        (provenance(pooler_geometry=[1]), "provenance.json cannot be read"),
+        (setting("num_hidden_layers", "x"), "its weights do not fit its config"),
+        (setting("hidden_size", 0), "its weights do not fit its config"),
+        (setting("hidden_act", "nope"), "its weights do not fit its config"),
+        (setting("vocab_size", 0), "plain"),
+        (not_finite, "the weights are not finite"),
     ],
 )
 def test_mistakes_are_one_message(plain, inspected, spoil, words):
@@ -183,6 +227,27 @@ def test_mistakes_are_one_message(plain, inspected, spoil, words):
     assert code == 2
     assert printed.startswith("poolwise: ")
     assert words in printed
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "weights.pth"])
+def test_any_pickle_is_refused_with_the_reason(plain, inspected, name):
+    (plain / "model.safetensors").rename(plain / name)
+    code, printed = inspected(str(plain))
+    assert code == 2
+    assert f"its weights in {name}, a pickle, which can run code when it is read" in printed
+
+
+def test_a_file_is_no_folder(plain, inspected):
+    code, printed = inspected(str(plain / "model.safetensors"))
+    assert code == 2
+    assert "is a file; an encoder is a folder with config.json" in printed
+
+
+@pytest.mark.parametrize("broken", [{"pooler_status": ["x"]}, {"pooler_status": "trained", "parts": []}])
+def test_a_note_of_wrong_types_is_left_aside(config, tmp_path, broken):
+    folder = with_pooler(config, tmp_path, 0.5)
+    (folder / "provenance.json").write_text(json.dumps(broken))
+    assert inspect_checkpoint(folder).provenance == {}
 
 
 def test_no_folder(tmp_path, inspected):
@@ -199,8 +264,6 @@ def test_another_family(tmp_path, inspected):
 def test_a_folder_without_tokenizer_and_a_pooler_to_train_are_told(inspected, config, tmp_path):
     BertModel(config).save_pretrained(tmp_path)
     code, printed = inspected(str(tmp_path))
-    assert code == 0
+    assert code == 1
     assert "tokenizer      none: neither stage can use this folder" in printed
-    words = " ".join(printed.split())
-    assert "to train it python train.py stage=mlm" in words
-    assert "trainable=pooler data=files" in words
+    assert f"to train it    python train.py stage=mlm model={tmp_path} trainable=pooler data=files" in printed

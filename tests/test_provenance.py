@@ -122,9 +122,11 @@ def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
 )
 def test_status(origin, steps, moved, encoder_moved, expected):
     pooler = {"origin": origin, "steps": steps, "distance_moved": moved}
-    assert status(pooler, encoder_moved, effective_rank=5.0) == expected
+    assert status(pooler, encoder_moved, is_collapsed=False) == expected
+    inherited = "stale" if expected == "as released" else expected
+    assert status(pooler, encoder_moved, is_collapsed=False, start_status="stale") == inherited
     expected = "collapsed" if expected == "trained" else expected
-    assert status(pooler, encoder_moved, effective_rank=1.4) == expected
+    assert status(pooler, encoder_moved, is_collapsed=True) == expected
 
 
 def test_figures_by_loss_are_means_over_probes(model, surroundings):
@@ -155,17 +157,19 @@ def test_a_probe_leaves_no_gradient_and_the_graph(model):
 
 
 @pytest.mark.parametrize(
-    ("rank", "steps", "wants_training", "words"),
+    ("rank", "cosine", "steps", "wants_training", "words"),
     [
-        (5.0, 3, True, None),
-        (5.0, 0, False, None),
-        (5.0, 0, True, "the pooler got no gradient"),
-        (1.4, 3, True, "effective rank of 1.40 (below 1.5)"),
-        (1.4, 0, False, "the pooler has collapsed"),
+        (5.0, 0.9, 3, True, None),
+        (5.0, 0.9, 0, False, None),
+        (5.0, 0.9, 0, True, "the pooler got no gradient"),
+        (1.4, 0.9, 3, True, "the pooler has collapsed: its outputs hardly tell dev texts apart (effective rank 1.40"),
+        (9.0, 0.9995, 3, True, "the pooler has collapsed"),
+        (1.4, 0.9, 0, False, "the outputs of the pooler, which nothing trained, hardly tell"),
     ],
 )
-def test_warning(rank, steps, wants_training, words):
-    summary = {"pooler_geometry": {"effective_rank": rank}, "parts": {"pooler": {"steps": steps}}}
+def test_warning(rank, cosine, steps, wants_training, words):
+    geometry = {"effective_rank": rank, "mean_cosine": cosine}
+    summary = {"pooler_geometry": geometry, "parts": {"pooler": {"steps": steps}}}
     found = pooler_warning(summary, wants_training)
     assert found is None if words is None else words in found
 

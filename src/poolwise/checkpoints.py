@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import json
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,32 @@ from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import PretrainedModel, UserError
 from poolwise.words import first_line, some
 
+log = logging.getLogger(__name__)
+
 WEIGHTS_FILE = "model.safetensors"
 PROVENANCE_FILE = "provenance.json"
+WEIGHTS_HASH = "weights_sha256"
+"""The entry of the provenance that says which weights it is about; exports of the first days have none."""
+READ_BEFORE = "start_reads_labels"
+"""The entry of the provenance that says whether the encoder that stage 1 started from had been trained on labels."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
+POOLER_STATUSES = ("trained", "random", "stale", "collapsed", "as released", "never trained")
+
+
 def provenance_of(folder: Path) -> dict[str, Any]:
-    """What stage 1 noted of an export; empty where there is no note, or one of another program."""
+    """What stage 1 noted of an export; empty where there is no note, or one of another program or of other weights."""
     file = folder / PROVENANCE_FILE
     noted = read_json(file) if file.is_file() else {}
-    return noted if "pooler_status" in noted else {}
+    if noted.get("pooler_status") not in POOLER_STATUSES or not isinstance(noted.get("parts", {}), dict):
+        return {}
+    wanted, weights = noted.get(WEIGHTS_HASH), folder / WEIGHTS_FILE
+    if wanted is not None and weights.is_file() and file_hash(weights) != wanted:
+        log.warning("%s: written for other weights than those beside it, and left aside", file)
+        return {}
+    return noted
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -147,7 +165,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is no encoder: it has no config.json (it has {some(sorted(names)) or 'nothing'})")
     if WEIGHTS_FILE in names:
         return
-    pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
         raise UserError(
             f"{folder} has its weights in {some(pickles)}, a pickle, which can run code when it is read; "
@@ -219,8 +237,12 @@ def condition_of(folder: Path) -> str | None:
 
 
 def reads_labels(folder: Path) -> bool:
-    """Whether stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says."""
-    return any(notes["reads_labels"] for notes in provenance_of(folder).get("objectives", {}).values())
+    """Whether a stage 1 trained this folder's encoder on labels that tell about sentiment, as its provenance says.
+
+    That may have been this one, or one before it, from which it started.
+    """
+    noted = provenance_of(folder)
+    return bool(noted.get(READ_BEFORE)) or any(notes["reads_labels"] for notes in noted.get("objectives", {}).values())
 
 
 def longest_text(path: str) -> int:
@@ -230,5 +252,12 @@ def longest_text(path: str) -> int:
 
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    facts = file.stat()
+    return _hash_of(file, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(file: Path, _size: int, _changed: int) -> str:
+    """The hash of a file as it was when it had this size and this time of change."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,7 +19,15 @@ from torch.nn import functional
 from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, can_return_tuple
 
-from poolwise.checkpoints import PROVENANCE_FILE, check_family, provenance_of, weights_file
+from poolwise.checkpoints import (
+    PROVENANCE_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_HASH,
+    check_family,
+    file_hash,
+    provenance_of,
+    weights_file,
+)
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler
 from poolwise.settings import ScratchModel, UserError
@@ -443,7 +451,8 @@ def export(
         config["architectures"] = [model.family.masked_lm.__name__]
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tokenizer.save_pretrained(draft)
-        (draft / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+        noted = {**provenance, WEIGHTS_HASH: file_hash(draft / WEIGHTS_FILE)}
+        (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
         (draft / "README.md").write_text(card)
         load_encoder(str(draft), seed=0, pooler_required=True)
         shutil.rmtree(folder, ignore_errors=True)

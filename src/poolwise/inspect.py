@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
@@ -25,11 +25,11 @@ from poolwise.checkpoints import (
     read_json,
     tensor_shapes,
 )
-from poolwise.encoder import never_trained
+from poolwise.encoder import check_finite, never_trained
 from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
-from poolwise.words import some
+from poolwise.words import first_line, some
 
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 FIXED_TEXT = 16
@@ -45,6 +45,12 @@ STATUS_IN_WORDS = {
     "stale": "the encoder moved under it in stage 1, and no loss trained it",
     "collapsed": "trained in stage 1, but its outputs hardly tell texts apart",
 }
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, ArithmeticError, LookupError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What a config or a file that is not right makes the libraries raise."""
+COPIED = ("folder", "to train it")
 UNTRAINED = ("missing", "never trained", "random")
 
 
@@ -75,29 +81,35 @@ class Inspection:
     states_difference: float
     provenance: dict[str, Any]
 
-    def lacks(self, representation: str) -> set[str]:
-        """The missing keys without which a representation is partly random."""
-        return self.missing - (set() if REPRESENTATIONS[representation].uses_pooler else POOLER_KEYS)
+    def serves(self, representation: str) -> bool:
+        """Whether nothing that a representation needs is random: no key is missing, and no pooler untrained."""
+        if REPRESENTATIONS[representation].uses_pooler:
+            return not self.missing and self.status not in UNTRAINED
+        return self.missing <= POOLER_KEYS
 
 
 def main() -> None:
-    """Print the card; exit with 1 where the representation that is meant needs what is missing, 2 at a mistake."""
+    """Print the card; exit with 1 where the representation that is meant needs what is not there, 2 at a mistake.
+
+    A pooler that nothing trained is as good as none.
+    """
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect", description=__doc__)
     parser.add_argument("folder", type=Path, help="a checkpoint in safetensors")
     parser.add_argument(
         "--repr",
         choices=sorted(REPRESENTATIONS),
         default="pooler",
-        help="the representation you mean to use: exit code 1 if what it needs is missing (default: pooler)",
+        help="the representation you mean to use: exit code 1 if what it needs is missing, or is a pooler that "
+        "nothing trained (default: pooler)",
     )
     arguments = parser.parse_args()
     quieten()
     try:
         found = inspect_checkpoint(arguments.folder)
+        show(found)
     except UserError as error:
         leave(error)
-    show(found)
-    raise SystemExit(1 if found.lacks(arguments.repr) else 0)
+    raise SystemExit(0 if found.serves(arguments.repr) else 1)
 
 
 def inspect_checkpoint(folder: Path) -> Inspection:
@@ -106,15 +118,17 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     Raises:
         UserError: there is no such folder, config or safetensors file, it is broken, or the family is not supported.
     """
+    if folder.is_file():
+        check_folder(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     files = weights_files(folder)
     for file in files:
         tensor_shapes(file)  # raises where it is broken
     (first, info), (second, _) = _load(folder), _load(folder)
+    check_finite(first, folder)
     has_pooler = not POOLER_KEYS & set(info["missing_keys"])
     provenance = provenance_of(folder)
-    provenance = provenance if provenance.get("pooler_status") in STATUS_IN_WORDS else {}
     outputs = [_outputs(model) for model in (first, second)]
     beside = set(info["unexpected_keys"])
     heads = {key for key in beside if family_of(first.config).is_unread(key)}
@@ -155,16 +169,19 @@ def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
         model, info = body_with_pooler(check_family(str(folder))).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder}: its weights do not fit its config ({error})") from error
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder}: its weights do not fit its config ({first_line(error)})") from error
     return model.eval(), info
 
 
 def _outputs(model: Any) -> Any:
     positions = family_of(model.config).longest_text(model.config)
     ids = torch.arange(min(FIXED_TEXT, model.config.vocab_size, positions))
-    with torch.inference_mode():
-        return model(ids.unsqueeze(0), torch.ones_like(ids).unsqueeze(0))
+    try:
+        with torch.inference_mode():
+            return model(ids.unsqueeze(0), torch.ones_like(ids).unsqueeze(0))
+    except (RuntimeError, LookupError) as error:
+        raise UserError(f"{model.name_or_path}: no text can be read with its config ({first_line(error)})") from error
 
 
 def _status(model: Any, has_pooler: bool, provenance: dict[str, Any]) -> str:
@@ -176,14 +193,15 @@ def _status(model: Any, has_pooler: bool, provenance: dict[str, Any]) -> str:
 
 
 def show(found: Inspection) -> None:
-    """Print the card."""
+    """Print the card; commands and folders are not broken, so that they can be copied."""
+    rows = rows_of(found)
+    width = max(map(len, rows)) + 2
     console = Console(highlight=False)
-    card = Table.grid(padding=(0, 2, 0, 0))
-    card.add_column(no_wrap=True)
-    card.add_column(overflow="fold")
-    for name, words in rows_of(found).items():
-        card.add_row(Text(name, style="bold"), Text(words))
-    console.print(card)
+    for name, words in rows.items():
+        room = len(words) + 1 if name in COPIED else console.width - width
+        for number, line in enumerate(Text(words).wrap(console, room)):
+            title = Text(f"{'' if number else name:<{width}}", style="bold")
+            console.print(title.append_text(Text(line.plain.rstrip(), style="not bold")), soft_wrap=True)
 
 
 def rows_of(found: Inspection) -> dict[str, str]:
@@ -207,8 +225,13 @@ def rows_of(found: Inspection) -> dict[str, str]:
     if not family.has_pooler:
         added = f"{family.name} has no pooler of its own; AutoModel will not see the one that stage 1 adds"
         rows["AutoModel"] = added if found.status == "missing" else family.hidden_pooler
-    rows |= _provenance_rows(found.provenance)
-    if found.status in UNTRAINED:
+    try:
+        rows |= _provenance_rows(found.provenance)
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        raise UserError(f"{found.folder / PROVENANCE_FILE} cannot be read ({first_line(error)})") from error
+    if len(found.files) > 1:
+        rows["to use it"] = f"the stages read one {WEIGHTS_FILE}: save it with max_shard_size larger than the weights"
+    elif found.status in UNTRAINED:
         rows["to train it"] = (
             f"python train.py stage=mlm model={found.folder} trainable=pooler data=files data.text=..."
         )
@@ -234,7 +257,7 @@ def listed(keys: Collection[str]) -> str:
 def _provenance_rows(provenance: dict[str, Any]) -> dict[str, str]:
     """What stage 1 noted; exports of other versions may hold less."""
     if not provenance:
-        return {"provenance": f"no {PROVENANCE_FILE}: not an export of poolwise"}
+        return {"provenance": f"no {PROVENANCE_FILE} of these weights: not an export of poolwise"}
     rows = {"stage 1": f"model {provenance.get('model')}, objective {provenance.get('objective')}"}
     pooler = provenance.get("parts", {}).get("pooler")
     if pooler:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
-from poolwise.compare.statistics import power_in_words
+from poolwise.compare.statistics import DISTRUSTED_POOLERS, power_in_words
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
@@ -31,7 +31,7 @@ from poolwise.machine import check_writable
 from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
-from poolwise.provenance import ProvenanceTracker, pooler_figures, pooler_warning
+from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
 from poolwise.representations import representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
@@ -262,11 +262,22 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         condition_material=without_seeds(material),
         flat={
             "data": settings.data.name,
-            "model": settings.model.name,
+            "model": model_label(settings),
             "objective": label,
             "seed": choice.seed,
         },
     )
+
+
+def starts_from_labels(settings: CommonSettings) -> bool:
+    """Whether the encoder that `model` names was trained on labels by a stage 1 of poolwise."""
+    model = settings.model
+    return isinstance(model, PretrainedModel) and checkpoints.reads_labels(Path(checkpoints.locate(model)))
+
+
+def model_label(settings: CommonSettings) -> str:
+    """How tables call the model: marked where it was trained on labels."""
+    return settings.model.name + (" (reads labels)" if starts_from_labels(settings) else "")
 
 
 def material_of(pretraining: Pretraining) -> dict[str, Any]:
@@ -395,7 +406,8 @@ class MLMJob(Job):
             texts = with_ratings(texts, ratings_of(rows))
         surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
-        provenance = ProvenanceTracker(model, start.source, settings.seed)
+        before = {} if start.path is None else checkpoints.provenance_of(Path(start.path))
+        provenance = ProvenanceTracker(model, start.source, settings.seed, before.get("pooler_status", AS_RELEASED))
         on_states = self.pooler_only and self.trains
         kind = PoolerTraining if on_states else MaskedLanguageModelling
         rate = settings.pretraining.pooler_learning_rate
@@ -443,6 +455,7 @@ class MLMJob(Job):
             **stage.proof,
             "warning": warning,
             "objectives": stage.objective.notes(),
+            checkpoints.READ_BEFORE: starts_from_labels(self.settings),
             **({"hidden_pooler": hidden} if hidden else {}),
             **self.identity.flat,
             "key": self.identity.key,
@@ -617,7 +630,7 @@ class SentimentJob(Job):
             condition_material=without_seeds({**material, "weights": chosen.condition}),
             flat={
                 "data": settings.data.name,
-                "model": settings.model.name,
+                "model": model_label(settings),
                 **chosen.flat,
                 "repr": settings.representation,
                 "protocol": settings.protocol.name,
@@ -636,6 +649,13 @@ class SentimentJob(Job):
         else:
             model, self.pooler_status = encoder.load_encoder(
                 chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
+            )
+        if kind.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS:
+            log.warning(
+                "WARNING: repr=pooler reads a pooler that is %s; train it: python train.py stage=mlm model=%s "
+                "trainable=pooler",
+                self.pooler_status,
+                chosen.path or "FOLDER",
             )
         classifier = SentimentClassifier(
             model,

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.families import Family
-from poolwise.geometry import COLLAPSED_BELOW
+from poolwise.geometry import collapsed
 
 POOLER = "pooler"
+AS_RELEASED = "as released"
 
 
 def part_of(parameter_name: str, family: Family) -> str:
@@ -32,12 +33,15 @@ class ProvenanceTracker:
     The word embeddings, tied to the MLM head's output layer, are counted under `embeddings`.
     """
 
-    def __init__(self, model: MaskedLMWithPooler, source: str | None, seed: int) -> None:
+    def __init__(
+        self, model: MaskedLMWithPooler, source: str | None, seed: int, start_status: str = AS_RELEASED
+    ) -> None:
         """Take the model before its first step.
 
         `source` names the file that the weights came from, with its hash; None for a model from scratch.
-        `seed` drew what is fresh.
+        `seed` drew what is fresh. `start_status` is that of a pooler that was kept, as an earlier stage 1 noted it.
         """
+        self._start_status = start_status
         self.parts: dict[str, list[nn.Parameter]] = {}
         missing_parts = {part_of(key, model.family) for key in model.loading_info.get("missing_keys", ())}
         self._origins: dict[str, str] = {}
@@ -100,7 +104,7 @@ class ProvenanceTracker:
         moved = any(parts[part]["distance_moved"] > 0 for part in parts if part.startswith("layer."))
         total = sum(self._loss_sums.values())
         return {
-            "pooler_status": status(parts[POOLER], moved, geometry["effective_rank"]),
+            "pooler_status": status(parts[POOLER], moved, collapsed(geometry), self._start_status),
             "pooler_geometry": dict(geometry),
             "loss_shares": {name: value / total if total else 0.0 for name, value in self._loss_sums.items()},
             "probes": self._probes,
@@ -124,16 +128,17 @@ class ProvenanceTracker:
         }
 
 
-def status(pooler: Mapping[str, Any], encoder_moved: bool, effective_rank: float) -> str:
+def status(pooler: Mapping[str, Any], encoder_moved: bool, is_collapsed: bool, start_status: str = AS_RELEASED) -> str:
     """`trained` if a loss reached the pooler; else `random` if it is fresh, `stale` if the encoder moved.
 
-    A pooler that training made useless is `collapsed`; a kept one under an encoder that did not move, `as released`.
+    A pooler that training made useless is `collapsed`; a kept one under an encoder that did not move is what it was
+    (`start_status`).
     """
     if pooler["steps"] > 0 and pooler["distance_moved"] > 0:
-        return "collapsed" if effective_rank < COLLAPSED_BELOW else "trained"
+        return "collapsed" if is_collapsed else "trained"
     if pooler["origin"].startswith("fresh"):
         return "random"
-    return "stale" if encoder_moved else "as released"
+    return "stale" if encoder_moved else start_status
 
 
 def pooler_warning(summary: Mapping[str, Any], wants_training: bool) -> str | None:
@@ -141,13 +146,14 @@ def pooler_warning(summary: Mapping[str, Any], wants_training: bool) -> str | No
 
     `wants_training`: whether the objective is one that trains the pooler.
     """
-    rank = summary["pooler_geometry"]["effective_rank"]
-    if rank < COLLAPSED_BELOW:
+    geometry, steps = summary["pooler_geometry"], summary["parts"][POOLER]["steps"]
+    if collapsed(geometry):
+        lead = "the pooler has collapsed: its outputs" if steps else "the outputs of the pooler, which nothing trained,"
         return (
-            f"the pooler has collapsed: its outputs on dev texts have an effective rank of {rank:.2f} "
-            f"(below {COLLAPSED_BELOW:g}), so they hardly tell texts apart"
+            f"{lead} hardly tell dev texts apart (effective rank {geometry['effective_rank']:.2f}, mean cosine "
+            f"{geometry['mean_cosine']:.4f})"
         )
-    if wants_training and summary["parts"][POOLER]["steps"] == 0:
+    if wants_training and steps == 0:
         return "the pooler got no gradient: it is as it was before training"
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from poolwise.data.arrangement import agreed
@@ -50,6 +50,10 @@ class Combined(Objective):
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses of all parts."""
         return {name: loss for part in self._parts() for name, loss in part.losses(pooler_output, batch, model).items()}
+
+    def counts(self, batch: Batch) -> dict[str, Int[Tensor, ""] | int]:
+        """The counts of all parts."""
+        return {name: count for part in self._parts() for name, count in part.counts(batch).items()}
 
     def weights(self, progress: float | None = None) -> dict[str, float]:
         """The weights of all parts."""

@@ -55,6 +55,10 @@ class Objective(nn.Module, ABC):
         """Each loss of a batch by its name, unweighted."""
 
     @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Int[Tensor, ""] | int]:
+        """How many rows of a batch each loss is a mean over."""
+
+    @abstractmethod
     def weights(self, progress: float | None = None) -> dict[str, float]:
         """What each loss is multiplied by at a share (0 to 1) of training; at full strength for None."""
 
@@ -121,6 +125,14 @@ class PoolerLoss(Objective):
         """The one loss."""
         return {self.name: self(pooler_output, batch, model)}
 
+    def counts(self, batch: Batch) -> dict[str, Int[Tensor, ""] | int]:
+        """The one count."""
+        return {self.name: self.rows_counted(batch)}
+
+    def rows_counted(self, batch: Batch) -> Int[Tensor, ""] | int:
+        """All R, unless a subclass says otherwise."""
+        return len(batch["labels"])
+
     def weights(self, progress: float | None = None) -> dict[str, float]:
         """The one weight."""
         if progress is None or self.weight_schedule == "constant":
@@ -143,5 +155,9 @@ class PoolerLoss(Objective):
 def mean_over_known(logits: Float[Tensor, "R C"], labels: Int[Tensor, " R"]) -> Float[Tensor, ""]:
     """Mean cross entropy in nats over the rows whose label is known (not -100); 0 where none is."""
     total: Tensor = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    known: Tensor = (labels != IGNORED_LABEL).sum()
-    return total / known.clamp(min=1)
+    return total / count_known(labels).clamp(min=1)
+
+
+def count_known(labels: Int[Tensor, " R"]) -> Int[Tensor, ""]:
+    """How many rows have a label that is known."""
+    return (labels != IGNORED_LABEL).sum()

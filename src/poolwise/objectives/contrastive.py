@@ -24,11 +24,15 @@ def info_nce(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperat
 
     With s(i, j) = cos(first_i, second_j) / temperature, one direction is the mean over i of
     -log(exp s(i, i) / sum_j exp s(i, j)) (van den Oord et al. 2018). Cosine and temperature are as in Chen et al.
-    2020, where both views of the B - 1 other texts are negatives, here their second views alone.
+    2020, where both views of the B - 1 other texts are negatives, here their second views alone. Formed in fp32, as
+    cosines near 1 are all the same in half precision.
     """
-    logits = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
     targets = torch.arange(len(first), device=first.device)
-    return (functional.cross_entropy(logits.float(), targets) + functional.cross_entropy(logits.T.float(), targets)) / 2
+    with torch.autocast(first.device.type, enabled=False):
+        logits = (
+            functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
+        )
+        return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
 
 class Contrast(PoolerLoss):

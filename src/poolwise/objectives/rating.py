@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler, draw_dense
-from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
+from poolwise.objectives.base import PoolerLoss, Surroundings, count_known, mean_over_known
 
 
 class Rating(PoolerLoss):
@@ -39,6 +39,10 @@ class Rating(PoolerLoss):
     ) -> Float[Tensor, ""]:
         """Mean cross entropy in nats over the texts whose rating is known; 0 where none is."""
         return mean_over_known(self.head(pooler_output), batch["ratings"])
+
+    def rows_counted(self, batch: Batch) -> Int[Tensor, ""]:
+        """Texts whose rating is known."""
+        return count_known(batch["ratings"])
 
     def own_notes(self) -> dict[str, Any]:
         """The ratings it knows."""

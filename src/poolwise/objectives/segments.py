@@ -3,13 +3,13 @@
 import logging
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler, draw_dense
-from poolwise.objectives.base import PoolerLoss, Surroundings, mean_over_known
+from poolwise.objectives.base import PoolerLoss, Surroundings, count_known, mean_over_known
 from poolwise.settings import UserError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,10 @@ class SegmentPairLoss(PoolerLoss):
         """Mean over the texts that were split; 0 where none was."""
         return mean_over_known(self.head(pooler_output), batch["pair_labels"])
 
+    def rows_counted(self, batch: Batch) -> Int[Tensor, ""]:
+        """Texts that were split."""
+        return count_known(batch["pair_labels"])
+
     def own_notes(self) -> dict[str, Any]:
         """How many training texts there are, and how many were too short to split."""
         return {"texts": self.text_count, "texts_too_short_to_split": self.unsplit_count}
@@ -71,7 +75,7 @@ class SegmentOrder(SegmentPairLoss):
 class NextSegment(SegmentPairLoss):
     """Does the second segment follow the first, or is it another text's? (BERT, Devlin et al. 2019.)
 
-    The other text is one of like length, in BERT any; its segment is what follows one of its own cuts.
+    The other text's segment is one of like length, in BERT any; it is what follows one of that text's own cuts.
     """
 
     name = "nsp"

@@ -125,7 +125,7 @@ class MaskedLanguageModelling(Stage):
             logger.log_metrics(pooler_figures(self.proof), self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect dev figures: MLM weighted by masked positions, objectives by texts.
+        """Collect dev figures: MLM weighted by masked positions, objectives by the rows that they are means over.
 
         MLM is measured on the same masked texts whatever the objective; where the objective arranges texts in
         another way, it is measured on these in a pass of its own.
@@ -134,12 +134,10 @@ class MaskedLanguageModelling(Stage):
         masked = (batch["labels"] != IGNORED_LABEL).sum()
         self.dev_loss.update(output.loss, masked)
         self.dev_accuracy.update(masked_accuracy(output.logits, batch["labels"]), masked)
-        count = len(batch["labels"])
         if "arranged" in batch:
             batch = batch["arranged"]
             output = self.encode(batch)
-        for name, loss in self.objective.losses(output.pooler_output, batch, self.model).items():
-            self.dev_objectives[name].update(loss, count)
+        self.note_dev_objectives(self.objective.losses(output.pooler_output, batch, self.model), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
@@ -154,6 +152,11 @@ class MaskedLanguageModelling(Stage):
         for metric in (self.dev_loss, self.dev_accuracy):
             metric.reset()
         self.log_dev_objectives()
+
+    def note_dev_objectives(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
+        """Add the objectives' losses of a dev batch."""
+        for name, count in self.objective.counts(batch).items():
+            self.dev_objectives[name].update(losses[name], count)
 
     def log_dev_objectives(self) -> None:
         """Log the objectives' dev figures."""

@@ -39,9 +39,8 @@ class PoolerTraining(MaskedLanguageModelling):
         return torch.stack(list(weighted.values())).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the objectives, by texts."""
-        for name, loss in self.losses(batch).items():
-            self.dev_objectives[name].update(loss, len(batch["labels"]))
+        """Collect the objectives, by the rows that they are means over."""
+        self.note_dev_objectives(self.losses(batch), batch.get("arranged", batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log the objectives."""
