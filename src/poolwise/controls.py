@@ -17,13 +17,16 @@ SAME_FOR_EQUAL_TIME = {
     "platform": "trainer settings",
 }
 """What a control shares with the run that it is held against: parts of the key's material, and who sets them."""
+MAY_DIFFER = ("epochs", "budget", "pooler_init", "pooler_learning_rate")
+"""Settings of pretraining that may be others: the length, and what MLM alone has no use for."""
 
 
 def time_of(run: Path, material: Mapping[str, Any]) -> Budget:
     """The seconds that a stage-1 run trained, as the budget of one with this material.
 
     Raises:
-        UserError: there is no such run, it is not finished or trained nothing, or it had other data, model or trainer.
+        UserError: there is no such run, it is not finished or trained nothing, or it had other data, model, trainer or
+            pretraining.
     """
     record = read_record(run)
     if record is None or record.get("stage") != "mlm":
@@ -34,6 +37,11 @@ def time_of(run: Path, material: Mapping[str, Any]) -> Budget:
         raise UserError(f"control.run={run}: its record has no training_seconds; allowed: a run that trained")
     mine, theirs = _without_lengths(material), _without_lengths(record["material"])
     other = [name for part, name in SAME_FOR_EQUAL_TIME.items() if mine[part] != theirs[part]]
+    other += [
+        f"pretraining.{key} ({theirs['pretraining'].get(key)} there, {value} here)"
+        for key, value in mine["pretraining"].items()
+        if key not in MAY_DIFFER and theirs["pretraining"].get(key) != value
+    ]
     if other:
         raise UserError(f"control.run={run}: was run with other {', '.join(other)}; allowed: a run with the same")
     return Budget(float(record["training_seconds"]), "seconds")

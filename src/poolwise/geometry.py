@@ -29,9 +29,9 @@ COLLAPSED_BELOW = 1.5
 """Effective rank under which outputs count as collapsed. All texts on one vector, or on a line through 0, give 1; at
 1.5 with two directions, one holds 86 % of the singular values' sum and 97 % of their squares. Seen on the demo: 27 to
 29 after stage 1 of `tiny`, 1.7 after three steps, 1.03 for a BERT of small random weights."""
-COLLAPSED_ABOVE = 0.999
+COLLAPSED_ABOVE = 0.9999
 """Mean cosine above which outputs count as collapsed too: what little noise is left may have a high rank in a wide
-pooler (11.6 of 384 units at 0.9994). Poolers that serve well are far below, at up to 0.9: all texts share a part."""
+pooler (3.9 of 384 units). Poolers that serve well are far below, at up to 0.9: all texts share a part."""
 
 
 def collapsed(geometry: Mapping[str, float]) -> bool:

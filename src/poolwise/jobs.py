@@ -420,7 +420,7 @@ class MLMJob(Job):
             settings.seed,
             settings.workers,
             objective.needs,
-            self.planned_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
+            self.mask_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
         )
         if on_states:
             encoder.freeze_all_but_pooler(model)
@@ -431,6 +431,21 @@ class MLMJob(Job):
                 for split, batches in data.batches.items()
             }
         return stage, data
+
+    def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
+        """Over how many epochs masks are planned.
+
+        Raises:
+            UserError: the mask probability is to change from epoch to epoch, and there is one.
+        """
+        epochs = self.planned_epochs(texts, copies)
+        final = self.settings.pretraining.masking.final_mask_probability
+        if final is not None and epochs < 2:
+            raise UserError(
+                f"pretraining.masking.final_mask_probability={final}: changes from epoch to epoch, and training has "
+                "one; allowed: two epochs or more"
+            )
+        return epochs
 
     def planned_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """How many epochs are begun, over which a scheduled mask probability changes.

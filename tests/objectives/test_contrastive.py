@@ -36,6 +36,14 @@ def test_info_nce_of_equal_vectors_is_the_log_of_their_number():
     assert info_nce(same[:1], same[:1], 0.05).item() == 0.0
 
 
+def test_info_nce_is_formed_in_fp32_under_autocast():
+    torch.manual_seed(0)
+    first, second = (1 + 0.1 * torch.randn(32, 64) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = info_nce(first, second, 0.05)
+    assert found.item() == info_nce(first, second, 0.05).item()
+
+
 @pytest.mark.parametrize("projection_size", [0, 12])
 def test_views_contrast_the_two_copies_of_each_text(
     model, surroundings, training_batch, sends_gradient, projection_size

@@ -12,10 +12,11 @@ OBJECTIVES = {
         "pretraining.masking.unit=span",
         "pretraining.masking.final_mask_probability=0.3",
         "objective.idf_weighted=true",
+        "pretraining.epochs=2",
     ],
     "views": ["objective.projection_size=8", "objective.topic_neighbours=true"],
     "halves": [],
-    "simcse": ["model.dropout=0.1"],
+    "simcse": ["model.dropout=0.1", "pretraining.pooler_learning_rate=0.05"],
     "decoder": [],
     "sop": [],
     "nsp": [],
@@ -24,7 +25,7 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_it_trains_the_pooler_and_leaves_nothing_of_its_own_in_the_export(program, tmp_path, name):
-    assert program("stage=mlm", f"objective={name}", *OBJECTIVES[name], *SMALL_STAGE1, "logger=csv") == 0
+    assert program("stage=mlm", f"objective={name}", *SMALL_STAGE1, *OBJECTIVES[name], "logger=csv") == 0
     (file,) = (tmp_path / "runs/mlm").glob("*/record.json")
     record = json.loads(file.read_text())
     provenance = record["provenance"]

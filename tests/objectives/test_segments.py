@@ -29,6 +29,7 @@ def test_it_is_the_cross_entropy_over_texts_that_were_split(model, several, name
     assert objective.notes()[name]["texts_too_short_to_split"] == 1
     batch = MaskedBatches(several.texts, several.tokenizer, MASKING, 1, objective.needs)[[(0, n) for n in range(4)]]
     assert batch["pair_labels"][2] == -100
+    assert objective.counts(batch) == {name: 3}
     output = model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"])
     loss = objective(output.pooler_output, batch, model)
     known = torch.tensor([0, 1, 3])

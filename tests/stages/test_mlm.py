@@ -1,10 +1,12 @@
 import lightning
 import pytest
 import torch
+from datasets import Dataset
 
-from helpers import BOW, CONSTANT, MASKING, quiet_trainer
+from helpers import BOW, CONSTANT, MASKING, TEXTS, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
+from poolwise.data.tokens import tokenise
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
@@ -126,6 +128,23 @@ def test_dev_figures_are_means_over_masked_positions(model, texts, tokenizer):
     found = trainer.callback_metrics
     torch.testing.assert_close(found["dev/mlm_loss"], expected)
     torch.testing.assert_close(found["dev/perplexity"], expected.exp())
+
+
+def test_dev_objective_is_a_mean_over_pairs_whatever_the_batches(model, tokenizer, tmp_path):
+    short, long = TEXTS[3], f"{TEXTS[3]} {TEXTS[0]}"
+    texts = tokenise(Dataset.from_dict({"text": [short] * 4 + [long] * 2}), tokenizer, 48, tmp_path)
+    sop = objective_settings("sop")
+    stage, _, trainer = fit(model, texts, tokenizer, sop)  # batches of 2: four texts alone, then two pairs
+    stage.eval()
+    data = masked_data(
+        {"train": texts, "dev": texts}, tokenizer, MASKING, 6, seed=1, workers=0, needs=stage.objective.needs, epochs=1
+    )
+    (batch,) = data.val_dataloader()
+    pairs = batch["arranged"]
+    assert (pairs["pair_labels"] >= 0).sum() == 2
+    with torch.no_grad():
+        expected = stage.objective(stage.encode(pairs).pooler_output, pairs, model)
+    torch.testing.assert_close(trainer.callback_metrics["dev/objective_loss"], expected)
 
 
 def test_what_is_logged(model, texts, tokenizer):

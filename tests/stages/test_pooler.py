@@ -132,7 +132,9 @@ def test_the_encoder_is_read_once_a_text(config, texts, tokenizer, tmp_path, mon
     rows = []
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: rows.append(len(ids)) or forward(self, ids, **k))
-    monkeypatch.setattr("poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0})
+    monkeypatch.setattr(
+        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+    )
     fit(tmp_path, texts, tokenizer)
     assert sum(rows) == len(texts)
 
@@ -147,7 +149,9 @@ def test_each_objective_that_may_trains_the_pooler_and_nothing_of_the_encoder(
     passes = []
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: passes.append(len(ids)) or forward(self, ids, **k))
-    monkeypatch.setattr("poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0})
+    monkeypatch.setattr(
+        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+    )
     stage, trainer = fit(tmp_path, rated, tokenizer, objective_settings(name))
     assert sum(passes) == len(texts) * (2 if name == "halves" else 1)  # each half is a row
     parts = stage.proof["parts"]
