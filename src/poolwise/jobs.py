@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from poolwise import checkpoints, encoder
+from poolwise import checkpoints, encoder, representations
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import power_in_words
@@ -32,7 +32,7 @@ from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import ProvenanceTracker, pooler_figures, pooler_warning
-from poolwise.representations import representation_class
+from poolwise.representations import EncoderShape, build_representation
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
     HELD_BY_CONTROLS,
@@ -135,6 +135,8 @@ def _check_encoder(settings: CommonSettings) -> None:
         checkpoints.check_checkpoint(chosen, refuse_unexpected=True)
     elif isinstance(settings.model, PretrainedModel):
         checkpoints.check_checkpoint(checkpoints.locate(settings.model), refuse_unexpected=chosen == "base")
+    if isinstance(settings, SentimentSettings):
+        settled_representation(settings)
 
 
 def _check_trainer(settings: CommonSettings) -> None:
@@ -484,6 +486,21 @@ def weights_bytes(settings: CommonSettings, start: "StartingPoint | ChosenEncode
     return encoder.scratch_parameters(settings.model, start.tokenizer) * 4 + MARGIN_BYTES
 
 
+def settled_representation(settings: SentimentSettings) -> dict[str, Any]:
+    """The settings of the representation, for the layers that the encoder has; stage 1 changes none.
+
+    Raises:
+        UserError: it lacks a layer.
+    """
+    if settings.encoder not in ("base", "stage1"):
+        layers = checkpoints.layer_count(settings.encoder)
+    elif isinstance(settings.model, ScratchModel):
+        layers = settings.model.layers
+    else:
+        layers = checkpoints.layer_count(checkpoints.locate(settings.model))
+    return representations.settled(settings.representation, layers)
+
+
 @dataclass(frozen=True)
 class ChosenEncoder:
     """The encoder that a stage-2 run reads.
@@ -561,6 +578,8 @@ class SentimentJob(Job):
     def __init__(self, settings: SentimentSettings) -> None:
         self.settings: SentimentSettings = settings
         self.chosen = choose_encoder(settings)
+        self.representation = settled_representation(settings)
+        self.representation_label = representations.label_of(self.representation)
         self.optimisation = settings.protocol.optimisation
         self.epochs = settings.protocol.epochs
         self.corpus = labelled_corpus(settings)
@@ -568,7 +587,7 @@ class SentimentJob(Job):
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
         start = self.chosen.path or f"{settings.model.name} from random weights"
-        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {settings.representation}"
+        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {self.representation_label}"
         self.power = partial(power_in_words, len(self.corpus.labelled["test"]))
 
     def kept_bytes(self) -> int:
@@ -594,7 +613,7 @@ class SentimentJob(Job):
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
-            "representation": settings.representation,
+            "representation": representations.material_of(self.representation),
             "protocol": asdict(settings.protocol),
             "platform": platform(settings.trainer),
         }
@@ -603,7 +622,7 @@ class SentimentJob(Job):
                 settings.data.name,
                 settings.model.name,
                 chosen.label,
-                settings.representation,
+                self.representation_label,
                 settings.protocol.name,
             )
         )
@@ -619,7 +638,7 @@ class SentimentJob(Job):
                 "data": settings.data.name,
                 "model": settings.model.name,
                 **chosen.flat,
-                "repr": settings.representation,
+                "repr": self.representation_label,
                 "protocol": settings.protocol.name,
                 "seed": settings.seed,
             },
@@ -628,7 +647,6 @@ class SentimentJob(Job):
     def build(self) -> tuple[Stage, TextDataModule]:
         """Classifier and labelled batches."""
         settings, chosen = self.settings, self.chosen
-        kind = representation_class(settings.representation)
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
             model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
@@ -639,7 +657,7 @@ class SentimentJob(Job):
             )
         classifier = SentimentClassifier(
             model,
-            kind(model.config.hidden_size, model.config.initializer_range),
+            build_representation(self.representation, EncoderShape.of(model.config)),
             len(self.corpus.label_names),
             settings.protocol.dropout,
         )
@@ -660,8 +678,9 @@ class SentimentJob(Job):
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
         record.results["metrics"] = plain({**stage.figures["dev"], **stage.figures["test"]})
         record.results["representation"] = {
-            "name": self.settings.representation,
-            "formula": stage.classifier.representation.formula,
+            **self.representation,
+            "formula": stage.classifier.representation.formula_here,
+            "parameters": stage.classifier.parameters_of_vectors,
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
