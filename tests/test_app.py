@@ -48,7 +48,7 @@ def overrides_for(file: str) -> list[str]:
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 41
+    assert len(FILES) == 50
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",
@@ -80,7 +80,7 @@ def test_every_objective_and_representation_can_be_chosen():
     for name in OBJECTIVES:
         assert typed_settings(compose("stage=mlm", f"objective={name}")).objective["name"] == name
     for name in REPRESENTATIONS:
-        assert typed_settings(compose("stage=sentiment", f"repr={name}")).representation == name
+        assert typed_settings(compose("stage=sentiment", f"repr={name}")).representation["name"] == name
 
 
 def test_every_experiment_file_has_its_folder():
@@ -219,6 +219,20 @@ def test_the_main_job_end_to_end(program, tmp_path, capsys):
     assert program("stage=sentiment", "repr=pooler", *SMALL_STAGE2, "-m") == 0
     assert [run["started"] for run in records(tmp_path / "runs/sentiment")] == before
     assert capsys.readouterr().out.count("is finished") == 3
+
+
+def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, tmp_path):
+    small = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger=csv"]
+    assert program(*small, "repr=layer_mix,pooler", "repr.layer=1", "-m", "seed=1") == 0
+    found = {run["repr"]: run for run in records(tmp_path / "runs/sentiment")}
+    mixed, pooled = found["layer_mix@layer1"], found["pooler@layer1"]
+    assert mixed["representation"]["formula"].endswith("learned in stage 2; layer 1 of 2 stands for the last")
+    assert [mixed["representation"][key] for key in ("name", "layer", "parameters")] == ["layer_mix", 1, 3]
+    assert pooled["representation"]["parameters"] == 32 * 33
+    assert pooled["parameters"] - mixed["parameters"] == 32 * 33 - 3
+    assert {(run["status"], run["pooler_status"]) for run in found.values()} == {("finished", "random")}
+    report = write_report(tmp_path / "runs")
+    assert {row[0] for row in report.sections[0].rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
 
 
 def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):
@@ -365,7 +379,7 @@ def test_help_is_the_projects_own(program, capsys):
     printed = capsys.readouterr().out
     for words in (
         "objective: bow, combined, decoder, halves, none, nsp, rating, simcse, sop, views",
-        "repr: cls, cls_linear, mean, pooler",
+        "repr: attention, cls, cls_last4, cls_linear, cls_mean, cls_scaled, layer_mix, max, mean, mean_first_last, ",
         "python train.py stage=mlm",
     ):
         assert words in printed

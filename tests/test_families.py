@@ -28,7 +28,7 @@ from transformers import (
 
 from helpers import BOW, MASKING, SMALL_RUN, TEXTS, objective_settings
 from poolwise import inspect
-from poolwise.checkpoints import check_checkpoint, longest_text
+from poolwise.checkpoints import check_checkpoint, layer_count, longest_text
 from poolwise.data.arrangement import SegmentPairs, sentence_end_ids
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.segmentation import word_starts
@@ -46,7 +46,9 @@ from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.bow import whole_word_ids
 from poolwise.provenance import ProvenanceTracker, part_of
+from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import UserError
+from poolwise.stages.sentiment import SentimentClassifier
 
 HIDDEN = ("distilbert", "modernbert")
 """The families whose bodies have no pooler."""
@@ -355,6 +357,23 @@ def test_words_need_wordpiece(own_tokenizer, tmp_path):
     texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path)
     with pytest.raises(UserError, match="need a WordPiece tokenizer"):
         word_starts(texts, own_tokenizer)
+
+
+@EACH
+def test_representations_read_the_states_of_all_layers(kind, own_export, own_batch):
+    ids, mask = own_batch["original_ids"], own_batch["attention_mask"]
+    assert layer_count(str(own_export)) == 2
+    body = load_encoder(str(own_export))[0].eval()
+    output = body(ids, mask, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    shape = EncoderShape.of(body.config)
+    for name, layer in (("mean", 1), ("pooler", 0), ("layer_mix", None)):
+        body = load_encoder(str(own_export))[0]
+        pooler = body.pooler
+        representation = REPRESENTATIONS[name](shape, layer=layer)
+        built = SentimentClassifier(body, representation, classes=2, dropout=0.0).eval()
+        assert torch.equal(built.vectors(ids, mask), representation(output.hidden_states, mask, pooler))
 
 
 @EACH

@@ -76,7 +76,10 @@ def test_what_changes_no_number_of_stage_1_leaves_its_key(change):
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=2", "repr=mean", "protocol.epochs=2", "data.label_noise=0.1", "data.test=39", "model.hidden_size=34"],
+    [
+        *("seed=2", "repr=mean", "repr.layer=1", "protocol.epochs=2", "data.label_noise=0.1", "data.test=39"),
+        "model.hidden_size=34",
+    ],
 )
 def test_what_changes_numbers_changes_the_key_of_stage_2(change):
     assert stage2_identity(change).key != stage2_identity().key
@@ -116,6 +119,23 @@ def test_a_condition_holds_all_but_the_seeds():
     assert stage2_identity("seed=2").group == stage2_identity().group
     assert stage2_identity("repr=mean").group != stage2_identity().group
     assert stage2_identity("protocol.epochs=2").group != stage2_identity().group
+
+
+@pytest.mark.parametrize("name", ["cls", "pooler", "mean", "cls_linear"])
+def test_a_representation_without_settings_is_known_by_its_name_alone(name):
+    """Held away: runs of before there were settings, done again."""
+    identity = stage2_identity(f"repr={name}")
+    assert identity.material["representation"] == identity.flat["repr"] == name
+    assert identity.name == f"demo-tiny-base-{name}-finetune-seed1"
+    assert stage2_identity(f"repr={name}", "repr.layer=2") == identity  # the last of two layers
+
+
+def test_a_layer_enters_key_names_and_tables():
+    identity = stage2_identity("repr=mean", "repr.layer=0")
+    assert identity.material["representation"] == {"name": "mean", "layer": 0}
+    assert identity.flat["repr"] == "mean@layer0"
+    assert identity.name == "demo-tiny-base-mean@layer0-finetune-seed1"
+    assert len({stage2_identity("repr=mean", f"repr.layer={layer}").group for layer in (0, 1, 2)}) == 3
 
 
 def test_both_stages_name_the_same_stage_1_run():

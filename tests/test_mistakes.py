@@ -73,6 +73,23 @@ MISTAKES = {
     "out of range": (["stage=mlm", "pretraining.epochs=0"], 2, ["pretraining.epochs=0: must be at least 1"]),
     "nearly a choice": (["stage=mlm", "pretraining.pooler_init=kep"], 2, ["keep, fresh (did you mean keep?)"]),
     "repr in stage 1": (["stage=mlm", "repr=pooler"], 2, ["repr=pooler: stage=mlm has no repr"]),
+    "a layer below the embeddings": (["repr.layer=-1"], 2, ["repr.layer=-1: must be at least 0"]),
+    "half a layer": (["repr.layer=0.5"], 2, ["repr.layer=0.5: must be a whole number or null"]),
+    "a layer that is not there, of random weights": (
+        ["encoder=base", *SMALL_STAGE2, "repr=mean", "repr.layer=1,3", "-m"],
+        2,
+        ["repr.layer=3: this encoder has 2 layers; allowed with repr=mean: 0 to 2, or null for the last"],
+    ),
+    "a layer that is not there, of a checkpoint": (
+        ["encoder=base", "model=minilm", "data.text=8", "repr.layer=7"],
+        2,
+        ["repr.layer=7: this encoder has 6 layers; allowed with repr=cls: 0 to 6, or null for the last"],
+    ),
+    "four layers of two, before stage 1 is made": (
+        [*SMALL_STAGE2, "repr=cls_last4"],
+        2,
+        ["repr=cls_last4: reads 4 layers, and this encoder has 2"],
+    ),
     "protocol in stage 1": (["stage=mlm", "protocol.epochs=1"], 2, ["protocol.epochs=1: stage=mlm has no protocol"]),
     "objective in stage 2": (["stage=sentiment", "objective=none"], 2, ["write objective@stage1.objective=none"]),
     "pretraining in stage 2": (["pretraining.epochs=2"], 2, ["write stage1.epochs=2"]),

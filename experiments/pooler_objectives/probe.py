@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise.encoder import draw_dense, load_encoder
 from poolwise.machine import prepare
-from poolwise.representations import representation_class
+from poolwise.representations import EncoderShape, representation_class
 
 LABELS_A_CLASS = (8, 32, 128)
 DRAWS = 30
@@ -47,10 +47,7 @@ def encode(
     model, _ = load_encoder(str(folder), seed=0, pooler_required=False)
     model.eval()
     config = model.config
-    maps = {
-        name: representation_class(name)(config.hidden_size, config.initializer_range)
-        for name in ("cls", "pooler", "mean")
-    }
+    maps = {name: representation_class(name)(EncoderShape.of(config)) for name in ("cls", "pooler", "mean")}
     dense = []
     for seed in range(fresh):
         torch.manual_seed(seed)

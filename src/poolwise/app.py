@@ -513,7 +513,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
     pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
     return types.SentimentSettings(
         **_common(config),
-        representation=config["repr"]["name"],
+        representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         encoder=config["encoder"],
         stage1=types.Stage1Choice(
@@ -541,6 +541,12 @@ def _common(config: Plain) -> Plain:
 def built(kind: type[Kind], values: Plain) -> Kind:
     """A dataclass from plain, checked values."""
     return kind(**typed(kind, values))
+
+
+def _representation(values: Plain) -> Plain:
+    from poolwise.representations import representation_class
+
+    return typed(representation_class(values["name"]), values)
 
 
 def _objective(values: Plain) -> Plain:

@@ -250,6 +250,11 @@ def longest_text(path: str) -> int:
     return check_family(path).longest_text(_config(path))
 
 
+def layer_count(path: str) -> int:
+    """How many layers a checkpoint has, as its config says."""
+    return int(_config(path).num_hidden_layers)
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     facts = file.stat()

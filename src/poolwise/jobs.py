@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from poolwise import checkpoints, encoder
+from poolwise import checkpoints, encoder, representations
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import DISTRUSTED_POOLERS, power_in_words
@@ -32,7 +32,7 @@ from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
-from poolwise.representations import representation_class
+from poolwise.representations import EncoderShape, build_representation
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
     HELD_BY_CONTROLS,
@@ -135,6 +135,8 @@ def _check_encoder(settings: CommonSettings) -> None:
         checkpoints.check_checkpoint(chosen, refuse_unexpected=True)
     elif isinstance(settings.model, PretrainedModel):
         checkpoints.check_checkpoint(checkpoints.locate(settings.model), refuse_unexpected=chosen == "base")
+    if isinstance(settings, SentimentSettings):
+        settled_representation(settings)
 
 
 def _check_trainer(settings: CommonSettings) -> None:
@@ -512,6 +514,21 @@ def weights_bytes(settings: CommonSettings, start: "StartingPoint | ChosenEncode
     return encoder.scratch_parameters(settings.model, start.tokenizer) * 4 + MARGIN_BYTES
 
 
+def settled_representation(settings: SentimentSettings) -> dict[str, Any]:
+    """The settings of the representation, for the layers that the encoder has; stage 1 changes none.
+
+    Raises:
+        UserError: it lacks a layer.
+    """
+    if settings.encoder not in ("base", "stage1"):
+        layers = checkpoints.layer_count(settings.encoder)
+    elif isinstance(settings.model, ScratchModel):
+        layers = settings.model.layers
+    else:
+        layers = checkpoints.layer_count(checkpoints.locate(settings.model))
+    return representations.settled(settings.representation, layers)
+
+
 @dataclass(frozen=True)
 class ChosenEncoder:
     """The encoder that a stage-2 run reads.
@@ -589,6 +606,8 @@ class SentimentJob(Job):
     def __init__(self, settings: SentimentSettings) -> None:
         self.settings: SentimentSettings = settings
         self.chosen = choose_encoder(settings)
+        self.representation = settled_representation(settings)
+        self.representation_label = representations.label_of(self.representation)
         self.optimisation = settings.protocol.optimisation
         self.epochs = settings.protocol.epochs
         self.corpus = labelled_corpus(settings)
@@ -596,7 +615,7 @@ class SentimentJob(Job):
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
         start = self.chosen.path or f"{settings.model.name} from random weights"
-        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {settings.representation}"
+        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {self.representation_label}"
         self.power = partial(power_in_words, len(self.corpus.labelled["test"]))
 
     def kept_bytes(self) -> int:
@@ -622,7 +641,7 @@ class SentimentJob(Job):
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
-            "representation": settings.representation,
+            "representation": representations.material_of(self.representation),
             "protocol": asdict(settings.protocol),
             "platform": platform(settings.trainer),
         }
@@ -631,7 +650,7 @@ class SentimentJob(Job):
                 settings.data.name,
                 settings.model.name,
                 chosen.label,
-                settings.representation,
+                self.representation_label,
                 settings.protocol.name,
             )
         )
@@ -647,7 +666,7 @@ class SentimentJob(Job):
                 "data": settings.data.name,
                 "model": model_label(settings),
                 **chosen.flat,
-                "repr": settings.representation,
+                "repr": self.representation_label,
                 "protocol": settings.protocol.name,
                 "seed": settings.seed,
             },
@@ -656,7 +675,6 @@ class SentimentJob(Job):
     def build(self) -> tuple[Stage, TextDataModule]:
         """Classifier and labelled batches."""
         settings, chosen = self.settings, self.chosen
-        kind = representation_class(settings.representation)
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
             model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
@@ -665,16 +683,16 @@ class SentimentJob(Job):
             model, self.pooler_status = encoder.load_encoder(
                 chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
             )
-        if kind.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS:
+        representation = build_representation(self.representation, EncoderShape.of(model.config))
+        if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS:
+            what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
             log.warning(
-                "WARNING: repr=pooler reads a pooler that is %s; train it: python train.py stage=mlm model=%s "
-                "trainable=pooler",
-                self.pooler_status,
-                chosen.path or "FOLDER",
+                "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
+                *(self.representation_label, self.pooler_status, what),
             )
         classifier = SentimentClassifier(
             model,
-            kind(model.config.hidden_size, model.config.initializer_range),
+            representation,
             len(self.corpus.label_names),
             settings.protocol.dropout,
         )
@@ -695,8 +713,9 @@ class SentimentJob(Job):
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
         record.results["metrics"] = plain({**stage.figures["dev"], **stage.figures["test"]})
         record.results["representation"] = {
-            "name": self.settings.representation,
-            "formula": stage.classifier.representation.formula,
+            **self.representation,
+            "formula": stage.classifier.representation.formula_here,
+            "parameters": stage.classifier.parameters_of_vectors,
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())

@@ -1,21 +1,41 @@
 """Sentence representations: from hidden states and pooler to one vector per text. One class each.
 
-Shapes: B texts, T tokens, H hidden size, D vector size.
+The keyword-only arguments of a class (and of `Representation`) are the keys of its file in `conf/repr/`.
+
+Shapes: B texts, T tokens, H hidden size, D vector size, L layers; K is the layer that stands for the last.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from poolwise.encoder import draw_dense
-from poolwise.settings import UserError
+from poolwise.settings import Bounds, UserError
 
 HiddenStates = Sequence[Float[Tensor, "B T H"]]
+Mask = Int[Tensor, "B T"]
 Pooler = Callable[[Float[Tensor, "B T H"]], Float[Tensor, "B H"]]
+Layer = Annotated[int | None, Bounds(at_least=0.0)]
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """What a representation must know of the encoder: H, L, and the deviation by which its dense layers are drawn."""
+
+    hidden_size: int
+    layers: int
+    initializer_range: float
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "EncoderShape":
+        """The shape that a config of any family says."""
+        return cls(config.hidden_size, config.num_hidden_layers, config.initializer_range)
 
 
 class Representation(nn.Module, ABC):
@@ -23,34 +43,97 @@ class Representation(nn.Module, ABC):
 
     Attributes:
         name: as in `repr=`.
-        formula: what is computed, kept in each run record, because names differ between systems.
+        formula: what is computed, kept in each run record, because names differ between systems; h is the last layer's
+            states, h_l layer l's, m the mask.
         uses_pooler: whether the encoder's pooler is read; where it is not, stage 2 trains without one.
+        learned: whether it has parameters of its own, which stage 2 begins and trains.
+        reads_lower_layers: whether it reads layers below the last one too.
+        lowest_layer: the lowest that may stand for the last.
+        states_side_by_side: how many states make up the vector: D / H.
+        layers: L.
+        layer: K, the one that stands for the last: from 0, the embeddings, to L.
         dimension: D, the size of the vector.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str]
     uses_pooler: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
+    reads_lower_layers: ClassVar[bool] = False
+    lowest_layer: ClassVar[int] = 0
+    states_side_by_side: ClassVar[int] = 1
 
-    def __init__(self, hidden_size: int, initializer_range: float) -> None:
+    def __init__(self, encoder: EncoderShape, *, layer: Layer = None) -> None:
+        """Args:
+        encoder: its sizes.
+        layer: the one that stands for the last; null for the last itself.
+
+        Raises:
+            UserError: this encoder has no such layer, or too few below it.
+        """
         super().__init__()
-        self.dimension = hidden_size
-        self.initializer_range = initializer_range
+        self.layers = encoder.layers
+        self.layer = self.which_layer(encoder.layers, layer)
+        self.dimension = self.states_side_by_side * encoder.hidden_size
 
-    @abstractmethod
-    def forward(
-        self,
-        hidden_states: HiddenStates,
-        attention_mask: Int[Tensor, "B T"],
-        pooler: Pooler | None,
-    ) -> Float[Tensor, "B D"]:
+    @classmethod
+    def which_layer(cls, layers: int, layer: int | None) -> int:
+        """The number of the layer that stands for the last, of an encoder of so many `layers`.
+
+        Raises:
+            UserError: it has no such layer, or too few below it.
+        """
+        if layers < cls.lowest_layer:
+            raise UserError(f"repr={cls.name}: reads {cls.lowest_layer} layers, and this encoder has {layers}")
+        number = layers if layer is None else layer
+        if not cls.lowest_layer <= number <= layers:
+            raise UserError(
+                f"repr.layer={layer}: this encoder has {layers} layers; allowed with repr={cls.name}: "
+                f"{cls.lowest_layer} to {layers}, or null for the last"
+            )
+        return number
+
+    @property
+    def needs_all_states(self) -> bool:
+        """Whether the states of all layers must be kept for it; else the last layer's are enough."""
+        return self.reads_lower_layers or self.layer < self.layers
+
+    @property
+    def formula_here(self) -> str:
+        """The formula, with the layer that stands for the last where that is another one."""
+        moved = self.layer < self.layers
+        return self.formula + (f"; layer {self.layer} of {self.layers} stands for the last" if moved else "")
+
+    def forward(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """One vector per text.
 
         Args:
-            hidden_states: outputs of layers in their order, (B, T, H) each; the last is the last layer's.
+            hidden_states: (B, T, H) each: the embeddings' and those of L layers in their order; the last layer's alone
+                do where `needs_all_states` is false.
             attention_mask: (B, T), 1 at tokens, 0 at padding.
             pooler: maps the last layer's (B, T, H) to (B, H); None where `uses_pooler` is false.
+
+        Raises:
+            ValueError: states of other layers are needed and not there.
         """
+        if not self.needs_all_states:
+            return self.pool(hidden_states, attention_mask, pooler)
+        if len(hidden_states) != self.layers + 1:
+            raise ValueError(
+                f"the representation {self.name} needs the states of the embeddings and {self.layers} layers, and "
+                f"{len(hidden_states)} were given"
+            )
+        return self.pool(hidden_states[: self.layer + 1], attention_mask, pooler)
+
+    @abstractmethod
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """As `forward`, of the states up to `layer`: (B, T, H) each, K + 1 of them or the last alone."""
+
+
+def mean_over_tokens(states: Float[Tensor, "B T H"], attention_mask: Mask) -> Float[Tensor, "B H"]:
+    """The mean over the tokens of a text, padding left out."""
+    weights = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 class Cls(Representation):
@@ -59,9 +142,7 @@ class Cls(Representation):
     name = "cls"
     formula = "h[0], the last layer's state of token 0 ([CLS]), without a dense layer"
 
-    def forward(
-        self, hidden_states: HiddenStates, attention_mask: Int[Tensor, "B T"], pooler: Pooler | None
-    ) -> Float[Tensor, "B D"]:
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
         return hidden_states[-1][:, 0]
 
@@ -73,9 +154,7 @@ class PoolerOutput(Representation):
     formula = "tanh(W h[0] + b) with the checkpoint's own pooler W, b"
     uses_pooler = True
 
-    def forward(
-        self, hidden_states: HiddenStates, attention_mask: Int[Tensor, "B T"], pooler: Pooler | None
-    ) -> Float[Tensor, "B D"]:
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1].
 
         Raises:
@@ -92,12 +171,9 @@ class Mean(Representation):
     name = "mean"
     formula = "sum_t m[t] h[t] / sum_t m[t], the last layer's states over all tokens, padding left out (m)"
 
-    def forward(
-        self, hidden_states: HiddenStates, attention_mask: Int[Tensor, "B T"], pooler: Pooler | None
-    ) -> Float[Tensor, "B D"]:
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H); the vector of a text is the same alone and in a padded batch."""
-        weights = attention_mask.unsqueeze(-1).to(hidden_states[-1].dtype)
-        return (hidden_states[-1] * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean_over_tokens(hidden_states[-1], attention_mask)
 
 
 class ClsLinear(Representation):
@@ -105,20 +181,215 @@ class ClsLinear(Representation):
 
     name = "cls_linear"
     formula = "tanh(W h[0] + b) with W, b drawn fresh in stage 2"
+    learned = True
 
-    def __init__(self, hidden_size: int, initializer_range: float) -> None:
-        super().__init__(hidden_size, initializer_range)
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        draw_dense(self.dense, initializer_range)
+    def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
+        """Args:
+        encoder: its sizes.
+        shared: as in `Representation`.
+        """
+        super().__init__(encoder, **shared)
+        self.dense = nn.Linear(encoder.hidden_size, encoder.hidden_size)
+        draw_dense(self.dense, encoder.initializer_range)
 
-    def forward(
-        self, hidden_states: HiddenStates, attention_mask: Int[Tensor, "B T"], pooler: Pooler | None
-    ) -> Float[Tensor, "B D"]:
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1]."""
         return torch.tanh(self.dense(hidden_states[-1][:, 0]))
 
 
-REPRESENTATIONS: dict[str, type[Representation]] = {kind.name: kind for kind in (Cls, PoolerOutput, Mean, ClsLinear)}
+class Max(Representation):
+    """The maximum of each unit over the tokens of a text (the MAX strategy of Reimers & Gurevych 2019)."""
+
+    name = "max"
+    formula = "max_t h[t], unit by unit, the last layer's states over all tokens, padding left out"
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, H); tokens with the same maximum share its gradient."""
+        padding = attention_mask.unsqueeze(-1) == 0
+        return hidden_states[-1].masked_fill(padding, -torch.inf).amax(dim=1)
+
+
+class MeanFirstLast(Representation):
+    """The mean over tokens and over the first and the last layer (`first-last-avg` of Su et al. 2021, BERT-whitening).
+
+    The first layer is layer 1, not the embeddings, as in their code.
+    """
+
+    name = "mean_first_last"
+    formula = "sum_t m[t] (h_1[t] + h[t]) / 2 / sum_t m[t], the states of the first and the last layer over all tokens"
+    reads_lower_layers = True
+    lowest_layer = 1
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) of each layer to (B, H)."""
+        return mean_over_tokens((hidden_states[1] + hidden_states[-1]) / 2, attention_mask)
+
+
+class ClsLast4(Representation):
+    """Token 0's states of the last four layers side by side ("Concat Last Four Hidden" of Devlin et al. 2019, table 7).
+
+    There it is of every token, for labels of tokens.
+    """
+
+    name = "cls_last4"
+    formula = "[h_(K-3)[0]; h_(K-2)[0]; h_(K-1)[0]; h_K[0]], token 0's states of the last four layers (K the last)"
+    reads_lower_layers = True
+    lowest_layer = 4
+    states_side_by_side = 4
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) of each layer to (B, 4H), the last layer's last."""
+        return torch.cat([states[:, 0] for states in hidden_states[-4:]], dim=-1)
+
+
+class MeanLast4(Representation):
+    """The mean over tokens and over the last four layers.
+
+    A quarter of "Sum Last Four Hidden" (Devlin et al. 2019, table 7), which is of every token there.
+    """
+
+    name = "mean_last4"
+    formula = (
+        "sum_t m[t] (h_(K-3)[t] + h_(K-2)[t] + h_(K-1)[t] + h_K[t]) / 4 / sum_t m[t], the states of the last four "
+        "layers (K the last) over all tokens"
+    )
+    reads_lower_layers = True
+    lowest_layer = 4
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) of each layer to (B, H)."""
+        return mean_over_tokens(torch.stack(list(hidden_states[-4:])).mean(dim=0), attention_mask)
+
+
+class ClsMean(Representation):
+    """`cls` and `mean` side by side."""
+
+    name = "cls_mean"
+    formula = "[h[0]; sum_t m[t] h[t] / sum_t m[t]], cls and mean of the last layer side by side"
+    states_side_by_side = 2
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, 2H)."""
+        return torch.cat([hidden_states[-1][:, 0], mean_over_tokens(hidden_states[-1], attention_mask)], dim=-1)
+
+
+class LayerMix(Representation):
+    """Token 0's states of the embeddings and all layers, mixed by learned weights (Peters et al. 2018, equation 1).
+
+    K + 2 parameters: a weight for each of K + 1 states, and a scale. It begins as their plain mean.
+    """
+
+    name = "layer_mix"
+    formula = (
+        "g sum_l softmax(s)_l h_l[0] over the embeddings (l = 0) and all layers up to the last, with g (at first 1) "
+        "and s (at first 0) learned in stage 2"
+    )
+    learned = True
+    reads_lower_layers = True
+
+    def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
+        """Args:
+        encoder: its sizes.
+        shared: as in `Representation`.
+        """
+        super().__init__(encoder, **shared)
+        self.weights = nn.Parameter(torch.zeros(self.layer + 1))
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) of each layer to (B, H)."""
+        of_token_0 = torch.stack([states[:, 0] for states in hidden_states], dim=-1)
+        return self.scale * (of_token_0 * self.weights.softmax(dim=0)).sum(dim=-1)
+
+
+class ClsScaled(Representation):
+    """The control of `layer_mix`: as many parameters (K + 2), and one layer.
+
+    Each of K + 2 slices of token 0's state, of the same size but for one unit, is multiplied by a learned factor. The
+    head could do the same. It begins as `cls`.
+    """
+
+    slice_of_unit: Tensor
+    name = "cls_scaled"
+    formula = (
+        "c h[0] with a factor c (at first 1) for each of K + 2 slices of units (K the last layer), learned in stage 2"
+    )
+    learned = True
+
+    def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
+        """Args:
+        encoder: its sizes.
+        shared: as in `Representation`.
+        """
+        super().__init__(encoder, **shared)
+        slices = self.layer + 2
+        self.factors = nn.Parameter(torch.ones(slices))
+        slice_of_unit = torch.arange(encoder.hidden_size) * slices // encoder.hidden_size
+        self.register_buffer("slice_of_unit", slice_of_unit, persistent=False)
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, H)."""
+        return hidden_states[-1][:, 0] * self.factors[self.slice_of_unit]
+
+
+class Attention(Representation):
+    """The mean of the states weighted by a learned query, H parameters; it begins as `mean`.
+
+    The attention over words of Yang et al. 2016, without the dense layer before the query.
+    """
+
+    name = "attention"
+    formula = (
+        "sum_t a[t] h[t], a the softmax of w . h[t] over all tokens, padding left out, the last layer's states, with w "
+        "(at first 0) learned in stage 2"
+    )
+    learned = True
+
+    def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
+        """Args:
+        encoder: its sizes.
+        shared: as in `Representation`.
+        """
+        super().__init__(encoder, **shared)
+        self.query = nn.Parameter(torch.zeros(encoder.hidden_size))
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, H)."""
+        scores = (hidden_states[-1] @ self.query).masked_fill(attention_mask == 0, -torch.inf)
+        return (hidden_states[-1] * scores.softmax(dim=1).unsqueeze(-1)).sum(dim=1)
+
+
+class MeanScaled(Representation):
+    """The control of `attention`: as many parameters (H), and all tokens weigh the same.
+
+    Each unit of the mean is multiplied by a learned factor. The head could do the same. It begins as `mean`.
+    """
+
+    name = "mean_scaled"
+    formula = "c sum_t m[t] h[t] / sum_t m[t], mean times a factor c (at first 1) for each unit, learned in stage 2"
+    learned = True
+
+    def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
+        """Args:
+        encoder: its sizes.
+        shared: as in `Representation`.
+        """
+        super().__init__(encoder, **shared)
+        self.factors = nn.Parameter(torch.ones(encoder.hidden_size))
+
+    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, H)."""
+        return self.factors * mean_over_tokens(hidden_states[-1], attention_mask)
+
+
+REPRESENTATIONS: dict[str, type[Representation]] = {
+    kind.name: kind
+    for kind in (
+        *(Cls, PoolerOutput, Mean, ClsLinear),
+        *(Max, MeanFirstLast, ClsLast4, MeanLast4, ClsMean),
+        *(LayerMix, ClsScaled, Attention, MeanScaled),
+    )
+}
 
 
 def representation_class(name: str) -> type[Representation]:
@@ -130,3 +401,38 @@ def representation_class(name: str) -> type[Representation]:
     if name not in REPRESENTATIONS:
         raise UserError(f"repr={name}: unknown; allowed: {', '.join(sorted(REPRESENTATIONS))}")
     return REPRESENTATIONS[name]
+
+
+def build_representation(settings: Mapping[str, Any], encoder: EncoderShape) -> Representation:
+    """Build the representation that `settings["name"]` names from the other settings.
+
+    Raises:
+        UserError: this encoder has no such layer.
+    """
+    arguments = {key: value for key, value in settings.items() if key != "name"}
+    return representation_class(settings["name"])(encoder, **arguments)
+
+
+def settled(settings: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """The settings for an encoder of so many `layers`: with `layer` null where it is the last, as that is the same run.
+
+    Raises:
+        UserError: this encoder has no such layer.
+    """
+    number = representation_class(settings["name"]).which_layer(layers, settings["layer"])
+    return {**settings, "layer": None if number == layers else number}
+
+
+def material_of(settings: Mapping[str, Any]) -> str | dict[str, Any]:
+    """The settings as plain data without those that are null; where none is left, the bare name.
+
+    So keys of runs are the same as before there were settings.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    return str(given["name"]) if len(given) == 1 else given
+
+
+def label_of(settings: Mapping[str, Any]) -> str:
+    """How tables and names call a representation: its name, and what is set of it, such as `mean@layer3`."""
+    given = [f"@{key}{value}" for key, value in settings.items() if key != "name" and value is not None]
+    return "".join([settings["name"], *given])

@@ -339,7 +339,8 @@ class MLMSettings(CommonSettings):
 class SentimentSettings(CommonSettings):
     """Stage 2. `encoder` is `stage1`, `base` or a folder."""
 
-    representation: str
+    representation: dict[str, Any]
+    """Its `name`, and the settings of its class."""
     protocol: Finetune
     encoder: str
     stage1: Stage1Choice

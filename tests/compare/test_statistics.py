@@ -41,6 +41,8 @@ def test_a_doubtful_pooler_is_called_that(status):
     row = pandas.Series({"repr": "pooler", "pooler_status": status})
     assert label_of(row) == f"pooler ({status})"
     assert label_of(pandas.Series({"repr": "cls", "pooler_status": status})) == "cls"
+    below = pandas.Series({"repr": "pooler@layer3", "pooler_status": status})
+    assert label_of(below) == f"pooler@layer3 ({status})"
     assert label_of(pandas.Series({"repr": "pooler", "pooler_status": "trained"})) == "pooler"
 
 

@@ -7,7 +7,7 @@ from transformers import BertModel
 
 from helpers import quiet_trainer
 from poolwise.data.module import labelled_data
-from poolwise.representations import REPRESENTATIONS
+from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import Optimisation
 from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier
 
@@ -16,9 +16,9 @@ OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=
 
 def classifier(config, name="pooler", classes=2):
     torch.manual_seed(3)
-    kind = REPRESENTATIONS[name]
-    representation = kind(config.hidden_size, config.initializer_range)
-    return SentimentClassifier(BertModel(config), representation, classes, dropout=0.1)
+    encoder = BertModel(config)
+    representation = REPRESENTATIONS[name](EncoderShape.of(config))
+    return SentimentClassifier(encoder, representation, classes, dropout=0.1)
 
 
 class Modes(lightning.Callback):
@@ -40,6 +40,7 @@ def fit(stage, texts):
 
 @pytest.mark.parametrize("name", sorted(REPRESENTATIONS))
 def test_encoder_representation_and_head_are_all_trained_in_train_mode(config, texts, name):
+    config.num_hidden_layers = 4  # as many as some read
     stage = Sentiment(classifier(config, name), OPTIMISATION)
     before = {key: value.clone() for key, value in stage.classifier.state_dict().items()}
     _, _, modes = fit(stage, texts)

@@ -70,7 +70,7 @@ def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
 def label_of(run: pandas.Series) -> str:
     """The representation's name, with the pooler's state where it should not be trusted."""
     status = run["pooler_status"]
-    doubtful = run["repr"] == "pooler" and status in DISTRUSTED_POOLERS
+    doubtful = run["repr"].split("@")[0] == "pooler" and status in DISTRUSTED_POOLERS
     return f"{run['repr']} ({status})" if doubtful else str(run["repr"])
 
 

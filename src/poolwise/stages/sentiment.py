@@ -44,10 +44,18 @@ class SentimentClassifier(nn.Module):
         nn.init.normal_(self.head.weight, std=encoder.config.initializer_range)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def parameters_of_vectors(self) -> int:
+        """How many parameters lie between hidden states and vectors: the representation's, and the pooler it reads."""
+        between = [module for module in (self.representation, self.pooler) if module is not None]
+        return sum(parameter.numel() for module in between for parameter in module.parameters())
+
     def vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B D"]:
         """One vector per text, from ids and mask (B, T)."""
-        states = self.encoder(input_ids, attention_mask).last_hidden_state
-        vectors: Tensor = self.representation((states,), attention_mask, self.pooler)
+        every = self.representation.needs_all_states
+        output = self.encoder(input_ids, attention_mask, output_hidden_states=every)
+        states = output.hidden_states if every else (output.last_hidden_state,)
+        vectors: Tensor = self.representation(states, attention_mask, self.pooler)
         return vectors
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B C"]:
