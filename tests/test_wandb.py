@@ -21,7 +21,7 @@ from poolwise import app
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import SentimentSettings
-from wandb_service import ENTITY, KEY, ReceivedRun, wandb_service
+from wandb_service import ENTITY, KEY, LONGEST_SECONDS, ReceivedRun, wandb_service
 
 
 @pytest.fixture
@@ -37,7 +37,15 @@ def service(program, monkeypatch):
 
 def wandb_command(folder: Path, *words: str) -> str:
     command = [sys.executable, "-m", "wandb", *words]
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    found = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        timeout=LONGEST_SECONDS,
+    )
     return found.stdout + found.stderr
 
 
