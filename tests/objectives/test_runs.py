@@ -16,7 +16,7 @@ OBJECTIVES = {
     ],
     "views": ["objective.projection_size=8", "objective.topic_neighbours=true"],
     "halves": [],
-    "simcse": ["model.dropout=0.1", "pretraining.pooler_learning_rate=0.05"],
+    "simcse": ["model.dropout=0.1"],
     "decoder": [],
     "sop": [],
     "nsp": [],

@@ -1,0 +1,157 @@
+"""W&B from end to end: the real client, and a stand-in of the service that it talks to."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import wandb
+import yaml
+from wandb import wandb_agent
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import app
+from poolwise.data.demo import generate_reviews
+from poolwise.representations import REPRESENTATIONS
+from poolwise.settings import SentimentSettings
+from wandb_service import ENTITY, KEY, LONGEST_SECONDS, ReceivedRun, wandb_service
+
+
+@pytest.fixture
+def service(program, monkeypatch):
+    """The stand-in, with somebody logged in to it."""
+    with wandb_service() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        wandb.teardown()  # what earlier tests left in this process knows another service
+        yield running
+        wandb.teardown()
+
+
+def wandb_command(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "wandb", *words]
+    found = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        timeout=LONGEST_SECONDS,
+    )
+    return found.stdout + found.stderr
+
+
+def own(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what W&B adds: its own clock and counters."""
+    return {name: value for name, value in values.items() if not name.startswith("_")}
+
+
+def check_figures(received: ReceivedRun, folder: Path, parameters: dict[str, Any]) -> None:
+    """Config, each row of the history and summary are those of the run's own files; a sweep adds its parameters."""
+    record = json.loads((folder / "record.json").read_text())
+    assert received.exit_code == 0
+    config = {name: value for name, value in received.config.items() if name not in parameters}
+    assert config.keys() >= {"objective", "data", "model", "key", "config"}
+    assert config == {name: record[name] for name in config}
+    assert {name: received.config.get(name) for name in parameters} == parameters
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [own(row) for row in received.history]
+    assert [{"step": row.pop("trainer/global_step"), **row} for row in rows] == steps
+    last = {name: value for row in received.history for name, value in own(row).items()}
+    assert own(received.summary) == last | record["metrics"]
+
+
+def test_an_online_run_has_the_figures_of_its_record_and_no_text(program, service, tmp_path):
+    assert program("stage=mlm", *SMALL_STAGE1, "logger.mode=online") == 0
+    (folder,) = (tmp_path / "runs/mlm").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    ((run, received),) = service.runs.items()
+    check_figures(received, folder, {})
+    assert record["wandb"]["mode"] == "online"
+    assert record["wandb"]["url"] == f"{service.url}/{ENTITY}/poolwise/runs/{run}"
+    facts = received.facts
+    assert (facts["displayName"], facts["groupName"]) == (record["name"], record["condition"])
+    texts = [review.text.encode() for review in generate_reviews(record["config"]["data"]["text"], seed=0)]
+    assert not [text for text in texts if any(text in body for body in service.received)]
+
+
+def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path):
+    # Of three epochs, the one that is chosen need not be the last, whose figures W&B would show by itself.
+    assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger.mode=offline", "protocol.epochs=3") == 0
+    (folder,) = (tmp_path / "runs/sentiment").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    assert service.runs == {}
+    printed = wandb_command(tmp_path, "sync", record["wandb"]["folder"])
+    assert "ERROR" not in printed
+    ((run, received),) = service.runs.items()
+    assert run == record["wandb"]["id"]
+    check_figures(received, folder, {})
+
+
+SWEEP = REPOSITORY / "conf/wandb_sweep.yaml"
+
+
+def agents_commands(sweep: dict[str, Any], choices: list[dict[str, Any]], monkeypatch, tmp_path) -> list[list[str]]:
+    """The command line that W&B's agent would start for each choice of parameters."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: commands.append(command) or Mock())
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "")  # the agent sets it
+    agent = wandb_agent.Agent(api=None, queue=None)
+    agent._sweep_command = list(sweep["command"])
+    for number, choice in enumerate(choices):
+        arguments = {key: {"value": value} for key, value in choice.items()}
+        agent._command_run({"run_id": str(number), "program": sweep["program"], "args": arguments})
+    return commands
+
+
+def choices_of(sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a grid runs over."""
+    values = [parameter["values"] for parameter in sweep["parameters"].values()]
+    return [dict(zip(sweep["parameters"], chosen, strict=True)) for chosen in product(*values)]
+
+
+def test_the_agents_command_lines_mean_what_the_sweep_says(monkeypatch, tmp_path):
+    sweep = yaml.safe_load(SWEEP.read_text())
+    choices = choices_of(sweep)
+    assert len(choices) == 4 * 3 * 3
+    some = choices[::5]
+    for name, parameter in sweep["parameters"].items():
+        assert {choice[name] for choice in some} == set(parameter["values"])
+    app.register_schemas()
+    for command, choice in zip(agents_commands(sweep, some, monkeypatch, tmp_path), some, strict=True):
+        assert command[:3] == ["/usr/bin/env", "python", sweep["program"]]
+        settings = app.typed_settings(app.composed(app.prepared(command[3:])))
+        assert isinstance(settings, SentimentSettings)
+        found = [settings.representation, settings.protocol.optimisation.learning_rate, settings.seed]
+        assert found == list(choice.values())
+    assert set(sweep["parameters"]["repr"]["values"]) == set(REPRESENTATIONS)
+
+
+@pytest.mark.slow
+def test_an_agent_runs_the_sweep(program, service, tmp_path, monkeypatch):
+    """`wandb sweep` and `wandb agent` as a person starts them, for one of its runs."""
+    sweep = yaml.safe_load(SWEEP.read_text())
+    small = ["encoder=base", *SMALL_STAGE2, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
+    sweep["command"] = [*sweep["command"][:-1], *small, sweep["command"][-1]]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    shutil.copy(REPOSITORY / "train.py", tmp_path)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    printed = wandb_command(tmp_path, "sweep", "sweep.yaml")
+    service.choices = choices_of(sweep)[-1:]
+    agent = re.search(r"wandb (agent \S+)", printed).group(1)
+    wandb_command(tmp_path, *agent.split(), "--count", "1")
+    (received,) = service.runs.values()
+    (folder,) = (tmp_path / "runs/sentiment").iterdir()
+    assert received.facts["sweep"] == "sweep1"
+    check_figures(received, folder, choices_of(sweep)[-1])
