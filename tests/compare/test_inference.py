@@ -188,6 +188,8 @@ def test_permutation_swaps_all_runs_of_an_example_together():
     first, second = apart(12, 24)
     exact = stats.binomtest(12, 36).pvalue
     threefold = np.repeat(first, 3, axis=1), np.repeat(second, 3, axis=1)
+    gap = paired_difference(*threefold)
+    assert permutation_p(*threefold) == pytest.approx(2 * stats.norm.sf(abs(gap.points) / gap.example_error), abs=0.03)
     assert permutation_p(*threefold) == pytest.approx(exact, abs=3 * (exact / inference.DRAWS) ** 0.5)
 
 
@@ -261,7 +263,7 @@ def test_variance_of_a_nested_table_is_the_textbooks():
 
 
 def test_variance_of_a_crossed_table_is_the_textbooks():
-    """Two label draws for each of three stage-1 runs, the same for all; and heads nested in both, twice."""
+    """Four label draws that three stage-1 runs share, with two heads each."""
     random = np.random.default_rng(0)
     table = 80 + random.normal(size=(3, 1, 1)) * 2 + random.normal(size=(1, 4, 1)) + random.normal(size=(3, 4, 2)) / 2
     run, draw = (axis.ravel().tolist() for axis in np.indices(table.shape)[:2])
@@ -287,6 +289,11 @@ def test_sources_that_the_runs_cannot_tell_apart_are_not_told():
         assert math.isnan(found[name].share)
         assert found[name].degrees_of_freedom == 0
     assert found["head seed"].share + found["stage-1 run"].share == pytest.approx(1)
+
+
+def test_a_single_run_tells_no_source():
+    found = variance_components(np.array([80.0]), {"stage-1 run": [1]})
+    assert all(math.isnan(component.deviation) and math.isnan(component.share) for component in found.values())
 
 
 def test_negative_variances_are_reported_as_0():
