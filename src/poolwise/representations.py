@@ -20,6 +20,7 @@ from poolwise.settings import Bounds, UserError
 
 HiddenStates = Sequence[Float[Tensor, "B T H"]]
 Mask = Int[Tensor, "B T"]
+Vectors = Float[Tensor, "B H"]
 Pooler = Callable[[Float[Tensor, "B T H"]], Float[Tensor, "B H"]]
 Layer = Annotated[int | None, Bounds(at_least=0.0)]
 
@@ -38,6 +39,48 @@ class EncoderShape:
         return cls(config.hidden_size, config.num_hidden_layers, config.initializer_range)
 
 
+@dataclass(frozen=True)
+class StoredStates:
+    """What is kept of one layer's states of B texts once they have been read.
+
+    Attributes:
+        first: (B, H), of token 0.
+        mean: (B, H), the mean over tokens, padding left out.
+        max: (B, H), the maximum of each unit over tokens, padding left out.
+    """
+
+    first: Vectors
+    mean: Vectors
+    max: Vectors
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """One layer's states of B texts, (B, T, H), and their mask; what `StoredStates` holds is computed when asked."""
+
+    states: Float[Tensor, "B T H"]
+    mask: Mask
+
+    @property
+    def first(self) -> Vectors:
+        """Token 0's."""
+        return self.states[:, 0]
+
+    @property
+    def mean(self) -> Vectors:
+        """The mean over the tokens of a text; the same alone and in a padded batch."""
+        weights = self.mask.unsqueeze(-1).to(self.states.dtype)
+        return (self.states * weights).sum(dim=1) / weights.sum(dim=1)
+
+    @property
+    def max(self) -> Vectors:
+        """The maximum of each unit; tokens with the same maximum share its gradient."""
+        return self.states.masked_fill(self.mask.unsqueeze(-1) == 0, -torch.inf).amax(dim=1)
+
+
+Layers = Sequence[TokenStates | StoredStates]
+
+
 class Representation(nn.Module, ABC):
     """The map from hidden states, mask and pooler to one vector per text. A subclass enters `REPRESENTATIONS`.
 
@@ -47,6 +90,7 @@ class Representation(nn.Module, ABC):
             states, h_l layer l's, m the mask.
         uses_pooler: whether the encoder's pooler is read; where it is not, stage 2 trains without one.
         learned: whether it has parameters of its own, which stage 2 begins and trains.
+        reads_tokens: whether it needs the states of all tokens, so that `StoredStates` will not do.
         reads_lower_layers: whether it reads layers below the last one too.
         lowest_layer: the lowest that may stand for the last.
         states_side_by_side: how many states make up the vector: D / H.
@@ -59,6 +103,7 @@ class Representation(nn.Module, ABC):
     formula: ClassVar[str]
     uses_pooler: ClassVar[bool] = False
     learned: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
     reads_lower_layers: ClassVar[bool] = False
     lowest_layer: ClassVar[int] = 0
     states_side_by_side: ClassVar[int] = 1
@@ -116,24 +161,26 @@ class Representation(nn.Module, ABC):
         Raises:
             ValueError: states of other layers are needed and not there.
         """
+        return self.of_layers([TokenStates(states, attention_mask) for states in hidden_states], pooler)
+
+    def of_layers(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """As `forward`, of layers whose states may have been stored.
+
+        Raises:
+            ValueError: states of other layers are needed and not there.
+        """
         if not self.needs_all_states:
-            return self.pool(hidden_states, attention_mask, pooler)
-        if len(hidden_states) != self.layers + 1:
+            return self.pool(layers, pooler)
+        if len(layers) != self.layers + 1:
             raise ValueError(
                 f"the representation {self.name} needs the states of the embeddings and {self.layers} layers, and "
-                f"{len(hidden_states)} were given"
+                f"{len(layers)} were given"
             )
-        return self.pool(hidden_states[: self.layer + 1], attention_mask, pooler)
+        return self.pool(layers[: self.layer + 1], pooler)
 
     @abstractmethod
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
-        """As `forward`, of the states up to `layer`: (B, T, H) each, K + 1 of them or the last alone."""
-
-
-def mean_over_tokens(states: Float[Tensor, "B T H"], attention_mask: Mask) -> Float[Tensor, "B H"]:
-    """The mean over the tokens of a text, padding left out."""
-    weights = attention_mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """As `forward`, of the states up to `layer`: K + 1 of them or the last alone."""
 
 
 class Cls(Representation):
@@ -142,9 +189,9 @@ class Cls(Representation):
     name = "cls"
     formula = "h[0], the last layer's state of token 0 ([CLS]), without a dense layer"
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
-        return hidden_states[-1][:, 0]
+        return layers[-1].first
 
 
 class PoolerOutput(Representation):
@@ -154,7 +201,7 @@ class PoolerOutput(Representation):
     formula = "tanh(W h[0] + b) with the checkpoint's own pooler W, b"
     uses_pooler = True
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1].
 
         Raises:
@@ -162,7 +209,7 @@ class PoolerOutput(Representation):
         """
         if pooler is None:
             raise ValueError("the representation pooler needs the encoder's pooler")
-        return pooler(hidden_states[-1])
+        return pooler(layers[-1].first.unsqueeze(1))
 
 
 class Mean(Representation):
@@ -171,9 +218,9 @@ class Mean(Representation):
     name = "mean"
     formula = "sum_t m[t] h[t] / sum_t m[t], the last layer's states over all tokens, padding left out (m)"
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H); the vector of a text is the same alone and in a padded batch."""
-        return mean_over_tokens(hidden_states[-1], attention_mask)
+        return layers[-1].mean
 
 
 class ClsLinear(Representation):
@@ -192,9 +239,9 @@ class ClsLinear(Representation):
         self.dense = nn.Linear(encoder.hidden_size, encoder.hidden_size)
         draw_dense(self.dense, encoder.initializer_range)
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1]."""
-        return torch.tanh(self.dense(hidden_states[-1][:, 0]))
+        return torch.tanh(self.dense(layers[-1].first))
 
 
 class Max(Representation):
@@ -203,10 +250,9 @@ class Max(Representation):
     name = "max"
     formula = "max_t h[t], unit by unit, the last layer's states over all tokens, padding left out"
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
-        """(B, T, H) to (B, H); tokens with the same maximum share its gradient."""
-        padding = attention_mask.unsqueeze(-1) == 0
-        return hidden_states[-1].masked_fill(padding, -torch.inf).amax(dim=1)
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+        """(B, T, H) to (B, H)."""
+        return layers[-1].max
 
 
 class MeanFirstLast(Representation):
@@ -220,9 +266,9 @@ class MeanFirstLast(Representation):
     reads_lower_layers = True
     lowest_layer = 1
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) of each layer to (B, H)."""
-        return mean_over_tokens((hidden_states[1] + hidden_states[-1]) / 2, attention_mask)
+        return (layers[1].mean + layers[-1].mean) / 2
 
 
 class ClsLast4(Representation):
@@ -237,9 +283,9 @@ class ClsLast4(Representation):
     lowest_layer = 4
     states_side_by_side = 4
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) of each layer to (B, 4H), the last layer's last."""
-        return torch.cat([states[:, 0] for states in hidden_states[-4:]], dim=-1)
+        return torch.cat([layer.first for layer in layers[-4:]], dim=-1)
 
 
 class MeanLast4(Representation):
@@ -256,9 +302,9 @@ class MeanLast4(Representation):
     reads_lower_layers = True
     lowest_layer = 4
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) of each layer to (B, H)."""
-        return mean_over_tokens(torch.stack(list(hidden_states[-4:])).mean(dim=0), attention_mask)
+        return torch.stack([layer.mean for layer in layers[-4:]]).mean(dim=0)
 
 
 class ClsMean(Representation):
@@ -268,9 +314,9 @@ class ClsMean(Representation):
     formula = "[h[0]; sum_t m[t] h[t] / sum_t m[t]], cls and mean of the last layer side by side"
     states_side_by_side = 2
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, 2H)."""
-        return torch.cat([hidden_states[-1][:, 0], mean_over_tokens(hidden_states[-1], attention_mask)], dim=-1)
+        return torch.cat([layers[-1].first, layers[-1].mean], dim=-1)
 
 
 class LayerMix(Representation):
@@ -296,9 +342,9 @@ class LayerMix(Representation):
         self.weights = nn.Parameter(torch.zeros(self.layer + 1))
         self.scale = nn.Parameter(torch.ones(1))
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) of each layer to (B, H)."""
-        of_token_0 = torch.stack([states[:, 0] for states in hidden_states], dim=-1)
+        of_token_0 = torch.stack([layer.first for layer in layers], dim=-1)
         return self.scale * (of_token_0 * self.weights.softmax(dim=0)).sum(dim=-1)
 
 
@@ -327,9 +373,9 @@ class ClsScaled(Representation):
         slice_of_unit = torch.arange(encoder.hidden_size) * slices // encoder.hidden_size
         self.register_buffer("slice_of_unit", slice_of_unit, persistent=False)
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
-        return hidden_states[-1][:, 0] * self.factors[self.slice_of_unit]
+        return layers[-1].first * self.factors[self.slice_of_unit]
 
 
 class Attention(Representation):
@@ -344,6 +390,7 @@ class Attention(Representation):
         "(at first 0) learned in stage 2"
     )
     learned = True
+    reads_tokens = True
 
     def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
         """Args:
@@ -353,10 +400,12 @@ class Attention(Representation):
         super().__init__(encoder, **shared)
         self.query = nn.Parameter(torch.zeros(encoder.hidden_size))
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
-        scores = (hidden_states[-1] @ self.query).masked_fill(attention_mask == 0, -torch.inf)
-        return (hidden_states[-1] * scores.softmax(dim=1).unsqueeze(-1)).sum(dim=1)
+        last = layers[-1]
+        assert isinstance(last, TokenStates)
+        scores = (last.states @ self.query).masked_fill(last.mask == 0, -torch.inf)
+        return (last.states * scores.softmax(dim=1).unsqueeze(-1)).sum(dim=1)
 
 
 class MeanScaled(Representation):
@@ -377,9 +426,9 @@ class MeanScaled(Representation):
         super().__init__(encoder, **shared)
         self.factors = nn.Parameter(torch.ones(encoder.hidden_size))
 
-    def pool(self, hidden_states: HiddenStates, attention_mask: Mask, pooler: Pooler | None) -> Float[Tensor, "B D"]:
+    def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
-        return self.factors * mean_over_tokens(hidden_states[-1], attention_mask)
+        return self.factors * layers[-1].mean
 
 
 REPRESENTATIONS: dict[str, type[Representation]] = {
