@@ -373,7 +373,10 @@ def test_representations_read_the_states_of_all_layers(kind, own_export, own_bat
         pooler = body.pooler
         representation = REPRESENTATIONS[name](shape, layer=layer)
         built = SentimentClassifier(body, representation, classes=2, dropout=0.0).eval()
-        assert torch.equal(built.vectors(ids, mask), representation(output.hidden_states, mask, pooler))
+        assert torch.equal(
+            built.vectors({"input_ids": ids, "attention_mask": mask}),
+            representation(output.hidden_states, mask, pooler),
+        )
 
 
 @EACH

@@ -59,12 +59,16 @@ def with_drawn_parameters(representation: torch.nn.Module) -> torch.nn.Module:
     return representation
 
 
+def batch_of(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
 @pytest.mark.parametrize(("name", "layer"), LAYERS)
 def test_a_text_has_the_same_vector_alone_and_in_a_padded_batch(deep, name, layer):
     built = classifier(deep, name, layer).eval()
     with_drawn_parameters(built.representation)
-    alone = built.vectors(SHORT, torch.ones_like(SHORT))
-    together = built.vectors(PADDED, (PADDED != 0).long())
+    alone = built.vectors(batch_of(SHORT))
+    together = built.vectors(batch_of(PADDED))
     torch.testing.assert_close(alone[0], together[0])
     assert alone.shape == (1, built.representation.dimension)
     same_in_every_text = layer == 0 and name in ("cls", "pooler", "cls_linear", "layer_mix", "cls_scaled")
@@ -188,7 +192,7 @@ def test_states_of_all_layers_are_asked_of_the_encoder_only_where_they_are_neede
                 lambda module, positional, named, asked=asked: asked.append(named["output_hidden_states"]),
                 with_kwargs=True,
             )
-            built.vectors(SHORT, torch.ones_like(SHORT))
+            built.vectors(batch_of(SHORT))
             assert asked == [needed], (name, layer)
 
 
@@ -256,9 +260,8 @@ def test_slices_of_units_are_of_the_same_size_but_for_one():
 
 
 def test_attention_and_the_controls_begin_as_what_they_are_held_against(deep):
-    ids, mask = PADDED, (PADDED != 0).long()
     logits = {
-        name: classifier(deep, name).eval()(ids, mask)
+        name: classifier(deep, name).eval()(batch_of(PADDED))
         for name in ("cls", "mean", "attention", "mean_scaled", "cls_scaled")
     }
     torch.testing.assert_close(logits["attention"], logits["mean"])

@@ -82,6 +82,8 @@ class SentimentSchema(CommonSchema):
 
     repr: dict[str, Any] = MISSING
     protocol: dict[str, Any] = MISSING
+    labels_per_class: Any = None
+    label_seed: Any = MISSING
     encoder: str = MISSING
     stage1: dict[str, Any] = MISSING
 
@@ -229,10 +231,12 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
     """
     settings = typed_settings(cfg, overrides)
     quieten()
-    from poolwise.jobs import MLMJob, SentimentJob, check_inputs
+    from poolwise.jobs import MLMJob, ProbeJob, SentimentJob, check_inputs
 
     check_inputs(settings)
-    return MLMJob(settings) if isinstance(settings, types.MLMSettings) else SentimentJob(settings)
+    if isinstance(settings, types.MLMSettings):
+        return MLMJob(settings)
+    return ProbeJob(settings) if isinstance(settings.protocol, types.Probe) else SentimentJob(settings)
 
 
 class SweepCheck(Callback):
@@ -339,6 +343,9 @@ def problems_in(config: Plain) -> list[str]:
     else:
         found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
         found += problems_in_representation(config["repr"])
+        found += problems_with_protocol(config)
+        found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
+        found += types.problems_with_value(types.Seed, config["label_seed"], "label_seed")
         found += problems_in_stage1(config["stage1"])
     return found
 
@@ -463,6 +470,24 @@ def _problems_in_class(group: Plain, kinds: Mapping[str, type], where: str) -> l
     return problems_with(kinds[name], {k: v for k, v in group.items() if k != "name"}, where)
 
 
+def problems_with_protocol(config: Plain) -> list[str]:
+    """Check that stored states will do for the representation, and that a probe has no parameters of it to train."""
+    from poolwise.representations import REPRESENTATIONS
+
+    protocol, kind = config["protocol"].get("name"), REPRESENTATIONS.get(config["repr"].get("name", ""))
+    if kind is None or protocol not in ("frozen", "probe"):
+        return []
+    for_tokens = [name for name, other in REPRESENTATIONS.items() if not other.reads_tokens]
+    fixed = [name for name in for_tokens if not REPRESENTATIONS[name].learned]
+    if protocol == "probe" and kind.learned:
+        reason, allowed = "has parameters of its own, which a logistic regression does not train", fixed
+    elif kind.reads_tokens:
+        reason, allowed = "reads the states of all tokens, and few are stored", for_tokens
+    else:
+        return []
+    return [f"repr={kind.name}: {reason}; allowed with protocol={protocol}: {', '.join(allowed)}"]
+
+
 def problems_in_stage1(stage1: Plain) -> list[str]:
     """Check stage 2's subtree `stage1`: the settings of stage 1, its objective and its seed."""
     pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
@@ -515,6 +540,8 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         **_common(config),
         representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
+        labels_per_class=config["labels_per_class"],
+        label_seed=config["label_seed"],
         encoder=config["encoder"],
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]

@@ -250,6 +250,12 @@ def longest_text(path: str) -> int:
     return check_family(path).longest_text(_config(path))
 
 
+def has_pooler(path: str) -> bool:
+    """Whether a checkpoint holds a pooler, of whatever origin; reads the header of its weights."""
+    family = check_family(path)
+    return {_name_in_body(name, family) for name in tensor_shapes(weights_file(path))} >= POOLER_KEYS
+
+
 def layer_count(path: str) -> int:
     """How many layers a checkpoint has, as its config says."""
     return int(_config(path).num_hidden_layers)

@@ -5,16 +5,19 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import lightning
+import numpy as np
 from datasets import Dataset
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
+from numpy import ndarray
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder, representations
@@ -23,6 +26,7 @@ from poolwise.command_line import stage2_command
 from poolwise.compare.statistics import DISTRUSTED_POOLERS, power_in_words
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.corpus import RATING, Corpus
+from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data, masked_data
 from poolwise.data.segmentation import segmenter
 from poolwise.data.sources import load_corpus
@@ -32,7 +36,7 @@ from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
-from poolwise.representations import EncoderShape, build_representation
+from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
     HELD_BY_CONTROLS,
@@ -41,23 +45,31 @@ from poolwise.settings import (
     CommonSettings,
     Count,
     EqualTime,
+    Frozen,
     MLMSettings,
     NonNegativeCount,
     PretrainedModel,
     Pretraining,
+    Probe,
     ScratchModel,
     SentimentSettings,
     Stage1Choice,
+    TrainedProtocol,
     UserError,
     problems_with_value,
     take_all,
 )
+from poolwise.stages import vectors
 from poolwise.stages.loop import Job, limited_batches, plain
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
-from poolwise.stages.sentiment import Sentiment, SentimentClassifier
+from poolwise.stages.probe import Probe as FittedProbe
+from poolwise.stages.probe import fit_best
+from poolwise.stages.screen import TrainingScreen
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier, scores_of
 from poolwise.stages.stage import Stage
-from poolwise.words import first_line
+from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states, vectors_of
+from poolwise.words import counted, first_line
 
 log = logging.getLogger(__name__)
 
@@ -608,9 +620,12 @@ class SentimentJob(Job):
         self.chosen = choose_encoder(settings)
         self.representation = settled_representation(settings)
         self.representation_label = representations.label_of(self.representation)
-        self.optimisation = settings.protocol.optimisation
-        self.epochs = settings.protocol.epochs
+        if isinstance(settings.protocol, TrainedProtocol):
+            self.optimisation = settings.protocol.optimisation
+            self.epochs = settings.protocol.epochs
         self.corpus = labelled_corpus(settings)
+        if settings.labels_per_class is not None:
+            balanced_draw(*self._training_labels, settings.labels_per_class, settings.label_seed)  # told before work
         self.identity = self._identity()
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
@@ -636,7 +651,8 @@ class SentimentJob(Job):
         settings, chosen = self.settings, self.chosen
         material = {
             "stage": "sentiment",
-            "seed": settings.seed,
+            **({"seed": settings.seed} if self._depends_on_seed else {}),
+            **({"labels": self._labels_material} if settings.labels_per_class is not None else {}),
             "weights": chosen.fingerprint,
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
@@ -651,11 +667,13 @@ class SentimentJob(Job):
                 settings.model.name,
                 chosen.label,
                 self.representation_label,
-                settings.protocol.name,
+                self.protocol_label.replace(" ", "_"),
             )
         )
         stage1_seed = chosen.flat["stage1_seed"]
         seeds = f"seed{settings.seed}" + ("" if stage1_seed is None else f"-stage1seed{stage1_seed}")
+        if settings.labels_per_class is not None and settings.label_seed != settings.seed:
+            seeds += f"-labelseed{settings.label_seed}"
         return RunIdentity(
             stage="sentiment",
             name=f"{condition}-{seeds}",
@@ -667,13 +685,61 @@ class SentimentJob(Job):
                 "model": model_label(settings),
                 **chosen.flat,
                 "repr": self.representation_label,
-                "protocol": settings.protocol.name,
+                "protocol": self.protocol_label,
                 "seed": settings.seed,
+                "label_seed": settings.label_seed,
             },
         )
 
-    def build(self) -> tuple[Stage, TextDataModule]:
-        """Classifier and labelled batches."""
+    @property
+    def protocol_label(self) -> str:
+        """How tables and names call the protocol: with the number of labels, where that is not all."""
+        count = self.settings.labels_per_class
+        return self.settings.protocol.name + ("" if count is None else f" on {count} labels a class")
+
+    @property
+    def _depends_on_seed(self) -> bool:
+        """Whether `seed` changes a number: in a probe, only where encoder or pooler are drawn by it."""
+        path = self.chosen.path
+        uses_pooler = representation_class(self.representation["name"]).uses_pooler
+        drawn = path is None or (uses_pooler and not checkpoints.has_pooler(path))
+        return drawn or isinstance(self.settings.protocol, TrainedProtocol)
+
+    @property
+    def _labels_material(self) -> dict[str, Any]:
+        return {"per_class": self.settings.labels_per_class, "label_seed": self.settings.label_seed}
+
+    @property
+    def _training_labels(self) -> tuple[ndarray, tuple[str, ...]]:
+        """Class ids (N,) of the training texts, and the names of the classes."""
+        return np.array(self.corpus.labelled["train"]["label"]), tuple(self.corpus.label_names)
+
+    def texts(self) -> dict[str, TokenisedTexts]:
+        """The labelled splits as token ids, all of them."""
+        return tokenised(self.corpus.labelled, self.chosen.tokenizer, self.settings)
+
+    def drawn(self) -> ndarray:
+        """Which training texts are used, (n,) numbers."""
+        labels, names = self._training_labels
+        count = self.settings.labels_per_class
+        if count is None:
+            return np.arange(len(labels))
+        return balanced_draw(labels, names, count, self.settings.label_seed)
+
+    def stored(self, model: Any, texts: Mapping[str, TokenisedTexts]) -> dict[str, StatesOnDisk]:
+        """The frozen encoder's states of each split, read once."""
+        settings, chosen = self.settings, self.chosen
+        found = {}
+        for split, rows in self.corpus.labelled.items():
+            material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
+            material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
+            device = self.identity.material["platform"]["device"]
+            folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
+            found[split] = stored_states(model, texts[split], folder, device)
+        return found
+
+    def load(self) -> tuple[Any, Representation]:
+        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained."""
         settings, chosen = self.settings, self.chosen
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
@@ -690,18 +756,28 @@ class SentimentJob(Job):
                 "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
                 *(self.representation_label, self.pooler_status, what),
             )
+        return model, representation
+
+    def build(self) -> tuple[Stage, TextDataModule]:
+        """Classifier and labelled batches; of a frozen encoder, with its stored states in its place."""
+        settings, protocol = self.settings, self.settings.protocol
+        assert isinstance(protocol, TrainedProtocol)
+        model, representation = self.load()
+        every, drawn = self.texts(), self.drawn()
+        texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
+        data = labelled_data(texts, protocol.batch_size, settings.seed, settings.workers)
+        is_frozen = isinstance(protocol, Frozen)
+        if is_frozen:
+            examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
+            data.batches = {
+                split: BatchesWithLayers(data.batches[split], states, examples[split], representation.needs_all_states)
+                for split, states in self.stored(model, every).items()
+            }
         classifier = SentimentClassifier(
-            model,
-            representation,
-            len(self.corpus.label_names),
-            settings.protocol.dropout,
+            model, representation, len(self.corpus.label_names), protocol.dropout, reads_stored=is_frozen
         )
-        data = labelled_data(
-            tokenised(self.corpus.labelled, chosen.tokenizer, settings),
-            settings.protocol.batch_size,
-            settings.seed,
-            settings.workers,
-        )
+        if isinstance(protocol, Frozen):
+            classifier.settle_dense(protocol.dense)
         return Sentiment(classifier, self.optimisation), data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
@@ -711,16 +787,71 @@ class SentimentJob(Job):
             raise UserError("dev was never evaluated (see your +trainer settings), so no epoch can be chosen")
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
-        record.results["metrics"] = plain({**stage.figures["dev"], **stage.figures["test"]})
+        record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
+        self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
+        self.note_figures(record, stage.figures, stage.predictions)
+
+    def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
+        """Note what was classified from; `parameters` lie between hidden states and vectors."""
         record.results["representation"] = {
             **self.representation,
-            "formula": stage.classifier.representation.formula_here,
-            "parameters": stage.classifier.parameters_of_vectors,
+            "formula": representation.formula_here,
+            "parameters": parameters,
         }
         record.results["pooler_status"] = self.pooler_status
-        record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         record.results["label_names"] = list(self.corpus.label_names)
-        record.write_predictions(stage.predictions)
+
+    def note_figures(
+        self, record: RunRecord, figures: Mapping[str, dict[str, Tensor]], predictions: Mapping[str, dict[str, Tensor]]
+    ) -> None:
+        """Note the figures of dev and test, and write every prediction."""
+        record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
+        record.write_predictions(predictions)
+
+
+class ProbeJob(SentimentJob):
+    """Stage 2 as a logistic regression on the stored states of a frozen encoder."""
+
+    def kept_bytes(self) -> int:
+        """Predictions and logs; the states' room is asked for when they are made."""
+        return MARGIN_BYTES
+
+    def carry_out(
+        self,
+        record: RunRecord,
+        run_loggers: list[Any],
+        screen: TrainingScreen,
+        announce_start: Callable[[dict[str, str]], None],
+    ) -> None:
+        """Fit a probe of each strength, keep the best on dev, read test once."""
+        assert isinstance(self.settings.protocol, Probe)
+        model, representation = self.load()
+        texts, drawn = self.texts(), self.drawn()
+        announce_start({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(drawn), 'text')}"})
+        pooler = model.pooler if representation.uses_pooler else None
+        found = {
+            split: vectors_of(representation, pooler, states) for split, states in self.stored(model, texts).items()
+        }
+        classes = len(self.corpus.label_names)
+        labels = {split: texts[split].labels for split in found}
+
+        def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            return scores_of(split, probe.logits(found[split]), labels[split])
+
+        best = fit_best(
+            found["train"][drawn],
+            labels["train"][drawn],
+            classes,
+            lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
+            self.settings.protocol.strengths,
+        )
+        results = {split: scored(best, split) for split in ("dev", "test")}
+        record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
+        self.note(record, representation, sum(p.numel() for p in pooler.parameters()) if pooler is not None else 0)
+        figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
+        self.note_figures(record, figures, predictions)
+        for logger in run_loggers:
+            logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:

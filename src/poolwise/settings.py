@@ -82,6 +82,7 @@ SELECTION_METRIC = "dev/macro_f1"
 NonNegativeCount = Annotated[int, Bounds(at_least=0.0)]
 Size = Annotated[int, Bounds(at_least=1.0, at_most=65_536.0)]
 """Of a layer: more than any BERT has, and few enough that the parameters can be counted."""
+CountOrNull = Annotated[int | None, Bounds(at_least=1.0)]
 Seed = Annotated[int, Bounds(at_least=0.0, below=2.0**32)]
 Positive = Annotated[float, Bounds(above=0.0)]
 NonNegative = Annotated[float, Bounds(at_least=0.0)]
@@ -181,14 +182,36 @@ class EqualTime(Control):
 
 
 @dataclass(frozen=True)
-class Finetune:
-    """Stage 2 in which encoder, representation and head are all trained."""
+class TrainedProtocol:
+    """Stage 2 by gradient descent."""
 
-    name: Literal["finetune"]
+    name: str
     epochs: Count
     batch_size: Count
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     optimisation: Optimisation
+
+
+@dataclass(frozen=True)
+class Finetune(TrainedProtocol):
+    """Stage 2 in which encoder, representation and head are all trained."""
+
+
+@dataclass(frozen=True)
+class Frozen(TrainedProtocol):
+    """Stage 2 on the stored states of a frozen encoder: the head is trained, and what a representation adds."""
+
+    dense: Literal["as_named", "fixed", "trained"]
+    """The dense layer of `pooler` and `cls_linear`: `as_named` is fixed for the former, trained for the latter."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Logistic regression on the stored states of a frozen encoder."""
+
+    name: str
+    strengths: tuple[Positive, ...]
+    """Inverse weights of the penalty to choose from on dev."""
 
 
 @dataclass(frozen=True)
@@ -341,7 +364,11 @@ class SentimentSettings(CommonSettings):
 
     representation: dict[str, Any]
     """Its `name`, and the settings of its class."""
-    protocol: Finetune
+    protocol: "ProtocolSettings"
+    labels_per_class: int | None
+    """How many labelled training texts of each class are used; None for all."""
+    label_seed: int
+    """Draws these."""
     encoder: str
     stage1: Stage1Choice
     stage1_command: str
@@ -367,7 +394,8 @@ LOGGERS: dict[str, type[LoggerSettings]] = {
     "csv": LocalLogging,
     "tensorboard": LocalLogging,
 }
-PROTOCOLS: dict[str, type[Finetune]] = {"finetune": Finetune}
+ProtocolSettings = Finetune | Frozen | Probe
+PROTOCOLS: dict[str, type[ProtocolSettings]] = {"finetune": Finetune, "frozen": Frozen, "probe": Probe}
 CONTROLS: dict[str, type[Control]] = {
     "equal_steps": Control,
     "equal_time": EqualTime,
@@ -417,7 +445,9 @@ def _typed_value(hint: Any, value: Any) -> Any:
         return hint(**typed(hint, value))
     if hint is float:
         return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    if get_origin(hint) is tuple:
+        return tuple(_typed_value(get_args(hint)[0], item) for item in value)
+    return value
 
 
 def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str]:
@@ -461,6 +491,9 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
         if not isinstance(value, Mapping):
             return [f"{where}={value!r}: must be a group of settings"]
         return problems_with(hint, value, where + ".")
+    if get_origin(hint) is tuple and isinstance(value, list) and value:
+        item_hint = get_args(hint)[0]
+        return [problem for item in value for problem in problems_with_value(item_hint, item, where)]
     if not _has_type(hint, value):
         return [f"{where}={value!r}: must be {_type_in_words(hint)}{_spelling(hint, value)}"]
     if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
@@ -474,8 +507,6 @@ def _has_type(hint: Any, value: Any) -> bool:
         return any(_has_type(part, value) for part in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
-    if origin is tuple:
-        return isinstance(value, list) and all(_has_type(get_args(hint)[0], v) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -494,6 +525,8 @@ def _type_in_words(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     if origin is tuple:
-        return f"a list, each item {_type_in_words(get_args(hint)[0])}"
+        return f"a list of one or more, each {_type_in_words(get_args(hint)[0])}"
+    if origin is Annotated:
+        return _type_in_words(get_args(hint)[0])
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return words.get(hint, "null")

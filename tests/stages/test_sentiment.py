@@ -60,7 +60,9 @@ def test_evaluation_keeps_one_prediction_an_example_in_order(config, texts):
     token_ids, present = texts.padded(np.array([4]))
     stage.eval()
     with torch.no_grad():
-        alone = stage.classifier(torch.from_numpy(token_ids), torch.from_numpy(present.astype(np.int64)))
+        alone = stage.classifier(
+            {"input_ids": torch.from_numpy(token_ids), "attention_mask": torch.from_numpy(present.astype(np.int64))}
+        )
     torch.testing.assert_close(predictions["logits"][4], alone[0], rtol=1e-4, atol=1e-5)
     accuracy = (predictions["logits"].argmax(dim=1) == predictions["labels"]).float().mean()
     torch.testing.assert_close(trainer.callback_metrics["test/accuracy"], accuracy)

@@ -59,6 +59,17 @@ class TokenisedTexts:
         """(N,) word pieces a text, special tokens counted."""
         return np.diff(self.offsets)
 
+    def select(self, examples: Int64[ndarray, " n"]) -> "TokenisedTexts":
+        """These texts alone, in this order."""
+        kept = np.concatenate([np.arange(self.offsets[n], self.offsets[n + 1]) for n in examples])
+        return replace(
+            self,
+            ids=self.ids[kept],
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[examples])]),
+            labels=self.labels[examples],
+            ratings=None if self.ratings is None else self.ratings[examples],
+        )
+
     def padded(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, "B T"], Bool[ndarray, "B T"]]:
         """Ids (B, T) padded to the longest of these texts, and where a token is present."""
         places, present = self.places(examples)

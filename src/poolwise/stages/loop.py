@@ -68,6 +68,37 @@ class Job(ABC):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Evaluate, export, and fill in the record."""
 
+    def carry_out(
+        self,
+        record: RunRecord,
+        run_loggers: list[Any],
+        screen: TrainingScreen,
+        announce_start: Callable[[dict[str, str]], None],
+    ) -> None:
+        """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own.
+
+        Args:
+            record: of this run.
+            run_loggers: where figures go.
+            screen: shows training.
+            announce_start: shows facts on what is about to be done.
+        """
+        stage, data = self.build()
+        machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
+        trainer = make_trainer(self, self.folder, run_loggers, batches_an_epoch(self, data), screen)
+        announce_start(start_facts(self, trainer, data))
+        if self.trains:
+            trainer.fit(stage, data)
+        else:
+            trainer.validate(stage, data, verbose=False)
+            stage.on_train_end()
+        record.results["metrics"] = plain(trainer.callback_metrics)
+        record.results["steps"] = trainer.global_step
+        record.results["tokens"] = stage.tokens
+        record.results["training_seconds"] = round(stage.seconds, 3)
+        record.results["tokens_per_second"] = round(stage.throughput, 1)
+        self.conclude(trainer, stage, data, record)
+
     @abstractmethod
     def kept_bytes(self) -> int:
         """About how many bytes of weights the run leaves on disk."""
@@ -128,25 +159,11 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         loggers(settings.logger, record, settings.runs_dir) as run_loggers,
     ):
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
-        stage, data = job.build()
-        machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
-        trainer = make_trainer(job, folder, run_loggers, batches_an_epoch(job, data), TrainingScreen(len(later)))
-        show(
-            f"{place}{job.identity.name}",
-            start_facts(job, trainer, data) if first else {"train": job.task},
-            {"into": str(folder)},
-        )
-        if job.trains:
-            trainer.fit(stage, data)
-        else:
-            trainer.validate(stage, data, verbose=False)
-            stage.on_train_end()
-        record.results["metrics"] = plain(trainer.callback_metrics)
-        record.results["steps"] = trainer.global_step
-        record.results["tokens"] = stage.tokens
-        record.results["training_seconds"] = round(stage.seconds, 3)
-        record.results["tokens_per_second"] = round(stage.throughput, 1)
-        job.conclude(trainer, stage, data, record)
+
+        def announce_start(facts: dict[str, str]) -> None:
+            show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
+
+        job.carry_out(record, run_loggers, TrainingScreen(len(later)), announce_start)
     return record.results
 
 

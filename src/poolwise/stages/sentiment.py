@@ -4,9 +4,11 @@ Shapes: B texts, T tokens, H hidden size, D vector size, C classes, N examples.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
@@ -22,22 +24,35 @@ from poolwise.data.batching import Batch
 from poolwise.representations import Representation
 from poolwise.settings import SELECTION_METRIC, Optimisation
 from poolwise.stages.stage import Stage
+from poolwise.stages.vectors import layers_of
 
 
 class SentimentClassifier(nn.Module):
-    """Encoder, representation, dropout and a linear head."""
+    """Encoder, representation, dropout and a linear head.
 
-    def __init__(self, encoder: PreTrainedModel, representation: Representation, classes: int, dropout: float) -> None:
+    Attributes:
+        encoder: the body; None where stored states are read in its place.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        representation: Representation,
+        classes: int,
+        dropout: float,
+        reads_stored: bool = False,
+    ) -> None:
         """Args:
         encoder: a body with a `pooler`, which moves here if the representation uses it, and is dropped if not.
         representation: maps hidden states to vectors (B, D).
         classes: C.
         dropout: the probability that a unit of the vector is dropped in training.
+        reads_stored: whether batches hold the encoder's stored states, so that it is not kept.
         """
         super().__init__()
         self.pooler = encoder.pooler if representation.uses_pooler else None
         encoder.pooler = None
-        self.encoder = encoder
+        self.encoder = None if reads_stored else encoder
         self.representation = representation
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(representation.dimension, classes)
@@ -50,17 +65,27 @@ class SentimentClassifier(nn.Module):
         between = [module for module in (self.representation, self.pooler) if module is not None]
         return sum(parameter.numel() for module in between for parameter in module.parameters())
 
-    def vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B D"]:
-        """One vector per text, from ids and mask (B, T)."""
+    def settle_dense(self, dense: Literal["as_named", "fixed", "trained"]) -> None:
+        """Fix or train the dense layers between states and vectors; `as_named`: what comes from stage 1 is fixed."""
+        if self.pooler is not None:
+            self.pooler.requires_grad_(dense == "trained")
+        self.representation.requires_grad_(dense != "fixed")
+
+    def vectors(self, batch: Batch) -> Float[Tensor, "B D"]:
+        """One vector per text, from `input_ids` and `attention_mask` (B, T), or from stored states."""
+        if self.encoder is None:
+            stored: Tensor = self.representation.of_layers(layers_of(batch), self.pooler)
+            return stored
+        input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         every = self.representation.needs_all_states
         output = self.encoder(input_ids, attention_mask, output_hidden_states=every)
         states = output.hidden_states if every else (output.last_hidden_state,)
         vectors: Tensor = self.representation(states, attention_mask, self.pooler)
         return vectors
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B C"]:
-        """Class logits (B, C) from ids and mask (B, T)."""
-        logits: Tensor = self.head(self.dropout(self.vectors(input_ids, attention_mask)))
+    def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
+        """Class logits (B, C) of a batch."""
+        logits: Tensor = self.head(self.dropout(self.vectors(batch)))
         return logits
 
 
@@ -110,6 +135,16 @@ class Scores(nn.Module):
         return figures, {name: column[order] for name, column in columns.items()}
 
 
+def scores_of(
+    split: str, logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The figures and predictions of a split, as `Scores.finish` gives them, from logits of its examples in order."""
+    scores = Scores(split, logits.shape[1])
+    batch = {"labels": torch.from_numpy(labels), "examples": torch.arange(len(labels))}
+    scores.update(batch, torch.from_numpy(logits))
+    return scores.finish()
+
+
 class Sentiment(Stage):
     """Fine-tunes a `SentimentClassifier` with cross entropy.
 
@@ -132,7 +167,7 @@ class Sentiment(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross entropy in nats, mean over the batch."""
-        logits = self.classifier(batch["input_ids"], batch["attention_mask"])
+        logits = self.classifier(batch)
         loss = functional.cross_entropy(logits, batch["labels"])
         self.log_training({"loss": loss.detach()})
         return loss
@@ -154,7 +189,7 @@ class Sentiment(Stage):
         self._finish(self.test_scores)
 
     def _predict(self, batch: Batch, scores: Scores) -> None:
-        scores.update(batch, self.classifier(batch["input_ids"], batch["attention_mask"]))
+        scores.update(batch, self.classifier(batch))
 
     def _finish(self, scores: Scores) -> None:
         figures, predictions = scores.finish()

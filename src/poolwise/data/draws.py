@@ -1,0 +1,33 @@
+"""Few labels: balanced draws of labelled examples.
+
+Shapes: N examples, C classes, n drawn examples.
+"""
+
+import numpy as np
+from jaxtyping import Int, Int64
+from numpy import ndarray
+
+from poolwise.settings import UserError
+
+
+def balanced_draw(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int, seed: int) -> Int64[ndarray, " n"]:
+    """`count` examples of each class, in the order of the data; a smaller draw of a seed lies in its larger ones.
+
+    Args:
+        labels: (N,) class ids.
+        names: of the C classes, for the message.
+        count: examples a class.
+        seed: of the draw.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    found = np.bincount(labels, minlength=len(names))
+    if (found < count).any():
+        few = int(found.argmin())
+        raise UserError(
+            f"labels_per_class={count}: the training texts hold {found[few]} of class {names[few]!r}; at most so many"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    drawn = [order[labels[order] == label][:count] for label in range(len(names))]
+    return np.sort(np.concatenate(drawn))

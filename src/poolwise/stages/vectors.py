@@ -1,0 +1,146 @@
+"""The states of a frozen encoder, read once a text and kept on disk for all representations and layers.
+
+Shapes: B texts, N texts of a split, T tokens, L layers, H hidden size.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from poolwise.data.batching import Batch, Request, SortedBatches
+from poolwise.data.tokens import TokenisedTexts
+from poolwise.machine import check_room
+from poolwise.representations import Pooler, Representation, StoredStates, TokenStates
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+"""Raised by hand when this module's output changes for the same input; part of every cache key."""
+KINDS = ("first", "mean", "max")
+"""What is kept of a layer: see `StoredStates`."""
+BATCH = 64
+MANY = 4096
+"""Texts whose vectors are formed at a time."""
+
+
+class StatesOnDisk:
+    """What is kept of the states of N texts, as memory maps.
+
+    Attributes:
+        kept: by kind, (L + 1, N, H) in fp32: of the embeddings and of each layer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open what `encode` wrote.
+
+        Raises:
+            OSError, ValueError: there is none, or it is broken.
+        """
+        self.kept: dict[str, Float[ndarray, "layers N H"]] = {
+            kind: np.load(folder / f"{kind}.npy", mmap_mode="r", allow_pickle=False) for kind in KINDS
+        }
+
+    def of(self, examples: Int64[ndarray, " B"], every_layer: bool) -> dict[str, Float[Tensor, "layers B H"]]:
+        """By kind, what is kept of these texts: of every layer, or of the last alone."""
+        layers = slice(None) if every_layer else slice(-1, None)
+        return {
+            kind: torch.from_numpy(np.ascontiguousarray(kept[layers, examples])) for kind, kept in self.kept.items()
+        }
+
+
+def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
+    """Layers as a representation reads them, from tensors (layers, B, H) by kind."""
+    return [StoredStates(*states) for states in zip(*(kept[kind] for kind in KINDS), strict=True)]
+
+
+def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> StatesOnDisk:
+    """The states of all texts in their order: those in `folder`, or computed and kept there.
+
+    Args:
+        encoder: a body; left on `device`, in eval mode.
+        texts: of one split.
+        folder: of this encoder and these token ids; it appears whole or not at all.
+        device: where to compute.
+
+    Raises:
+        UserError: the disk has no room.
+    """
+    try:
+        return StatesOnDisk(folder)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s: broken (%s), and made anew", folder, error)
+        shutil.rmtree(folder)
+    layers, size = encoder.config.num_hidden_layers + 1, encoder.config.hidden_size
+    check_room(folder, len(KINDS) * layers * len(texts) * size * 4)
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        encode(encoder, texts, draft, device)
+        if not folder.exists():  # else another run was as quick
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return StatesOnDisk(folder)
+
+
+@torch.inference_mode()
+def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> None:
+    """Read each text once, in fp32 and without dropout, and write what is kept of all layers into `folder`."""
+    encoder.to(device).eval()
+    shape = (encoder.config.num_hidden_layers + 1, len(texts), encoder.config.hidden_size)
+    files = {
+        kind: np.lib.format.open_memmap(folder / f"{kind}.npy", mode="w+", dtype=np.float32, shape=shape)
+        for kind in KINDS
+    }
+    for requests in SortedBatches(texts.lengths, BATCH):
+        examples = np.array([example for _, example in requests])
+        token_ids, present = texts.padded(examples)
+        mask = torch.from_numpy(present.astype(np.int64)).to(device)
+        output = encoder(torch.from_numpy(token_ids).to(device), attention_mask=mask, output_hidden_states=True)
+        for layer, states in enumerate(output.hidden_states):
+            of_tokens = TokenStates(states.float(), mask)
+            for kind, file in files.items():
+                file[layer, examples] = getattr(of_tokens, kind).cpu().numpy()
+    for file in files.values():
+        file.flush()
+
+
+@torch.inference_mode()
+def vectors_of(representation: Representation, pooler: Pooler | None, states: StatesOnDisk) -> Float[ndarray, "N D"]:
+    """One vector for each text whose states are stored, by a representation that has nothing to train."""
+    texts = np.arange(states.kept["first"].shape[1])
+    found = []
+    for start in range(0, len(texts), MANY):
+        kept = states.of(texts[start : start + MANY], representation.needs_all_states)
+        found.append(representation.of_layers(layers_of(kept), pooler).numpy())
+    return np.concatenate(found)
+
+
+class BatchesWithLayers(Dataset[Batch]):
+    """Other batches, with what is kept of their texts' layers beside them: `first`, `mean`, `max`, (layers, B, H)."""
+
+    def __init__(
+        self, batches: Dataset[Batch], states: StatesOnDisk, examples: Int64[ndarray, " N"], every_layer: bool
+    ) -> None:
+        """Take the parts; text i of `batches` is text `examples[i]` of `states`."""
+        self.batches = batches
+        self.states = states
+        self.examples = examples
+        self.every_layer = every_layer
+
+    def __getitem__(self, requests: list[Request]) -> Batch:
+        chosen = self.examples[[example for _, example in requests]]
+        return {**self.batches[requests], **self.states.of(chosen, self.every_layer)}
