@@ -671,12 +671,17 @@ class SentimentJob(Job):
             )
         )
         stage1_seed = chosen.flat["stage1_seed"]
-        seeds = f"seed{settings.seed}" + ("" if stage1_seed is None else f"-stage1seed{stage1_seed}")
-        if settings.labels_per_class is not None and settings.label_seed != settings.seed:
-            seeds += f"-labelseed{settings.label_seed}"
+        drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
+        seeds = [f"seed{settings.seed}"] if depends else []
+        seeds += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
+        seeds += (
+            [f"labelseed{settings.label_seed}"]
+            if drawn and not (depends and settings.label_seed == settings.seed)
+            else []
+        )
         return RunIdentity(
             stage="sentiment",
-            name=f"{condition}-{seeds}",
+            name="-".join([condition, *seeds]),
             condition=condition,
             material=material,
             condition_material=without_seeds({**material, "weights": chosen.condition}),
@@ -686,7 +691,7 @@ class SentimentJob(Job):
                 **chosen.flat,
                 "repr": self.representation_label,
                 "protocol": self.protocol_label,
-                "seed": settings.seed,
+                "seed": settings.label_seed if drawn and not depends else settings.seed,
                 "label_seed": settings.label_seed,
             },
         )

@@ -507,6 +507,8 @@ def _has_type(hint: Any, value: Any) -> bool:
         return any(_has_type(part, value) for part in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    if origin is tuple:
+        return False  # a list that holds something is told item by item
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
