@@ -95,7 +95,7 @@ def test_a_foreign_pooler(config, tmp_path, inspected, bias, status):
     assert code == (1 if status == "never trained" else 0)
     assert inspected(str(folder), "--repr", "cls")[0] == 0
     assert f"{status}: in the file" in printed
-    assert "not an export of poolwise" in printed
+    assert "no provenance.json of poolwise" in printed
 
 
 def test_an_own_export(model, tokenizer, tmp_path, inspected):

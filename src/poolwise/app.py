@@ -345,7 +345,8 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_representation(config["repr"])
         found += problems_with_protocol(config)
         found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
-        found += types.problems_with_value(types.Seed, config["label_seed"], "label_seed")
+        if config["label_seed"] != config["seed"]:  # which it is unless told otherwise
+            found += types.problems_with_value(types.Seed, config["label_seed"], "label_seed")
         found += problems_in_stage1(config["stage1"])
     return found
 

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_name
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import PretrainedModel, UserError
 from poolwise.words import first_line, some
-
-log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 PROVENANCE_FILE = "provenance.json"
@@ -44,7 +41,6 @@ def provenance_of(folder: Path) -> dict[str, Any]:
         return {}
     wanted, weights = noted.get(WEIGHTS_HASH), folder / WEIGHTS_FILE
     if wanted is not None and weights.is_file() and file_hash(weights) != wanted:
-        log.warning("%s: written for other weights than those beside it, and left aside", file)
         return {}
     return noted
 

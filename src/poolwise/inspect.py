@@ -257,7 +257,7 @@ def listed(keys: Collection[str]) -> str:
 def _provenance_rows(provenance: dict[str, Any]) -> dict[str, str]:
     """What stage 1 noted; exports of other versions may hold less."""
     if not provenance:
-        return {"provenance": f"no {PROVENANCE_FILE} of these weights: not an export of poolwise"}
+        return {"provenance": f"no {PROVENANCE_FILE} of poolwise's on these very weights"}
     rows = {"stage 1": f"model {provenance.get('model')}, objective {provenance.get('objective')}"}
     pooler = provenance.get("parts", {}).get("pooler")
     if pooler:
