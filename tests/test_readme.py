@@ -29,13 +29,15 @@ def small(words: list[str]) -> list[str]:
         settings = [s for s in settings if not s.startswith("data.") or s.startswith("data.max_length")]
     if "model=FOLDER" in words:
         settings = [s for s in settings if not s.startswith("model.")]
+    if "protocol=probe" in words:
+        settings = [s for s in settings if not s.startswith("protocol.")]
     words = [word.replace("model=minilm", "model=tiny").replace("budget=20min", "budget=3steps") for word in words]
     return [*settings, "logger=csv", *words]
 
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 13
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 16
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -61,7 +63,7 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
             report.main()
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
-    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + 12 + 3
+    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + (4 + 9 + 3) + 12 + 3
     assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3 + 2 + 1 + 5
 
 
