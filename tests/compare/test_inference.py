@@ -241,10 +241,15 @@ def test_sentences():
     assert in_words("cls", "cls_linear", near, near.p, margin=0.3).startswith("cannot tell")
 
     unsure = difference(1.0, example_error=0.75, shape=(1, 1, 1000))
-    assert in_words("cls", "mean", unsure, unsure.p) == "cannot tell: these runs see differences above 2.1 only"
-    assert in_words("cls", "mean", better, 0.06) == "cannot tell: these runs see differences above 1.1 only"
+    assert (
+        in_words("cls", "mean", unsure, unsure.p)
+        == "cannot tell cls from mean: these runs see differences above 2.1 only"
+    )
+    assert (
+        in_words("cls", "mean", better, 0.06) == "cannot tell cls from mean: these runs see differences above 1.1 only"
+    )
     many = in_words("cls", "cls_linear", near, 1.0, pairs=10)
-    assert many == "cannot tell: these runs see differences above 0.7 only"
+    assert many == "cannot tell cls from cls_linear: these runs see differences above 0.7 only"
 
 
 def test_variance_of_a_nested_table_is_the_textbooks():

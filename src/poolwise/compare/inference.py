@@ -266,7 +266,7 @@ def in_words(
     if equivalent(difference, margin, LEVEL / pairs):
         return f"{first} and {second} are equivalent within {margin:g}"
     smallest = smallest_detectable(difference, LEVEL / pairs)
-    return f"cannot tell: these runs see differences above {smallest:.1f} only"
+    return f"cannot tell {first} from {second}: these runs see differences above {smallest:.1f} only"
 
 
 @dataclass(frozen=True)

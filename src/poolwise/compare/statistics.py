@@ -4,7 +4,6 @@ Shapes: S seeds, N test examples.
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from scipy import stats
 
+from poolwise.compare.inference import Estimate, holm, in_words, paired_difference
 from poolwise.runs import PREDICTIONS_FILE, hash_of, read_record, without_seeds
 from poolwise.settings import SELECTION_METRIC
 
@@ -74,53 +74,21 @@ def label_of(run: pandas.Series) -> str:
     return f"{run['repr']} ({status})" if doubtful else str(run["repr"])
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The difference in test accuracy between two conditions, in points (0 to 100), over S common seeds.
-
-    Attributes:
-        points: mean difference.
-        low, high: 95 % t interval over seeds; assumes that the S differences are independent and normal.
-            NaN for fewer than two common seeds.
-        example_error: 1.96 standard errors from the draw of test examples alone, in points.
-        seeds: S.
-    """
-
-    points: float
-    low: float
-    high: float
-    example_error: float
-    seeds: int
-
-    @property
-    def shown(self) -> bool:
-        """Whether the interval over seeds leaves out 0 and the draw of test examples cannot explain it."""
-        return (self.low > 0 or self.high < 0) and abs(self.points) > self.example_error
-
-
-def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Difference:
-    """First less second, paired by seed and by test example.
+def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Estimate | None:
+    """First less second in test accuracy, paired by seed and by test example; None without a seed in common.
 
     Args:
         first: the runs of one condition, as from `read_runs`.
-        second: the runs of another on the same test set.
+        second: the runs of another on the same encoder and the same test set.
     """
     seeds = sorted(set(first["seed"]) & set(second["seed"]))
     if not seeds:
-        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
-    correct = [
-        np.stack([_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds]) for runs in (first, second)
+        return None
+    answers = [
+        np.stack([[_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds]])
+        for runs in (first, second)
     ]
-    differences = 100 * (correct[0].astype(float) - correct[1].astype(float))
-    by_seed, by_example = differences.mean(axis=1), differences.mean(axis=0)
-    low, high = t_interval(by_seed)
-    return Difference(
-        points=float(by_seed.mean()),
-        low=low,
-        high=high,
-        example_error=1.96 * float(by_example.std(ddof=1)) / math.sqrt(len(by_example)),
-        seeds=len(seeds),
-    )
+    return paired_difference(answers[0], answers[1])
 
 
 POWER = 0.8
@@ -131,7 +99,7 @@ SEED_DEVIATION = 0.5
 
 
 def smallest_difference(examples: int, seeds: int) -> float:
-    """The difference in accuracy, in points, that is shown (see `Difference`) with probability 0.8.
+    """The difference in accuracy, in points, that two conditions must have to be told apart with probability 0.8.
 
     The larger of two: what N test examples can show, (z_0.975 + z_0.8) sqrt(d / N) for paired answers with a share d
     of disagreement (Connor 1987; Card et al. 2020 for NLP), and what S seeds can show, (t_0.975 + t_0.8)
@@ -158,14 +126,6 @@ def power_in_words(examples: int, seeds: int) -> str:
         f"texts and {seeds} seeds (two runs taken to disagree on {DISAGREEMENT:.0%} of texts, seeds to spread by "
         f"{SEED_DEVIATION} points, as large encoders do; small ones spread more)"
     )
-
-
-def t_interval(values: ndarray) -> tuple[float, float]:
-    """The 95 % interval of a mean by Student's t; (NaN, NaN) for fewer than two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 NO_BETTER = 1.0
@@ -229,7 +189,7 @@ def verdict(rows: pandas.DataFrame, runs: pandas.DataFrame) -> str:
     compared = {
         other["label"]: difference(runs_of(best, runs), runs_of(other, runs)) for _, other in rows.iloc[1:].iterrows()
     }
-    return f"{words} {_comparison_in_words(best['label'], compared)}"
+    return " ".join([words, _comparison_in_words(best["label"], compared), *_hypotheses_in_words(rows, runs)])
 
 
 def runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
@@ -237,20 +197,34 @@ def runs_of(row: pandas.Series, runs: pandas.DataFrame) -> pandas.DataFrame:
     return runs[(runs["question"] == row["question"]) & (runs["repr"] == row["repr"])]
 
 
-def _comparison_in_words(best: str, compared: dict[str, Difference]) -> str:
-    shown = [_in_words(other, gap) for other, gap in compared.items() if gap.shown]
-    open_ones = [_in_words(other, gap) for other, gap in compared.items() if not gap.shown]
-    parts = []
-    if shown:
-        parts.append(f"On test {best} is apart from {'; '.join(shown)}.")
-    if open_ones:
-        parts.append(f"These runs cannot tell {best} apart from {'; '.join(open_ones)}.")
-    return " ".join(parts)
+def _comparison_in_words(best: str, compared: dict[str, Estimate | None]) -> str:
+    """A sentence for each of the others, with p-values that allow for their number (Holm)."""
+    told = {other: gap for other, gap in compared.items() if gap is not None}
+    adjusted = holm(np.array([gap.p for gap in told.values()]))
+    sentences = [
+        _sentence(best, other, gap, float(p), len(told)) for (other, gap), p in zip(told.items(), adjusted, strict=True)
+    ]
+    return " ".join(sentences + [f"{best} and {other} have no seed in common." for other in compared.keys() - told])
 
 
-def _in_words(other: str, gap: Difference) -> str:
-    if gap.seeds == 0:
-        return f"{other} (no seed in common)"
-    if gap.seeds < 2:
-        return f"{other} (by {gap.points:+.1f} points, one seed only)"
-    return f"{other} (by {gap.points:+.1f} points, {gap.low:+.1f} to {gap.high:+.1f} over seeds)"
+HYPOTHESES = {"H1": ("pooler", "cls"), "H2": ("cls_linear", "cls")}
+"""Claims that people repeat without figures: the first beats the second."""
+
+
+def _hypotheses_in_words(rows: pandas.DataFrame, runs: pandas.DataFrame) -> list[str]:
+    found = []
+    for name, pair in HYPOTHESES.items():
+        conditions = [rows[rows["repr"] == representation] for representation in pair]
+        if all(len(condition) == 1 for condition in conditions):
+            first, second = (condition.iloc[0] for condition in conditions)
+            gap = difference(runs_of(first, runs), runs_of(second, runs))
+            if gap is not None:
+                sentence = _sentence(first["label"], second["label"], gap, gap.p, 1)
+                found.append(f"{name}, {pair[0]} beats {pair[1]}: {sentence}")
+    return found
+
+
+def _sentence(first: str, second: str, gap: Estimate, adjusted_p: float, pairs: int) -> str:
+    words = in_words(first, second, gap, adjusted_p, pairs=pairs)
+    words = words.replace("cannot", "Cannot") if words.startswith("cannot") else words
+    return words + (" (one seed: said of these runs alone)." if gap.stage2_runs == 1 else ".")
