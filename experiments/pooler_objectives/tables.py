@@ -117,10 +117,10 @@ def difference(first: dict[int, ndarray], second: dict[int, ndarray]) -> dict[st
 def differences(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[dict[str, object]]:
     """The pooler of each condition less what the hypotheses and aims hold it against."""
     for (encoder, data, name), condition in conditions.items():
-        references = [(PLAIN, "fresh"), (name, "cls"), (name, "mean"), (UNADAPTED, "mean"), (UNADAPTED, "pooler")]
-        for other, representation in references:
+        references = [(PLAIN, "fresh"), (name, "cls"), (name, "mean"), (UNADAPTED, "mean")]
+        for other, representation in dict.fromkeys(references):
             reference = conditions.get((encoder, data, other))
-            if reference is None or (other, representation) == (name, "pooler"):
+            if reference is None:
                 continue
             for count in COUNTS:
                 pooler, held_against = condition.right("pooler", count), reference.right(representation, count)

@@ -85,7 +85,7 @@ def test_verdict_over_one_seed_claims_nothing_of_other_seeds(tmp_path):
     found = read_runs(tmp_path, "sentiment")
     (rows,) = questions(table_of(found)).values()
     words = verdict(rows, found)
-    assert re.search(r"mean beats cls by 45\.0 points \(.*\) \(one seed: said of these runs alone\)\.", words)
+    assert re.search(r"mean beats cls by 45\.0 points \(.*\) \(one run each: said of these alone\)\.", words)
 
 
 def test_runs_with_other_settings_are_another_question(tmp_path):

@@ -227,4 +227,4 @@ def _hypotheses_in_words(rows: pandas.DataFrame, runs: pandas.DataFrame) -> list
 def _sentence(first: str, second: str, gap: Estimate, adjusted_p: float, pairs: int) -> str:
     words = in_words(first, second, gap, adjusted_p, pairs=pairs)
     words = words.replace("cannot", "Cannot") if words.startswith("cannot") else words
-    return words + (" (one seed: said of these runs alone)." if gap.stage2_runs == 1 else ".")
+    return words + (" (one run each: said of these alone)." if gap.stage2_runs == 1 else ".")
