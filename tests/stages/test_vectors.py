@@ -67,6 +67,20 @@ def test_states_appear_whole_or_not_at_all(deep, texts, tmp_path, monkeypatch):
     assert list(tmp_path.glob("states*")) == []
 
 
+def test_another_run_may_be_as_quick(deep, texts, tmp_path, monkeypatch):
+    encode = vectors.encode
+
+    def while_another_finishes(encoder, rows, folder, device):
+        encode(encoder, rows, folder, device)
+        (tmp_path / "states").mkdir()
+        encode(encoder, rows, tmp_path / "states", device)
+
+    monkeypatch.setattr(vectors, "encode", while_another_finishes)
+    found = stored_states(deep, texts, tmp_path / "states", "cpu")
+    assert found.kept["mean"].shape[1] == len(texts)
+    assert [folder.name for folder in tmp_path.glob("states*")] == ["states"]
+
+
 @pytest.mark.parametrize("size", [0, 60, 400])
 def test_a_broken_file_is_told_and_made_anew(deep, texts, tmp_path, caplog, size):
     whole = stored_states(deep, texts, tmp_path / "states", "cpu").kept["mean"].copy()

@@ -89,8 +89,11 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
     draft.mkdir(parents=True)
     try:
         encode(encoder, texts, draft, device)
-        if not folder.exists():  # else another run was as quick
+        try:
             draft.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run was as quick
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return StatesOnDisk(folder)
