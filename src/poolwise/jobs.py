@@ -624,8 +624,7 @@ class SentimentJob(Job):
             self.optimisation = settings.protocol.optimisation
             self.epochs = settings.protocol.epochs
         self.corpus = labelled_corpus(settings)
-        if settings.labels_per_class is not None:
-            balanced_draw(*self._training_labels, settings.labels_per_class, settings.label_seed)  # told before work
+        self.drawn = drawn_examples(settings, self.corpus)
         self.identity = self._identity()
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
@@ -674,11 +673,7 @@ class SentimentJob(Job):
         drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
         seeds = [f"seed{settings.seed}"] if depends else []
         seeds += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
-        seeds += (
-            [f"labelseed{settings.label_seed}"]
-            if drawn and not (depends and settings.label_seed == settings.seed)
-            else []
-        )
+        seeds += [f"labelseed{settings.label_seed}"] if drawn else []
         return RunIdentity(
             stage="sentiment",
             name="-".join([condition, *seeds]),
@@ -714,22 +709,9 @@ class SentimentJob(Job):
     def _labels_material(self) -> dict[str, Any]:
         return {"per_class": self.settings.labels_per_class, "label_seed": self.settings.label_seed}
 
-    @property
-    def _training_labels(self) -> tuple[ndarray, tuple[str, ...]]:
-        """Class ids (N,) of the training texts, and the names of the classes."""
-        return np.array(self.corpus.labelled["train"]["label"]), tuple(self.corpus.label_names)
-
     def texts(self) -> dict[str, TokenisedTexts]:
         """The labelled splits as token ids, all of them."""
         return tokenised(self.corpus.labelled, self.chosen.tokenizer, self.settings)
-
-    def drawn(self) -> ndarray:
-        """Which training texts are used, (n,) numbers."""
-        labels, names = self._training_labels
-        count = self.settings.labels_per_class
-        if count is None:
-            return np.arange(len(labels))
-        return balanced_draw(labels, names, count, self.settings.label_seed)
 
     def stored(self, model: Any, texts: Mapping[str, TokenisedTexts]) -> dict[str, StatesOnDisk]:
         """The frozen encoder's states of each split, read once."""
@@ -768,7 +750,7 @@ class SentimentJob(Job):
         settings, protocol = self.settings, self.settings.protocol
         assert isinstance(protocol, TrainedProtocol)
         model, representation = self.load()
-        every, drawn = self.texts(), self.drawn()
+        every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
         data = labelled_data(texts, protocol.batch_size, settings.seed, settings.workers)
         is_frozen = isinstance(protocol, Frozen)
@@ -831,22 +813,23 @@ class ProbeJob(SentimentJob):
         """Fit a probe of each strength, keep the best on dev, read test once."""
         assert isinstance(self.settings.protocol, Probe)
         model, representation = self.load()
-        texts, drawn = self.texts(), self.drawn()
-        announce_start({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(drawn), 'text')}"})
+        texts = self.texts()
+        used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
+        announce_start({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
         pooler = model.pooler if representation.uses_pooler else None
         found = {
-            split: vectors_of(representation, pooler, states) for split, states in self.stored(model, texts).items()
+            split: vectors_of(representation, pooler, states, used[split])
+            for split, states in self.stored(model, texts).items()
         }
-        classes = len(self.corpus.label_names)
-        labels = {split: texts[split].labels for split in found}
+        labels = {split: texts[split].labels[used[split]] for split in found}
 
         def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             return scores_of(split, probe.logits(found[split]), labels[split])
 
         best = fit_best(
-            found["train"][drawn],
-            labels["train"][drawn],
-            classes,
+            found["train"],
+            labels["train"],
+            len(self.corpus.label_names),
             lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
             self.settings.protocol.strengths,
         )
@@ -869,6 +852,18 @@ def labelled_corpus(settings: SentimentSettings) -> Corpus:
     if not corpus.labelled:
         raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
     return corpus
+
+
+def drawn_examples(settings: SentimentSettings, corpus: Corpus) -> ndarray:
+    """Which training texts are used, (n,) numbers.
+
+    Raises:
+        UserError: a class has fewer than are asked for.
+    """
+    labels, count = np.array(corpus.labelled["train"]["label"]), settings.labels_per_class
+    if count is None:
+        return np.arange(len(labels))
+    return balanced_draw(labels, tuple(corpus.label_names), count, settings.label_seed)
 
 
 def tokenised(

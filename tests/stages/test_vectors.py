@@ -39,7 +39,8 @@ NOT_LEARNED = [name for name, kind in REPRESENTATIONS.items() if not kind.learne
 @pytest.mark.parametrize("name", NOT_LEARNED)
 def test_vectors_of_stored_states_are_those_of_the_texts(deep, texts, tmp_path, name, layer):
     representation = REPRESENTATIONS[name](EncoderShape.of(deep.config), layer=layer)
-    found = vectors_of(representation, deep.pooler, stored_states(deep, texts, tmp_path / "states", "cpu"))
+    states = stored_states(deep, texts, tmp_path / "states", "cpu")
+    found = vectors_of(representation, deep.pooler, states, np.arange(len(texts)))
     token_ids, present = texts.padded(np.arange(len(texts)))
     mask = torch.from_numpy(present.astype(np.int64))
     with torch.inference_mode():

@@ -122,12 +122,13 @@ def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> No
 
 
 @torch.inference_mode()
-def vectors_of(representation: Representation, pooler: Pooler | None, states: StatesOnDisk) -> Float[ndarray, "N D"]:
-    """One vector for each text whose states are stored, by a representation that has nothing to train."""
-    texts = np.arange(states.kept["first"].shape[1])
+def vectors_of(
+    representation: Representation, pooler: Pooler | None, states: StatesOnDisk, examples: Int64[ndarray, " n"]
+) -> Float[ndarray, "n D"]:
+    """One vector for each of these texts, by a representation that has nothing to train."""
     found = []
-    for start in range(0, len(texts), MANY):
-        kept = states.of(texts[start : start + MANY], representation.needs_all_states)
+    for start in range(0, len(examples), MANY):
+        kept = states.of(examples[start : start + MANY], representation.needs_all_states)
         found.append(representation.of_layers(layers_of(kept), pooler).numpy())
     return np.concatenate(found)
 
