@@ -648,10 +648,12 @@ class SentimentJob(Job):
 
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen
+        drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
+        labels = {"per_class": settings.labels_per_class, "label_seed": settings.label_seed}
         material = {
             "stage": "sentiment",
-            **({"seed": settings.seed} if self._depends_on_seed else {}),
-            **({"labels": self._labels_material} if settings.labels_per_class is not None else {}),
+            **({"seed": settings.seed} if depends else {}),
+            **({"labels": labels} if drawn else {}),
             "weights": chosen.fingerprint,
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
@@ -670,7 +672,6 @@ class SentimentJob(Job):
             )
         )
         stage1_seed = chosen.flat["stage1_seed"]
-        drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
         seeds = [f"seed{settings.seed}"] if depends else []
         seeds += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
         seeds += [f"labelseed{settings.label_seed}"] if drawn else []
@@ -704,10 +705,6 @@ class SentimentJob(Job):
         uses_pooler = representation_class(self.representation["name"]).uses_pooler
         drawn = path is None or (uses_pooler and not checkpoints.has_pooler(path))
         return drawn or isinstance(self.settings.protocol, TrainedProtocol)
-
-    @property
-    def _labels_material(self) -> dict[str, Any]:
-        return {"per_class": self.settings.labels_per_class, "label_seed": self.settings.label_seed}
 
     def texts(self) -> dict[str, TokenisedTexts]:
         """The labelled splits as token ids, all of them."""
