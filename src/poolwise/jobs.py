@@ -23,7 +23,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder, representations
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
-from poolwise.compare.statistics import DISTRUSTED_POOLERS, power_in_words
+from poolwise.compare.power import power_in_words
+from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.corpus import RATING, Corpus
 from poolwise.data.draws import balanced_draw

@@ -1,127 +1,278 @@
-"""The comparison as files: CSV, figure and one self-contained HTML page."""
+"""The comparison as files: one self-contained page that reads like a short paper, Markdown, CSV and figures."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 from jinja2 import Environment
 from markupsafe import Markup
 
-from poolwise.compare.figures import dot_plot
-from poolwise.compare.statistics import questions, read_runs, table_of, verdict
+from poolwise.compare.disagreement import DisputedText, disputed_texts
+from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
+from poolwise.compare.inference import mean_accuracy
+from poolwise.compare.records import METRICS, Condition, read_runs, selected, with_chosen_learning_rates
+from poolwise.compare.variance import variance_table
+from poolwise.compare.verdict import Setting, overview, settings_of, verdict
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
+from poolwise.words import counted, duration
 
 PERCENT_METRICS = {
     "dev F1": "dev/macro_f1",
-    "test accuracy": "test/accuracy",
     "test F1": "test/macro_f1",
     "Matthews": "test/matthews",
     "calibration": "test/calibration_error",
 }
-COLUMNS = ["representation", "runs", *PERCENT_METRICS, "loss"]
+COLUMNS = ["representation", "runs", "test accuracy", "95 % interval", *PERCENT_METRICS, "loss", "learning rate"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells under column names; `group` says of each row which encoder it is on, empty where all are on one."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    group: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question: its words, the answer, and a row of text cells (as `COLUMNS`) for each representation."""
+    """One setting: its words, the answer, what else the runs say, and tables and figures."""
 
     question: str
     answer: str
-    rows: list[list[str]]
+    notes: Sequence[str]
+    table: Table
+    variance: Table | None
+    drawings: Sequence[Drawing]
+    details: Sequence[Drawing]
+    disputed: Sequence[DisputedText]
 
 
 @dataclass(frozen=True)
 class Report:
     """What a report says, and where its files lie."""
 
-    sections: list[Section]
+    overview: Sequence[str]
+    sections: Sequence[Section]
+    labels: Sequence[Drawing]
     page: Path
+    markdown: Path
     csv: Path
-    figure: Path
+    figures: Path
 
 
-def write_report(runs_folder: Path) -> Report:
-    """Read all finished stage-2 runs and write the comparison into `report/` beside them.
+def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
+    """Read all finished stage-2 runs that are selected, and write the comparison into `report/` beside them.
+
+    Args:
+        runs_folder: the folder of runs.
+        selection: of `records.selected`.
 
     Raises:
-        UserError: there is no finished stage-2 run, or the folder cannot be written.
+        UserError: there is no such run, or the folder cannot be written.
     """
-    runs = read_runs(runs_folder, "sentiment")
-    if runs.empty:
+    found = read_runs(runs_folder, "sentiment")
+    if found.empty:
         raise UserError(
             f"no finished stage-2 run in {runs_folder}; make some:\n"
             "  python train.py stage=sentiment repr=cls,pooler,mean,cls_linear -m"
         )
-    table = table_of(runs)
-    sections = [
-        Section(question, verdict(rows, runs), [_cells(row) for _, row in rows.iterrows()])
-        for question, rows in questions(table).items()
-    ]
-    figure = dot_plot(runs)
-    page = (
-        Environment(autoescape=True)
-        .from_string(_template())
-        .render(
-            sections=sections,
-            columns=COLUMNS,
-            figure=Markup(figure[figure.index("<svg") :]),  # our own drawing; matplotlib escapes its labels
-            formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
-            stage1=_stage1_rows(read_runs(runs_folder, "mlm")),
-            run_count=len(runs),
-            folder=runs_folder,
-        )
-    )
+    runs = with_chosen_learning_rates(selected(found, selection))
+    settings = settings_of(runs)
+    verdicts = [(setting, verdict(setting)) for setting in settings]
+    detailed = _detailed(settings)
     folder = runs_folder / "report"
-    report = Report(sections, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
+    report = Report(
+        overview=overview(verdicts),
+        sections=[
+            Section(
+                question=setting.label,
+                answer=told.answer,
+                notes=told.notes,
+                table=_table(setting),
+                variance=_variance(setting),
+                drawings=[accuracies_drawn(setting, str(number)), *layers_drawn(setting, str(number))],
+                details=details_drawn(setting, str(number)) if setting in detailed else [],
+                disputed=_disputed(setting) if setting in detailed else [],
+            )
+            for number, (setting, told) in enumerate(verdicts, 1)
+        ],
+        labels=[
+            labels_drawn(family, str(number)) for number, family in enumerate(_families(settings), 1) if len(family) > 1
+        ],
+        page=folder / "index.html",
+        markdown=folder / "report.md",
+        csv=folder / "comparison.csv",
+        figures=folder / "figures",
+    )
+    parts = {
+        "report": report,
+        "formulas": {run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
+        "provenance": _provenance(runs),
+        "facts": _facts(found, runs, selection, runs_folder),
+        "limits": _limits(runs),
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(report.csv, table.to_csv(index=False))
-        write_atomically(report.figure, figure)
-        write_atomically(report.page, page)
+        report.figures.mkdir(parents=True, exist_ok=True)
+        write_atomically(report.csv, _csv(settings).to_csv(index=False))
+        for drawing in _all_drawings(report):
+            write_atomically(report.figures / f"{drawing.name}.svg", drawing.svg)
+        write_atomically(report.markdown, _rendered("report.md.jinja", parts, escaped=False))
+        write_atomically(report.page, _rendered("report.html", parts, escaped=True))
     except OSError as error:
         raise UserError(f"the report could not be written to {folder}: {error}") from error
     return report
 
 
-def _template() -> str:
-    return (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
+def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
+    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    environment = Environment(autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["drawn"] = lambda svg: Markup(svg[svg.index("<svg") :])  # ours; matplotlib escapes its labels
+    return environment.from_string(text).render(**parts)
 
 
-def _cells(row: pandas.Series) -> list[str]:
+def _families(settings: Sequence[Setting]) -> list[list[Setting]]:
+    families: dict[str, list[Setting]] = {}
+    for setting in settings:
+        families.setdefault(setting.family, []).append(setting)
+    return list(families.values())
+
+
+def _detailed(settings: Sequence[Setting]) -> list[Setting]:
+    """Of each family the setting with most labels: what is shown from near would repeat itself in the others."""
+    return [family[-1] for family in _families(settings)]
+
+
+def _all_drawings(report: Report) -> Iterable[Drawing]:
+    yield from report.labels
+    for section in report.sections:
+        yield from section.drawings
+        yield from section.details
+
+
+def _table(setting: Setting) -> Table:
+    groups = [adaptation for adaptation, conditions in setting.encoders.items() for _ in conditions]
+    several = len(setting.encoders) > 1
+    return Table(COLUMNS, [_cells(each) for each in setting.conditions], groups if several else ())
+
+
+def _cells(condition: Condition) -> list[str]:
+    accuracy = mean_accuracy(condition.answers())
+    runs = condition.runs
+    rate, tried = runs["learning_rate"].iloc[0], len(runs["tried"].iloc[0].split())
     return [
-        row["label"],
-        str(row["runs"]),
-        *(mean_and_spread(row, metric, 100.0, 1) for metric in PERCENT_METRICS.values()),
-        mean_and_spread(row, "test/loss", 1.0, 3),
+        condition.label,
+        str(len(runs)),
+        mean_and_spread(runs["test/accuracy"], 100, 1),
+        f"{max(accuracy.low, 0):.1f} to {min(accuracy.high, 100):.1f}",
+        *(mean_and_spread(runs[metric], 100, 1) for metric in PERCENT_METRICS.values()),
+        mean_and_spread(runs["test/loss"], 1, 3),
+        "none" if pandas.isna(rate) else f"{rate:g}" + (f" of {tried}" if tried > 1 else ""),
     ]
 
 
-def mean_and_spread(row: pandas.Series, metric: str, scale: float, digits: int) -> str:
-    """`mean ± sd`; the mean alone where one run gives no spread."""
-    mean, spread = scale * row[f"{metric} mean"], scale * row[f"{metric} std"]
+def mean_and_spread(values: "pandas.Series[float]", scale: float, digits: int) -> str:
+    """`mean ± sd` (n - 1); the mean alone where one run gives no spread."""
+    mean, spread = scale * values.mean(), scale * values.std()
     return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
-def _figure(value: float | None, digits: int) -> str:
-    return "none" if pandas.isna(value) else f"{value:.{digits}f}"
+def _variance(setting: Setting) -> Table | None:
+    found = variance_table(pandas.concat([each.runs for each in setting.conditions]))
+    rows = [
+        [name, f"{part.deviation:.2f}", f"{part.share:.0%}", str(part.degrees_of_freedom)]
+        for name, part in found.items()
+    ]
+    columns = ["source", "sd in points", "share of variance", "degrees of freedom"]
+    return Table(columns, rows) if rows else None
 
 
-def _stage1_rows(runs: pandas.DataFrame) -> list[dict[str, Any]]:
+def _disputed(setting: Setting) -> list[DisputedText]:
+    conditions = next(iter(setting.encoders.values()))
+    return (disputed_texts(conditions) or []) if len(conditions) > 1 else []
+
+
+def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
+    """A row for each condition: what it is, its runs, and mean, sd, lowest and highest of each metric."""
     rows = []
-    for _, run in runs.iterrows():
-        pooler = run["provenance"]["parts"]["pooler"]
-        geometry = run["provenance"].get("pooler_geometry", {})  # records of the first days have none
-        rows.append(
-            {
-                "name": run["name"],
-                "status": run["provenance"]["pooler_status"],
-                "gradient": f"{pooler['mean_gradient_norm']:.3g}",
-                "moved": f"{pooler['distance_moved']:.3g}",
-                "rank": _figure(geometry.get("effective_rank"), 1),
-                "cosine": _figure(geometry.get("mean_cosine"), 2),
-                "perplexity": _figure(run.get("dev/perplexity"), 1),  # none where the pooler alone was trained
+    for setting in settings:
+        for each in setting.conditions:
+            first, accuracy = each.runs.iloc[0], mean_accuracy(each.answers())
+            row: dict[str, Any] = {
+                **{name: first[name] for name in ("data", "model", "protocol", "labels", "setting")},
+                **{"encoder": each.adaptation, "representation": each.representation, "label": each.label},
+                **{"learning_rate": first["learning_rate"], "learning_rates_tried": first["tried"]},
+                **{"runs": len(each.runs), "stage1_runs": each.runs["stage1_seed"].nunique()},
+                **{"test/accuracy low": accuracy.low / 100, "test/accuracy high": accuracy.high / 100},
             }
-        )
-    return rows
+            for metric in METRICS:
+                values = each.runs[metric].agg(["mean", "std", "min", "max"])
+                row |= {f"{metric} {statistic}": value for statistic, value in values.items()}
+            rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def _provenance(runs: pandas.DataFrame) -> Table | None:
+    """A row for each stage-1 run that was read: what became of its pooler."""
+    rows = {}
+    for run in runs.to_dict("records"):
+        noted = run.get("stage1_provenance")
+        if isinstance(noted, dict):
+            geometry = noted.get("geometry", {})
+            rows[run["material"]["weights"]] = [
+                f"{run['data']}, {run['model']}, {run['adaptation']}",
+                _figure(run["stage1_seed"], 0),
+                str(noted["pooler_status"]),
+                _figure(noted.get("gradient_norm"), 3),
+                _figure(noted.get("relative_distance_moved"), 3),
+                *(_figure(geometry.get(name), 2) for name in ("effective_rank", "mean_cosine", "uniformity")),
+            ]
+    columns = ["encoder", "seed", "pooler", "gradient norm", "distance moved", "effective rank", "mean cosine"]
+    return Table([*columns, "uniformity"], list(rows.values())) if rows else None
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "none" if value is None or pandas.isna(value) else f"{value:.{digits}f}"
+
+
+def _facts(
+    found: pandas.DataFrame, runs: pandas.DataFrame, selection: Sequence[str], runs_folder: Path
+) -> dict[str, str]:
+    """How the runs were made, for a reader who would repeat them."""
+    versions = [f"{name} {version}" for name, version in runs["versions"].iloc[0].items()]
+    platforms = {tuple(material.get("platform", {}).values()) for material in runs["material"]}
+    chosen = f", selected by {' '.join(selection)}" if selection else ""
+    left_out = len(found) - len(runs)
+    seconds = float(runs["wall_seconds"].sum())
+    return {
+        "runs": f"{counted(len(runs), 'finished run')} of {runs_folder}{chosen}"
+        + (f"; {left_out} others not selected, or with a learning rate that was not the best on dev" * (left_out > 0)),
+        "made": f"{min(runs['started'])[:10]} to {max(runs['started'])[:10]}, {duration(seconds)} of running in all",
+        "on": "; ".join(sorted(" ".join(map(str, platform)) for platform in platforms)),
+        "commit": ", ".join(sorted({str(commit)[:12] for commit in runs["git_commit"]})),
+        "versions of the first run": ", ".join(versions),
+    }
+
+
+def _limits(runs: pandas.DataFrame) -> list[str]:
+    """What the claims do not hold for."""
+    found = [
+        "Rows are ordered by macro F1 on dev, by which a choice should be made; test was read once a run.",
+        "Intervals take differences of runs as normal, and join the spread over runs with the draw of test texts; "
+        "with few runs they are wide. Where one condition is held against several, p-values allow for that (Holm); "
+        "those of H1 and H2 stand for one comparison each. Conditions count as equivalent within 0.5 points.",
+    ]
+    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() <= 1:
+        found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")
+    if runs["labels"].notna().any():
+        found.append("Draws of labels are shared by stage-1 runs: a claim over those holds for these draws.")
+    tried = runs.groupby("setting")["tried"].nunique()
+    if (tried > 1).any():
+        found.append("Some representations had other learning rates to choose from than others of their setting.")
+    if any(np.isnan(value) for value in runs["stage1_seed"]):
+        found.append("An encoder that is not adapted has no stage-1 runs; its own runs are dealt out beside theirs.")
+    return found

@@ -1,0 +1,302 @@
+"""Finished runs as a table: what each is, whom it can be held against, and what it answered.
+
+Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, C classes.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, hash_of, read_record, without_seeds
+from poolwise.settings import SELECTION_METRIC, UserError
+from poolwise.words import nearest, some
+
+METRICS = [
+    f"{split}/{name}"
+    for split in ("dev", "test")
+    for name in ("accuracy", "macro_f1", "matthews", "loss", "calibration_error")
+]
+REPORTED_METRIC = "test/accuracy"
+DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed", "re-initialised")
+UNADAPTED = "not adapted"
+"""How tables call an encoder that no stage 1 of poolwise trained."""
+PLAIN = "none"
+"""The objective's name where MLM alone was trained."""
+
+SEEDS = ("seed", "head_seed", "order_seed", "pooler_seed", "label_seed")
+"""What may tell stage-2 runs of one condition on one encoder apart."""
+OF_THE_ENCODER = ("weights", "tokenizer")
+"""Entries of a stage-2 run's material that another stage-1 run changes."""
+
+
+def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
+    """A row for each finished run of a stage: its record, metrics and folder; empty where there is none.
+
+    Stage-2 runs also have `setting` (a key of all that changes their numbers, less encoder, representation, seeds and
+    learning rate: what is compared shares it), `family` (the same less the number of labels), `setting_label`,
+    `adaptation` (what the encoder is, in words), `encoder_key` (the same as a key), `label` (the representation,
+    marked where its pooler should not be trusted), `learning_rate` and `labels` (a class; NaN for all).
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in sorted((runs / stage).glob("*")):
+        record = read_record(folder)
+        if record is not None and record["status"] == "finished":
+            compared = _compared(record) if stage == "sentiment" else {}
+            rows.append({**record, **record["metrics"], **compared, "folder": str(folder)})
+    return _told_apart(pandas.DataFrame(rows)) if stage == "sentiment" and rows else pandas.DataFrame(rows)
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    material = dict(record["material"])
+    protocol = dict(material["protocol"])
+    optimisation = dict(protocol.get("optimisation", {}))
+    learning_rate = optimisation.pop("learning_rate", None)
+    labels = dict(material.pop("labels", {}))
+    shared = {key: value for key, value in material.items() if key not in ("representation", "stage1", *OF_THE_ENCODER)}
+    shared |= {"protocol": {**protocol, "optimisation": optimisation}}
+    names = [record.get("numerics_version", 1), record["data"], record["model"]]  # the first days' are of version 1
+    family = hash_of([names, without_seeds(shared)])[:8]
+    count = labels.get("per_class")
+    return {
+        "family": family,
+        "setting": hash_of([family, count])[:8],
+        "setting_label": f"{record['data']}, {record['model']}, {record['protocol']}",
+        "adaptation": _adaptation(record),
+        "encoder_key": str(record.get("encoder_condition", material.get("weights"))),
+        "label": label_of(record),
+        "learning_rate": learning_rate,
+        "labels": float("nan") if count is None else float(count),
+    }
+
+
+def _adaptation(record: Mapping[str, Any]) -> str:
+    if record["objective"] is not None:
+        return f"after stage 1 with {record['objective']}"
+    return UNADAPTED if record["encoder"] == "base" else f"encoder {record['encoder']}"
+
+
+def label_of(record: Mapping[str, Any]) -> str:
+    """The representation's name, with the pooler's state where it should not be trusted."""
+    status = record["pooler_status"]
+    doubtful = record["repr"].split("@")[0] == "pooler" and status in DISTRUSTED_POOLERS
+    return f"{record['repr']} ({status})" if doubtful else str(record["repr"])
+
+
+def _told_apart(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """With a key after words that several settings, or several encoders of a setting, share."""
+    keys = {"setting_label": ("setting", []), "adaptation": ("encoder_key", ["setting"])}
+    for words, (key, within) in keys.items():
+        shared = runs.groupby([*within, words], dropna=False)[key].transform("nunique") > 1
+        told = runs[words].where(~shared, runs[words] + " [" + runs[key].map(lambda key: hash_of(key)[:4]) + "]")
+        runs = runs.assign(**{words: told})
+    return runs
+
+
+def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFrame:
+    """The runs that fit all of `KEY=VALUE[,VALUE...]`, keys of the config (a group's is its name) or of the record.
+
+    Raises:
+        UserError: something is no such pair, names no key, or leaves no run.
+    """
+    for word in selection:
+        key, equals, values = word.partition("=")
+        known = {name for record in runs.to_dict("records") for name in _keys(record)}
+        if not equals or key not in known:
+            raise UserError(f"{word}: not KEY=VALUE with a key of the config, such as data=demo{nearest(key, known)}")
+        found = [_values(record, key) for record in runs.to_dict("records")]
+        kept = [bool(own & set(values.split(","))) for own in found]
+        if not any(kept):
+            there = sorted(set().union(*found))
+            raise UserError(f"{word}: no finished run has this; there are: {some(there, 12)}")
+        runs = runs[kept]
+    return runs
+
+
+RECORD_KEYS = ("data", "model", "encoder", "objective", "repr", "protocol", "stage1_seed", "condition", *SEEDS)
+
+
+def _keys(record: Mapping[str, Any]) -> set[str]:
+    def below(values: Mapping[str, Any], where: str) -> set[str]:
+        found = {f"{where}{key}" for key in values}
+        return found.union(
+            *(below(value, f"{where}{key}.") for key, value in values.items() if isinstance(value, Mapping))
+        )
+
+    return below(record["config"], "") | {key for key in RECORD_KEYS if key in record}
+
+
+def _values(record: Mapping[str, Any], key: str) -> set[str]:
+    """What a record may be selected by under a key: its own value, the config's, and the name of the config's group."""
+    value: Any = record["config"]
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    own = record.get(key) if key in RECORD_KEYS else None
+    named = value.get("name") if isinstance(value, Mapping) else value
+    return {_written(each) for each in (own, named) if each is not None}
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def with_chosen_learning_rates(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Of each condition's runs those of the learning rate that is best on dev; `tried` says which there were.
+
+    The mean of the selection metric decides, of equal ones the lower rate. Test is not looked at.
+    """
+    condition = ["setting", "encoder_key", "repr"]
+    mean = runs.groupby([*condition, "learning_rate"], dropna=False)[SELECTION_METRIC].transform("mean")
+    best = mean == mean.groupby([runs[key] for key in condition], dropna=False).transform("max")
+    lowest = runs["learning_rate"].where(best).groupby([runs[key] for key in condition]).transform("min")
+    tried = runs.groupby(condition)["learning_rate"].transform(
+        lambda rates: " ".join(map(_written, sorted(set(rates))))
+    )
+    kept = best & ((runs["learning_rate"] == lowest) | runs["learning_rate"].isna())
+    return runs.assign(tried=tried)[kept]
+
+
+class Condition:
+    """The runs of one representation on one encoder, in one setting.
+
+    Attributes:
+        adaptation, label: the encoder and the representation in words.
+        representation: its name.
+        runs: rows of `read_runs`.
+    """
+
+    def __init__(self, runs: pandas.DataFrame) -> None:
+        """Take the rows, all of one condition."""
+        first = runs.iloc[0]
+        self.adaptation, self.representation = str(first["adaptation"]), str(first["repr"])
+        self.label = max(runs["label"], key=len)  # a mark of one run's pooler is a mark of all
+        self.runs = runs
+
+    @property
+    def name(self) -> str:
+        """Encoder and representation in words."""
+        return f"{self.label} {self.adaptation}"
+
+    @property
+    def dev(self) -> float:
+        """Mean of the selection metric."""
+        return float(self.runs[SELECTION_METRIC].mean())
+
+    @property
+    def adapted(self) -> bool:
+        """Whether its stage-1 runs are known by their seeds."""
+        return bool(self.runs["stage1_seed"].notna().all())
+
+    @property
+    def random(self) -> bool:
+        """Whether stage 2 drew anything: nothing is random in a probe of a trained encoder."""
+        return any("seed" in material for material in self.runs["material"])
+
+    def seeds(self) -> pandas.DataFrame:
+        """A row a run: the seeds that it depends on, and its folder."""
+        own = SEEDS[:-1] if self.random else ()
+        drawn = SEEDS[-1:] if self.runs["labels"].notna().all() else ()
+        columns = {name: self.runs.get(name, self.runs["seed"]).fillna(self.runs["seed"]) for name in own}
+        columns |= {name: self.runs[name] for name in (*drawn, *(["stage1_seed"] if self.adapted else []))}
+        return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
+
+    def answers(self) -> Bool[ndarray, "S R N"]:
+        """Which test examples are answered right, in as many runs on each stage-1 run as all have."""
+        return _answers((matched([self]) or [[]])[0])
+
+
+Folders = list[list[str]]
+"""S x R run folders."""
+
+
+def matched(conditions: Sequence[Condition]) -> list[Folders] | None:
+    """The runs of several conditions that can be paired: those that agree in all seeds that both depend on.
+
+    On each stage-1 run as many as all have. Runs of an encoder that is not adapted have no stage-1 seed: beside
+    adapted ones they are dealt out, each once, so that their spread counts; where nothing in them is random, the same
+    ones stand beside each stage-1 run.
+
+    Returns:
+        S x R folders of each condition; None where there are none in common.
+    """
+    adapted = [condition.seeds() for condition in conditions if condition.adapted]
+    tables = [
+        _dealt(condition.seeds(), adapted[0])
+        if adapted and condition.random and not condition.adapted
+        else condition.seeds()
+        for condition in conditions
+    ]
+    joined = tables[0].rename(columns={"folder": "folder0"})
+    for place, table in enumerate(tables[1:], 1):
+        right_hand = table.rename(columns={"folder": f"folder{place}"})
+        shared = [name for name in right_hand if name in joined]
+        joined = joined.merge(right_hand, on=shared) if shared else joined.merge(right_hand, how="cross")
+    if joined.empty:
+        return None
+    units = [rows for _, rows in joined.groupby("stage1_seed")] if "stage1_seed" in joined else [joined]
+    fewest = min(map(len, units))
+    return [[list(rows[f"folder{place}"])[:fewest] for rows in units] for place in range(len(tables))]
+
+
+def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFrame:
+    """Runs without stage-1 seeds, each in the place of one of the adapted runs: one a stage-1 run, then a second."""
+    places = adapted.drop(columns="folder").assign(turn=adapted.groupby("stage1_seed").cumcount())
+    places = places.sort_values(["turn", "stage1_seed"]).drop(columns="turn")
+    count = min(len(runs), len(places))
+    return places.head(count).assign(folder=list(runs["folder"])[:count])
+
+
+def paired_answers(conditions: Sequence[Condition]) -> list[Bool[ndarray, "S R N"]] | None:
+    """Which test examples each condition answers right, in runs that are paired; None where none can be."""
+    folders = matched(conditions)
+    return None if folders is None else [_answers(of_one) for of_one in folders]
+
+
+def _answers(folders: Folders) -> Bool[ndarray, "S R N"]:
+    return np.array([[right(folder) for folder in row] for row in folders])
+
+
+@cache
+def predictions(
+    folder: str, split: str = "test"
+) -> tuple[Float[ndarray, "N C"], Int[ndarray, " N"], Int[ndarray, " N"]]:
+    """Logits, labels and example numbers of a run's split, in the order of examples."""
+    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
+    rows = rows[rows["split"] == split].sort_values("example")
+    return np.stack(list(rows["logits"])), rows["label"].to_numpy(), rows["example"].to_numpy()
+
+
+def components(folder: str) -> Float[ndarray, "N 2"] | None:
+    """The test vectors on their first two principal components; None where the run kept none."""
+    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
+    rows = rows[rows["split"] == "test"].sort_values("example")
+    names = ["component_1", "component_2"]
+    found: ndarray | None = rows[names].to_numpy(dtype=float) if set(names) <= set(rows) else None
+    return found
+
+
+@cache
+def right(folder: str) -> Bool[ndarray, " N"]:
+    """Which test examples a run answers right."""
+    logits, labels, _ = predictions(folder)
+    answers: ndarray = logits.argmax(axis=1) == labels
+    return answers
+
+
+def majority_share(folder: str) -> float:
+    """The share of a run's test examples that have the most frequent label."""
+    labels = predictions(folder)[1]
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def steps_of(folder: str, metric: str) -> list[tuple[int, float]]:
+    """Step and value wherever a run logged a metric."""
+    lines = (Path(folder) / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    rows: Iterable[dict[str, Any]] = map(json.loads, lines)
+    return [(int(row["step"]), float(row[metric])) for row in rows if metric in row]
