@@ -8,7 +8,7 @@ import pandas
 from jinja2 import Environment
 from markupsafe import Markup
 
-from poolwise.compare.figures import dot_plot
+from poolwise.compare.figures import dot_plot_of_runs
 from poolwise.compare.statistics import questions, read_runs, table_of, verdict
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
@@ -59,7 +59,7 @@ def write_report(runs_folder: Path) -> Report:
         Section(question, verdict(rows, runs), [_cells(row) for _, row in rows.iterrows()])
         for question, rows in questions(table).items()
     ]
-    figure = dot_plot(runs)
+    figure = dot_plot_of_runs(runs)
     page = (
         Environment(autoescape=True)
         .from_string(_template())

@@ -1,4 +1,4 @@
-"""The figure of a comparison."""
+"""The dot plot straight from run records, until the report writes its own rows."""
 
 import io
 from typing import Any
@@ -28,7 +28,7 @@ SPREAD = 0.2
 """How far runs lie apart across the axis, so that runs with the same figure do not hide each other."""
 
 
-def dot_plot(runs: pandas.DataFrame) -> str:
+def dot_plot_of_runs(runs: pandas.DataFrame) -> str:
     """Every run's test accuracy as a dot, each condition's mean as a bar; one panel a question. Returns SVG."""
     panels = questions(table_of(runs))
     heights = [len(rows) for rows in panels.values()]
