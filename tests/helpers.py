@@ -10,7 +10,7 @@ import lightning
 import torch
 import yaml
 
-from poolwise.compare.statistics import METRICS
+from poolwise.compare.records import METRICS
 from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import Masking
 
@@ -50,38 +50,65 @@ EXAMPLES = 200
 
 
 def write_run(
-    runs: Path, name: str, seed: int, wrong: list[int], dev: float, status: str = "trained", epochs: int = 2
-) -> None:
-    """A finished stage-2 run whose test predictions are wrong at the given examples."""
-    labels = torch.arange(EXAMPLES) % 2
-    guesses = labels.clone()
+    runs: Path,
+    name: str,
+    seed: int,
+    wrong: list[int],
+    dev: float,
+    status: str = "trained",
+    epochs: int = 2,
+    objective: str | None = "bow",
+    stage1_seed: int | None = 1,
+    protocol: str = "finetune",
+    labels: int | None = None,
+    learning_rate: float = 1e-3,
+    **further: Any,
+) -> Path:
+    """A finished stage-2 run whose test predictions are wrong at the given examples. Its folder.
+
+    Without an objective its encoder is not adapted; `further` goes into the record.
+    """
+    answers = torch.arange(EXAMPLES) % 2
+    guesses = answers.clone()
     guesses[wrong] = 1 - guesses[wrong]
     flat = {
         "data": "demo",
         "model": "tiny",
-        "encoder": "stage1",
-        "objective": "bow",
-        "stage1_seed": 1,
+        "encoder": "base" if objective is None else "stage1",
+        "objective": objective,
+        "stage1_seed": None if objective is None else stage1_seed,
+        "encoder_condition": f"encoder of {objective}",
         "repr": name,
-        "protocol": "finetune",
+        "protocol": protocol + (f" on {labels} labels a class" if labels else ""),
         "seed": seed,
+        "label_seed": seed,
     }
-    material = {"representation": name, "seed": seed, "protocol": {"epochs": epochs}}
+    material: dict[str, Any] = {
+        "representation": name,
+        "weights": f"{objective} {flat['stage1_seed']}",
+        "protocol": {"name": protocol, "epochs": epochs, "optimisation": {"learning_rate": learning_rate}},
+    }
+    material |= {} if protocol == "probe" else {"seed": seed}
+    material |= {"labels": {"per_class": labels, "label_seed": seed}} if labels else {}
     identity = RunIdentity("sentiment", f"{name}-{seed}", name, material, {}, flat)
     accuracy = 1 - len(wrong) / EXAMPLES
     metrics = dict.fromkeys(METRICS, accuracy) | {"dev/macro_f1": dev}
     columns = {
         "examples": torch.arange(EXAMPLES),
-        "labels": labels,
+        "labels": answers,
         "logits": torch.nn.functional.one_hot(guesses, 2).float(),
     }
-    with RunRecord(identity, identity.folder(runs), {}) as record:
+    config = {"seed": seed, "repr": {"name": name}, "data": {"name": "demo"}, "protocol": {"name": protocol}}
+    with RunRecord(identity, identity.folder(runs), config) as record:
         record.results |= {
             "metrics": metrics,
             "pooler_status": status,
             "representation": {"name": name, "formula": f"formula of {name} <b>"},
+            "label_names": ["negative", "positive"],
+            **further,
         }
         record.write_predictions({"test": columns})
+    return record.folder
 
 
 def read_wandb(folder: str) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def accuracies_drawn(setting: Setting, name: str) -> Drawing:
 
 
 def _accuracies(condition: Condition) -> ndarray:
-    return 100 * condition.runs[REPORTED_METRIC].to_numpy(dtype=float)
+    accuracies: ndarray = 100 * condition.runs[REPORTED_METRIC].to_numpy(dtype=float)
+    return accuracies
 
 
 def _interval(condition: Condition) -> tuple[float, float]:
@@ -172,5 +173,5 @@ def _geometry_rows(setting: Setting) -> Iterable[GeometryRow]:
         for each in conditions:
             found = [value for value in each.runs.get("vector_geometry", ()) if isinstance(value, dict)]
             if found:
-                frame = pandas.DataFrame(found).reindex(columns=GEOMETRY).to_numpy(dtype=float)
-                yield GeometryRow(each.label, *frame.T, group=adaptation)
+                frame = pandas.DataFrame(found).reindex(columns=GEOMETRY).astype(float)
+                yield GeometryRow(each.label, *(frame[name].to_numpy() for name in GEOMETRY), adaptation)

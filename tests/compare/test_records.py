@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pytest
+
+from helpers import EXAMPLES, write_run
+from poolwise.compare.records import (
+    Condition,
+    label_of,
+    matched,
+    paired_answers,
+    read_runs,
+    selected,
+    steps_of,
+    with_chosen_learning_rates,
+)
+from poolwise.settings import UserError
+
+
+def condition(runs, representation: str, adaptation: str = "after stage 1 with bow") -> Condition:
+    found = read_runs(runs, "sentiment")
+    return Condition(found[(found["repr"] == representation) & (found["adaptation"] == adaptation)])
+
+
+def names(folders: list[list[str]]) -> list[list[str]]:
+    """`repr-seed` of each folder."""
+    return [[folder.rsplit("/", 1)[1].rsplit("-", 1)[0] for folder in row] for row in folders]
+
+
+def test_runs_that_did_not_finish_are_left_out(runs):
+    record = next((runs / "sentiment").glob("mean-1-*/record.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "status": "failed"}))
+    assert len(read_runs(runs, "sentiment")) == 8
+
+
+@pytest.mark.parametrize("status", ["random", "stale", "never trained"])
+def test_a_doubtful_pooler_is_called_that(status):
+    assert label_of({"repr": "pooler", "pooler_status": status}) == f"pooler ({status})"
+    assert label_of({"repr": "cls", "pooler_status": status}) == "cls"
+    assert label_of({"repr": "pooler@layer3", "pooler_status": status}) == f"pooler@layer3 ({status})"
+    assert label_of({"repr": "pooler", "pooler_status": "trained"}) == "pooler"
+
+
+def test_settings_families_and_encoders_are_told_apart(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9)
+    write_run(tmp_path, "cls", 2, [], dev=0.9, labels=8)
+    write_run(tmp_path, "cls", 3, [], dev=0.9, stage1_seed=2)
+    write_run(tmp_path, "cls", 4, [], dev=0.9, objective=None)
+    write_run(tmp_path, "cls", 5, [], dev=0.9, learning_rate=0.1)
+    write_run(tmp_path, "cls", 6, [], dev=0.9, epochs=9)
+    runs = read_runs(tmp_path, "sentiment").set_index("seed")
+    assert runs["family"].nunique() == 2  # other epochs are another one
+    assert runs["setting"].nunique() == 3
+    assert runs.loc[[1, 3, 4, 5], "setting"].nunique() == 1
+    assert runs.loc[[1, 3, 5], "encoder_key"].nunique() == 1
+    assert runs.loc[4, "adaptation"] == "not adapted"
+    assert runs.loc[1, "setting_label"].startswith("demo, tiny, finetune [")  # two settings have these words
+    assert runs.loc[2, "setting_label"] == "demo, tiny, finetune on 8 labels a class"
+
+
+def test_encoders_of_the_same_words_get_a_key(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9)
+    write_run(tmp_path, "cls", 2, [], dev=0.9, encoder_condition="another bow")
+    found = sorted(read_runs(tmp_path, "sentiment")["adaptation"])
+    assert len(set(found)) == 2
+    assert all(words.startswith("after stage 1 with bow [") for words in found)
+
+
+def test_runs_are_paired_by_their_seeds(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "cls", seed, [seed], dev=0.9)
+    for seed in (2, 3, 4):
+        write_run(tmp_path, "mean", seed, [], dev=0.9)
+    found = matched([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
+    assert list(map(names, found)) == [[["cls-2", "cls-3"]], [["mean-2", "mean-3"]]]
+    answers, other = paired_answers([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
+    assert answers.shape == other.shape == (1, 2, EXAMPLES)
+    assert np.argwhere(~answers).tolist() == [[0, 0, 2], [0, 1, 3]]
+
+
+def test_runs_without_a_common_seed_cannot_be_paired(tmp_path):
+    write_run(tmp_path, "mean", 1, [0], dev=0.9)
+    write_run(tmp_path, "cls", 2, [0, 1], dev=0.8)
+    assert matched([condition(tmp_path, "cls"), condition(tmp_path, "mean")]) is None
+
+
+def test_as_many_runs_are_taken_on_each_stage_1_run_as_all_have(tmp_path):
+    for stage1_seed, seeds in ((11, (1, 2)), (12, (1, 2, 3)), (13, (7,))):
+        for seed in seeds:
+            write_run(tmp_path, "cls", seed, [], dev=0.9, stage1_seed=stage1_seed)
+            write_run(tmp_path, "mean", seed, [], dev=0.9, stage1_seed=stage1_seed)
+    found = matched([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
+    assert names(found[0]) == [["cls-1"], ["cls-1"], ["cls-7"]]
+    assert len({folder for row in found[0] for folder in row}) == 3
+    assert condition(tmp_path, "cls").answers().shape == (3, 1, EXAMPLES)
+
+
+def test_runs_of_an_unadapted_encoder_are_dealt_out_each_once(tmp_path):
+    for stage1_seed in (11, 12, 13):
+        for seed in (1, 2):
+            write_run(tmp_path, "cls", seed, [], dev=0.9, stage1_seed=stage1_seed)
+    for seed in range(1, 8):
+        write_run(tmp_path, "mean", seed, [], dev=0.9, objective=None)
+    adapted, unadapted = matched([condition(tmp_path, "cls"), condition(tmp_path, "mean", "not adapted")])
+    assert names(adapted) == [["cls-1", "cls-2"]] * 3
+    assert names(unadapted) == [["mean-1", "mean-4"], ["mean-2", "mean-5"], ["mean-3", "mean-6"]]
+
+
+def test_probes_of_an_unadapted_encoder_stand_beside_each_stage_1_run(tmp_path):
+    for draw in (1, 2):
+        for stage1_seed in (11, 12):
+            write_run(tmp_path, "cls", draw, [], dev=0.9, stage1_seed=stage1_seed, protocol="probe", labels=8)
+        write_run(tmp_path, "cls", draw, [], dev=0.9, objective=None, protocol="probe", labels=8)
+    pair = [condition(tmp_path, "cls"), condition(tmp_path, "cls", "not adapted")]
+    assert [names(folders) for folders in matched(pair)] == [[["cls-1", "cls-2"]] * 2] * 2
+
+
+def test_a_random_pooler_of_several_seeds_stands_beside_the_one_probe_of_cls(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9, protocol="probe")
+    for seed in (1, 2, 3):
+        folder = write_run(tmp_path, "pooler", seed, [], dev=0.9, protocol="probe", status="random")
+        record = json.loads((folder / "record.json").read_text())
+        record["material"]["seed"] = seed
+        (folder / "record.json").write_text(json.dumps(record))
+    found = matched([condition(tmp_path, "cls"), condition(tmp_path, "pooler")])
+    assert [names(folders) for folders in found] == [[["cls-1"] * 3], [["pooler-1", "pooler-2", "pooler-3"]]]
+
+
+def test_the_learning_rate_is_chosen_on_dev(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, "cls", seed, [1, 2], dev=0.9, learning_rate=1e-3)
+        write_run(tmp_path, "cls", seed + 10, [], dev=0.8, learning_rate=2e-3)
+        write_run(tmp_path, "mean", seed, [], dev=0.7, learning_rate=1e-3)
+        write_run(tmp_path, "mean", seed + 10, [], dev=0.7, learning_rate=2e-3)
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    assert sorted(zip(kept["repr"], kept["seed"], kept["learning_rate"], strict=True)) == [
+        ("cls", 1, 1e-3),
+        ("cls", 2, 1e-3),
+        ("mean", 1, 1e-3),  # the lower of equals
+        ("mean", 2, 1e-3),
+    ]
+    assert set(kept["tried"]) == {"0.001 0.002"}
+
+
+def test_probes_have_no_learning_rate_and_all_stay(tmp_path):
+    folder = write_run(tmp_path, "cls", 1, [], dev=0.9, protocol="probe")
+    record = json.loads((folder / "record.json").read_text())
+    record["material"]["protocol"] = {"name": "probe", "strengths": [1.0]}
+    (folder / "record.json").write_text(json.dumps(record))
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    assert len(kept) == 1
+    assert kept["learning_rate"].isna().all()
+
+
+def test_selection_by_keys_of_config_and_record(runs):
+    found = read_runs(runs, "sentiment")
+    assert set(selected(found, ["repr=cls,mean"])["repr"]) == {"cls", "mean"}
+    assert len(selected(found, ["repr.name=cls", "seed=2,3"])) == 2
+    assert len(selected(found, ["protocol=finetune", "objective=bow"])) == 9
+    with pytest.raises(UserError, match=r"repr=max: no finished run has this; there are: cls, mean, pooler"):
+        selected(found, ["repr=max"])
+    with pytest.raises(UserError, match=r"rerp=cls: not KEY=VALUE with a key of the config.*did you mean repr"):
+        selected(found, ["rerp=cls"])
+    with pytest.raises(UserError, match="cls: not KEY=VALUE"):
+        selected(found, ["cls"])
+
+
+def test_steps_are_read_where_a_metric_was_logged(runs):
+    folder = next((runs / "sentiment").glob("mean-1-*"))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "a": 0.5}\n{"step": 2, "b": 1}\n{"step": 3, "a": 0.25}\n')
+    assert steps_of(str(folder), "a") == [(1, 0.5), (3, 0.25)]

@@ -1,0 +1,118 @@
+import re
+
+import pytest
+
+from helpers import EXAMPLES, write_run
+from poolwise.compare.records import read_runs
+from poolwise.compare.verdict import Setting, Verdict, overview, settings_of, verdict
+
+HALF = list(range(0, EXAMPLES, 2))
+"""Wrong on one of two classes, as a constant answer is."""
+
+
+def told(folder) -> tuple[Setting, Verdict]:
+    (setting,) = settings_of(read_runs(folder, "sentiment"))
+    return setting, verdict(setting)
+
+
+def test_the_answer_names_the_best_on_dev_and_what_it_rests_on(runs):
+    setting, words = told(runs)
+    assert setting.label == "demo, tiny, finetune"
+    assert [each.label for each in setting.conditions] == ["mean", "cls", "pooler (random)"]
+    assert re.fullmatch(
+        r"Use mean, the best on dev; test accuracy 95\.0 % "
+        r"\(95 % interval 9\d\.\d to 9\d\.\d; sd 0\.0 over 3 runs\)\.",
+        words.answer,
+    )
+
+
+def test_differences_and_hypotheses_in_words(runs):
+    _, words = told(runs)
+    (note,) = words.notes
+    interval = r"\(95 % interval \d\.\d to 1\d\.\d, p [<=] 0\.00\d\)"
+    assert re.search(rf"mean beats pooler \(random\) by 10\.5 points {interval}\.", note)
+    assert re.search(r"Cannot tell mean from cls: these runs see differences above \d\.\d only\.", note)
+    assert re.search(rf"H1, pooler beats cls: cls beats pooler \(random\) by 10\.5 points {interval}\.", note)
+    assert "H2" not in note
+    assert list(words.hypotheses) == ["H1"]
+
+
+def test_one_run_claims_nothing_of_other_runs(tmp_path):
+    write_run(tmp_path, "mean", 1, [], dev=0.9)
+    _, words = told(tmp_path)
+    assert words.answer.endswith("by its test texts alone). There is nothing to compare it with yet.")
+    write_run(tmp_path, "cls", 1, list(range(90)), dev=0.5)
+    _, words = told(tmp_path)
+    assert re.search(r"mean beats cls by 45\.0 points \(.*\) \(one run each: said of these alone\)\.", words.notes[0])
+
+
+def test_runs_without_a_common_seed_are_not_compared(tmp_path):
+    write_run(tmp_path, "mean", 1, [0], dev=0.9)
+    write_run(tmp_path, "cls", 2, [0, 1], dev=0.8)
+    assert "mean and cls have no runs that can be paired." in told(tmp_path)[1].notes[0]
+
+
+def test_runs_that_answer_like_a_constant_are_not_recommended(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, "cls", seed, HALF, dev=0.4)
+    answer = told(tmp_path)[1].answer
+    assert answer.startswith("Use none of these yet: the best on dev, cls, has a test accuracy 50.0 %")
+    assert "always answering the most frequent class has 50.0 %" in answer
+
+
+def test_all_that_cannot_be_told_is_one_sentence(tmp_path):
+    for seed in (1, 2, 3):
+        for place, name in enumerate(("mean", "cls", "max")):
+            write_run(tmp_path, name, seed, [10 * place + seed], dev=0.9 - place / 100)
+    assert "Cannot tell mean from cls or max: these runs see differences above" in told(tmp_path)[1].notes[0]
+
+
+def test_conditions_that_answer_alike_are_equivalent(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "mean", seed, [1], dev=0.9)
+        write_run(tmp_path, "cls", seed, [1], dev=0.8)
+    assert told(tmp_path)[1].notes == ["mean is equivalent within 0.5 to cls."]
+
+
+@pytest.fixture
+def three_encoders(tmp_path):
+    """bow: pooler 2 wrong, cls and cls_linear 6; none: pooler 50, cls and cls_linear 16; unadapted cls 60."""
+    for stage1_seed in (11, 12, 13):
+        shift = stage1_seed - 12
+        for objective, wrong in (("bow", (2, 6)), ("none", (50, 16))):
+            for name, count in (("pooler", wrong[0]), ("cls", wrong[1]), ("cls_linear", wrong[1])):
+                mistakes = list(range(count + shift))
+                write_run(tmp_path, name, 1, mistakes, dev=1 - count / 100, objective=objective, stage1_seed=stage1_seed)
+        write_run(tmp_path, "cls", stage1_seed, list(range(60)), dev=0.2, objective=None)
+    return tmp_path
+
+
+def test_several_encoders_are_compared_over_their_stage_1_runs(three_encoders):
+    setting, words = told(three_encoders)
+    assert list(setting.encoders) == ["after stage 1 with bow", "after stage 1 with none", "not adapted"]
+    assert words.answer.startswith("Use pooler after stage 1 with bow, the best on dev; test accuracy 99.0 %")
+    assert "sd 0.5 over 3 stage-1 runs" in words.answer
+    first, second, between, gave = words.notes
+    assert first.startswith("After stage 1 with bow: ")
+    assert second.startswith("After stage 1 with none: ")
+    assert "pooler after stage 1 with bow beats pooler after stage 1 with none by 24.0 points" in between
+    assert "pooler after stage 1 with bow beats cls not adapted by 29.0 points" in between
+    assert gave.startswith("What stage 1 gave, after stage 1 with bow against after stage 1 with none:")
+    assert "to the encoder, as cls shows it, +5.0 points" in gave
+    # (pooler - cls_linear) with the objective: 2 points; without: -17
+    assert "To the pooler (pooler less cls_linear, with the objective less without it) +19.0 points" in gave
+    assert len(words.hypotheses["H1"]) == len(words.hypotheses["H2"]) == 2
+
+
+def test_the_overview_counts_settings_and_hypotheses(three_encoders):
+    for seed in (1, 2, 3):
+        write_run(three_encoders, "mean", seed, [], dev=0.9, labels=8)
+        write_run(three_encoders, "cls", seed, [0], dev=0.8, labels=8)
+    found = [(setting, verdict(setting)) for setting in settings_of(read_runs(three_encoders, "sentiment"))]
+    assert [setting.labels for setting, _ in found][0] == 8
+    words = overview(found)
+    assert words[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
+    assert words[1].startswith("H1, pooler beats cls, was asked 2 times: ")
+    assert words[1].endswith("; on average -7.5 points.")
+    assert words[2].startswith("H2, cls_linear beats cls, was asked 2 times: equivalent within 0.5 2 times")
+    assert overview(found[:1]) == []
