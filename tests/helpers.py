@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import lightning
 import torch
 import yaml
 
+from poolwise.app import conf_dir, register_schemas, typed_settings
 from poolwise.compare.records import METRICS
 from poolwise.runs import RunIdentity, RunRecord
-from poolwise.settings import Masking
+from poolwise.settings import Masking, MLMSettings, SentimentSettings
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = [
@@ -47,6 +49,13 @@ SMALL_STAGE1 = [*SMALL_RUN, "pretraining.epochs=1", "pretraining.batch_size=32"]
 SMALL_STAGE2 = [*SMALL_RUN, "stage1.epochs=1", "stage1.batch_size=32", "protocol.epochs=1"]
 
 EXAMPLES = 200
+
+
+def settings(*overrides: str) -> MLMSettings | SentimentSettings:
+    """The settings that a command line asks for."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed_settings(hydra.compose("train", overrides=list(overrides)))
 
 
 def write_run(

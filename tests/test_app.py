@@ -320,7 +320,10 @@ def test_a_folder_as_encoder(program, tmp_path):
     assert run["pooler_status"] == "random"
     assert run["encoder"] == str(export)
     assert run["model"] == "tiny"
-    assert run["name"].startswith(f"demo-tiny-{export.parent.name}-pooler-finetune")
+    assert run["name"].startswith("demo-tiny-none-pooler-finetune-seed1-stage1seed1")
+    assert (run["objective"], run["stage1_seed"]) == ("none", 1)
+    assert run["encoder_condition"] == json.loads((export / "provenance.json").read_text())["condition"]
+    assert run["stage1_provenance"]["pooler_status"] == "random"
 
 
 def test_pooler_only_training_of_a_checkpoint_end_to_end(program, tmp_path, capsys):

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from poolwise.checkpoints import check_checkpoint, condition_of, file_hash, fingerprint, weights_file
+from poolwise.checkpoints import check_checkpoint, file_hash, fingerprint, pooler_notes, provenance_of, weights_file
 from poolwise.encoder import (
     BertForMaskedLMWithPooler,
     MaskedLMWithPooler,
@@ -286,14 +286,14 @@ def test_tensors_beside_the_encoder_are_for_stage_1_only(config, tokenizer, tmp_
 
 def test_the_note_of_another_program_is_left_aside(exported):
     (exported / "provenance.json").write_text('{"parts": []}')
-    assert condition_of(exported) is None
+    assert provenance_of(exported) == pooler_notes(exported) == {}
     assert load_encoder(str(exported), 1, pooler_required=True)[1] == "as released"
 
 
 @pytest.mark.parametrize("content", ["{bad", "[]"])
 def test_a_broken_provenance_is_named(exported, content):
     (exported / "provenance.json").write_text(content)
-    for read in (lambda: condition_of(exported), lambda: load_encoder(str(exported), 1, pooler_required=True)):
+    for read in (lambda: provenance_of(exported), lambda: load_encoder(str(exported), 1, pooler_required=True)):
         with pytest.raises(UserError, match=r"provenance\.json cannot be read"):
             read()
 

@@ -6,7 +6,7 @@ python experiments/first_real_run/collect.py runs/first_real_run
 import sys
 from pathlib import Path
 
-from poolwise.compare.statistics import read_runs
+from poolwise.compare.records import read_runs
 
 
 def main() -> None:

@@ -226,10 +226,18 @@ def _config(path: str) -> PreTrainedConfig:
     return config
 
 
-def condition_of(folder: Path) -> str | None:
-    """The condition of the stage-1 run that exported this folder; None for a folder of other origin."""
-    condition = provenance_of(folder).get("condition")
-    return None if condition is None else str(condition)
+def pooler_notes(folder: Path) -> dict[str, Any]:
+    """What stage 1 noted of this export's pooler, in a few figures; empty for a folder of other origin."""
+    noted = provenance_of(folder)
+    pooler = noted.get("parts", {}).get("pooler")
+    if pooler is None:
+        return {}
+    return {
+        "pooler_status": noted["pooler_status"],
+        "gradient_norm": pooler["mean_gradient_norm"],
+        "relative_distance_moved": pooler.get("relative_distance_moved"),
+        "geometry": noted.get("pooler_geometry", {}),
+    }
 
 
 def reads_labels(folder: Path) -> bool:

@@ -82,7 +82,9 @@ def three_encoders(tmp_path):
         for objective, wrong in (("bow", (2, 6)), ("none", (50, 16))):
             for name, count in (("pooler", wrong[0]), ("cls", wrong[1]), ("cls_linear", wrong[1])):
                 mistakes = list(range(count + shift))
-                write_run(tmp_path, name, 1, mistakes, dev=1 - count / 100, objective=objective, stage1_seed=stage1_seed)
+                write_run(
+                    tmp_path, name, 1, mistakes, dev=1 - count / 100, objective=objective, stage1_seed=stage1_seed
+                )
         write_run(tmp_path, "cls", stage1_seed, list(range(60)), dev=0.2, objective=None)
     return tmp_path
 

@@ -174,4 +174,4 @@ def _geometry_rows(setting: Setting) -> Iterable[GeometryRow]:
             found = [value for value in each.runs.get("vector_geometry", ()) if isinstance(value, dict)]
             if found:
                 frame = pandas.DataFrame(found).reindex(columns=GEOMETRY).astype(float)
-                yield GeometryRow(each.label, *(frame[name].to_numpy() for name in GEOMETRY), adaptation)
+                yield GeometryRow(each.label, **{name: frame[name].to_numpy() for name in GEOMETRY}, group=adaptation)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,23 @@ OWN_TRAINER_ARGUMENTS = (
     "use_distributed_sampler enable_model_summary enable_progress_bar strategy num_nodes fast_dev_run"
 ).split()
 """Arguments of `lightning.Trainer` that this loop sets itself: from settings of its own, or to train on one device."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run says what it does and what came of it.
+
+    Attributes:
+        record: of this run.
+        loggers: where figures go.
+        screen: shows training.
+        announce: shows facts on what is about to be done.
+    """
+
+    record: RunRecord
+    loggers: list[Any]
+    screen: TrainingScreen
+    announce: Callable[[dict[str, str]], None]
 
 
 class Job(ABC):
@@ -68,30 +86,18 @@ class Job(ABC):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Evaluate, export, and fill in the record."""
 
-    def carry_out(
-        self,
-        record: RunRecord,
-        run_loggers: list[Any],
-        screen: TrainingScreen,
-        announce_start: Callable[[dict[str, str]], None],
-    ) -> None:
-        """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own.
-
-        Args:
-            record: of this run.
-            run_loggers: where figures go.
-            screen: shows training.
-            announce_start: shows facts on what is about to be done.
-        """
+    def carry_out(self, output: Output) -> None:
+        """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own."""
         stage, data = self.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
-        trainer = make_trainer(self, self.folder, run_loggers, batches_an_epoch(self, data), screen)
-        announce_start(start_facts(self, trainer, data))
+        trainer = make_trainer(self, output, batches_an_epoch(self, data))
+        output.announce(start_facts(self, trainer, data))
         if self.trains:
             trainer.fit(stage, data)
         else:
             trainer.validate(stage, data, verbose=False)
             stage.on_train_end()
+        record = output.record
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results["steps"] = trainer.global_step
         record.results["tokens"] = stage.tokens
@@ -163,7 +169,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         def announce_start(facts: dict[str, str]) -> None:
             show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
 
-        job.carry_out(record, run_loggers, TrainingScreen(len(later)), announce_start)
+        job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), announce_start))
     return record.results
 
 
@@ -285,23 +291,21 @@ def summarise(sweep: Sequence[Job], next_steps: dict[str, str]) -> None:
     show(title, facts | failures, places | next_steps)
 
 
-def make_trainer(
-    job: Job, folder: Path, run_loggers: list[Any], steps_per_epoch: int, screen: TrainingScreen
-) -> lightning.Trainer:
+def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
     arguments = dict(job.settings.trainer)
     budget = job.budget
     fewest = min(steps_per_epoch, int(budget.amount)) if budget and budget.unit == "steps" else steps_per_epoch
     arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], fewest)
-    callbacks: list[lightning.Callback] = [screen]
+    callbacks: list[lightning.Callback] = [output.screen]
     if job.selection_metric is not None:
-        callbacks.append(best_checkpoint(folder, job.selection_metric))
+        callbacks.append(best_checkpoint(job.folder, job.selection_metric))
     return lightning.Trainer(
         **arguments,
-        logger=run_loggers,
+        logger=output.loggers,
         callbacks=callbacks,
         max_epochs=job.epochs if budget is None else -1,  # the stage ends it
-        default_root_dir=folder,
+        default_root_dir=job.folder,
         enable_checkpointing=job.selection_metric is not None,
         gradient_clip_val=job.optimisation.gradient_clip_norm,
         num_sanity_val_steps=0,

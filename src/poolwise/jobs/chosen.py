@@ -1,0 +1,100 @@
+"""Which encoder a stage-2 run reads, and the representation that this encoder has layers for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from poolwise import checkpoints, representations
+from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
+from poolwise.jobs.start import check_length, load_tokenizer, starting_point
+from poolwise.jobs.trainer import shared_trainer
+from poolwise.settings import ScratchModel, SentimentSettings, UserError
+
+
+@dataclass(frozen=True)
+class ChosenEncoder:
+    """The encoder that a stage-2 run reads.
+
+    Attributes:
+        label: for names and tables: the objective, `base`, or the folder's name.
+        path: folder or hub name; None for random weights.
+        tokenizer: the encoder's own.
+        fingerprint: hash of the weights, or the shape of random ones.
+        condition: what the encoder is, seeds left out.
+        flat: settings by which tables group.
+        provenance: what stage 1 noted of its pooler; empty for an encoder of other origin.
+    """
+
+    label: str
+    path: str | None
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    condition: str
+    flat: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
+    """Follow `encoder=`: the export of stage 1, the unadapted encoder, or a folder.
+
+    Raises:
+        UserError: the stage-1 export is broken or missing; then the message holds the command that makes it.
+    """
+    if settings.encoder == "base":
+        start = starting_point(settings)
+        flat: dict[str, Any] = {"encoder": "base", "objective": None, "stage1_seed": None}
+        return ChosenEncoder("base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat, {})
+    if settings.encoder == "stage1":
+        identity = stage1_identity(settings, settings.stage1, shared_trainer(settings))
+        folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER
+        if not folder.is_dir():
+            raise UserError(missing_stage1(settings, folder))
+        checkpoints.check_checkpoint(str(folder), refuse_unexpected=True)
+        label, seed = stage1_label(settings.stage1), settings.stage1.seed
+        flat = {"encoder": "stage1", "objective": label, "stage1_seed": seed}
+        return _on_disk(folder, label, identity.group, flat, settings)
+    folder = Path(settings.encoder)
+    noted = checkpoints.provenance_of(folder)
+    mark = " (reads labels)" if checkpoints.reads_labels(folder) else ""
+    flat = {"encoder": settings.encoder + mark, "objective": noted.get("objective"), "stage1_seed": noted.get("seed")}
+    flat |= {"model": noted["model"]} if "model" in noted else {}
+    return _on_disk(folder, noted.get("objective"), noted.get("condition"), flat, settings)
+
+
+def _on_disk(
+    folder: Path, objective: str | None, condition: str | None, flat: dict[str, Any], settings: SentimentSettings
+) -> ChosenEncoder:
+    """A folder; what stage 1 noted of itself is None for one of other origin, which is then called by its name."""
+    path = str(folder)
+    fingerprint = checkpoints.fingerprint(path)
+    check_length(settings.data.max_length, checkpoints.longest_text(path))
+    label = objective or folder.resolve().name
+    provenance = checkpoints.pooler_notes(folder)
+    return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
+
+
+def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
+    """The message for a stage-1 export that is not there, with the command that makes it."""
+    return (
+        f"The stage-1 encoder is missing: {folder}\n"
+        f"  make it:                {settings.stage1_command}\n"
+        "  or use it unadapted:    encoder=base\n"
+        "  or name another folder: encoder=FOLDER (also for a stage 1 that had trainer settings of its own)"
+    )
+
+
+def settled_representation(settings: SentimentSettings) -> dict[str, Any]:
+    """The settings of the representation, for the layers that the encoder has; stage 1 changes none.
+
+    Raises:
+        UserError: it lacks a layer.
+    """
+    if settings.encoder not in ("base", "stage1"):
+        layers = checkpoints.layer_count(settings.encoder)
+    elif isinstance(settings.model, ScratchModel):
+        layers = settings.model.layers
+    else:
+        layers = checkpoints.layer_count(checkpoints.locate(settings.model))
+    return representations.settled(settings.representation, layers)

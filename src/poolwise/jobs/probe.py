@@ -1,0 +1,55 @@
+"""The job of a probe: stage 2 without gradient descent."""
+
+import numpy as np
+from torch import Tensor
+
+from poolwise.jobs.sentiment import SentimentJob
+from poolwise.jobs.start import MARGIN_BYTES
+from poolwise.settings import SELECTION_METRIC, Probe
+from poolwise.stages.loop import Output
+from poolwise.stages.probe import Probe as FittedProbe
+from poolwise.stages.probe import fit_best
+from poolwise.stages.sentiment import scores_of
+from poolwise.stages.vectors import vectors_of
+from poolwise.words import counted
+
+
+class ProbeJob(SentimentJob):
+    """Stage 2 as a logistic regression on the stored states of a frozen encoder."""
+
+    def kept_bytes(self) -> int:
+        """Predictions and logs; the states' room is asked for when they are made."""
+        return MARGIN_BYTES
+
+    def carry_out(self, output: Output) -> None:
+        """Fit a probe of each strength, keep the best on dev, read test once."""
+        assert isinstance(self.settings.protocol, Probe)
+        model, representation = self.load()
+        texts = self.texts()
+        used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
+        output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
+        pooler = model.pooler if representation.uses_pooler else None
+        found = {
+            split: vectors_of(representation, pooler, states, used[split])
+            for split, states in self.stored(model, texts).items()
+        }
+        labels = {split: texts[split].labels[used[split]] for split in found}
+
+        def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            return scores_of(split, probe.logits(found[split]), labels[split])
+
+        best = fit_best(
+            found["train"],
+            labels["train"],
+            len(self.corpus.label_names),
+            lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
+            self.settings.protocol.strengths,
+        )
+        record = output.record
+        results = {split: scored(best, split) for split in ("dev", "test")}
+        record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
+        self.note(record, representation, sum(p.numel() for p in pooler.parameters()) if pooler is not None else 0)
+        figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
+        self.note_figures(record, figures, predictions)
+        for logger in output.loggers:
+            logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)

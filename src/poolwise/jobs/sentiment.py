@@ -1,0 +1,246 @@
+"""The job of stage 2: what its numbers depend on, which parts it is built of, and what is noted at its end."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from numpy import ndarray
+from torch import Tensor
+
+from poolwise import checkpoints, encoder, representations
+from poolwise.compare.power import power_in_words
+from poolwise.compare.records import DISTRUSTED_POOLERS
+from poolwise.data.corpus import Corpus
+from poolwise.data.draws import balanced_draw
+from poolwise.data.module import TextDataModule, labelled_data
+from poolwise.data.sources import load_corpus
+from poolwise.data.tokens import TokenisedTexts, content_hash, tokenizer_hash
+from poolwise.jobs.chosen import choose_encoder, settled_representation
+from poolwise.jobs.start import model_label, tokenised, weights_bytes
+from poolwise.jobs.trainer import platform
+from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
+from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
+from poolwise.settings import SELECTION_METRIC, Frozen, ScratchModel, SentimentSettings, TrainedProtocol, UserError
+from poolwise.stages import vectors
+from poolwise.stages.loop import Job, plain
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier
+from poolwise.stages.stage import Stage
+from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
+
+log = logging.getLogger(__name__)
+
+
+class SentimentJob(Job):
+    """Stage 2: train a classifier on one representation, keep the best epoch on dev, read test once."""
+
+    selection_metric = SELECTION_METRIC
+    headline = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
+
+    def __init__(self, settings: SentimentSettings) -> None:
+        self.settings: SentimentSettings = settings
+        self.chosen = choose_encoder(settings)
+        self.representation = settled_representation(settings)
+        self.representation_label = representations.label_of(self.representation)
+        if isinstance(settings.protocol, TrainedProtocol):
+            self.optimisation = settings.protocol.optimisation
+            self.epochs = settings.protocol.epochs
+        self.corpus = labelled_corpus(settings)
+        self.drawn = drawn_examples(settings, self.corpus)
+        self.identity = self._identity()
+        self.pooler_status = ""
+        classes = len(self.corpus.label_names)
+        start = self.chosen.path or f"{settings.model.name} from random weights"
+        self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {self.representation_label}"
+        self.power = partial(power_in_words, len(self.corpus.labelled["test"]))
+
+    def kept_bytes(self) -> int:
+        """The best checkpoint: as large as the encoder's weights."""
+        return weights_bytes(self.settings, self.chosen.path, self.chosen.tokenizer)
+
+    @property
+    def next_steps(self) -> dict[str, str]:
+        """The report, and the command that makes it."""
+        runs = self.settings.runs_dir
+        elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+        return {
+            "report": f"{runs}/report/index.html, by the next command",
+            "next": f"python -m poolwise.report{elsewhere}",
+        }
+
+    def _identity(self) -> RunIdentity:
+        settings, chosen = self.settings, self.chosen
+        drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
+        labels = {"per_class": settings.labels_per_class, "label_seed": settings.label_seed}
+        material = {
+            "stage": "sentiment",
+            **({"seed": settings.seed} if depends else {}),
+            **({"labels": labels} if drawn else {}),
+            "weights": chosen.fingerprint,
+            "tokenizer": tokenizer_hash(chosen.tokenizer),
+            "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
+            "max_length": settings.data.max_length,
+            "representation": representations.material_of(self.representation),
+            "protocol": asdict(settings.protocol),
+            "platform": platform(settings.trainer),
+        }
+        condition = "-".join(
+            (
+                settings.data.name,
+                chosen.flat.get("model", settings.model.name),
+                chosen.label,
+                self.representation_label,
+                self.protocol_label.replace(" ", "_"),
+            )
+        )
+        stage1_seed = chosen.flat["stage1_seed"]
+        seeds = [f"seed{settings.seed}"] if depends else []
+        seeds += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
+        seeds += [f"labelseed{settings.label_seed}"] if drawn else []
+        return RunIdentity(
+            stage="sentiment",
+            name="-".join([condition, *seeds]),
+            condition=condition,
+            material=material,
+            condition_material=without_seeds({**material, "weights": chosen.condition}),
+            flat={
+                "data": settings.data.name,
+                "model": model_label(settings),
+                **chosen.flat,
+                "encoder_condition": chosen.condition,
+                "repr": self.representation_label,
+                "protocol": self.protocol_label,
+                "seed": settings.label_seed if drawn and not depends else settings.seed,
+                "label_seed": settings.label_seed,
+            },
+        )
+
+    @property
+    def protocol_label(self) -> str:
+        """How tables and names call the protocol: with the number of labels, where that is not all."""
+        count = self.settings.labels_per_class
+        return self.settings.protocol.name + ("" if count is None else f" on {count} labels a class")
+
+    @property
+    def _depends_on_seed(self) -> bool:
+        """Whether `seed` changes a number: in a probe, only where encoder or pooler are drawn by it."""
+        path = self.chosen.path
+        uses_pooler = representation_class(self.representation["name"]).uses_pooler
+        drawn = path is None or (uses_pooler and not checkpoints.has_pooler(path))
+        return drawn or isinstance(self.settings.protocol, TrainedProtocol)
+
+    def texts(self) -> dict[str, TokenisedTexts]:
+        """The labelled splits as token ids, all of them."""
+        return tokenised(self.corpus.labelled, self.chosen.tokenizer, self.settings)
+
+    def stored(self, model: Any, texts: Mapping[str, TokenisedTexts]) -> dict[str, StatesOnDisk]:
+        """The frozen encoder's states of each split, read once."""
+        settings, chosen = self.settings, self.chosen
+        found = {}
+        for split, rows in self.corpus.labelled.items():
+            material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
+            material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
+            device = self.identity.material["platform"]["device"]
+            folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
+            found[split] = stored_states(model, texts[split], folder, device)
+        return found
+
+    def load(self) -> tuple[Any, Representation]:
+        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained."""
+        settings, chosen = self.settings, self.chosen
+        if chosen.path is None:
+            assert isinstance(settings.model, ScratchModel)
+            model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
+            self.pooler_status = "random"
+        else:
+            model, self.pooler_status = encoder.load_encoder(
+                chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
+            )
+        representation = build_representation(self.representation, EncoderShape.of(model.config))
+        if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS:
+            what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
+            log.warning(
+                "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
+                *(self.representation_label, self.pooler_status, what),
+            )
+        return model, representation
+
+    def build(self) -> tuple[Stage, TextDataModule]:
+        """Classifier and labelled batches; of a frozen encoder, with its stored states in its place."""
+        settings, protocol = self.settings, self.settings.protocol
+        assert isinstance(protocol, TrainedProtocol)
+        model, representation = self.load()
+        every, drawn = self.texts(), self.drawn
+        texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
+        data = labelled_data(texts, protocol.batch_size, settings.seed, settings.workers)
+        is_frozen = isinstance(protocol, Frozen)
+        if is_frozen:
+            examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
+            data.batches = {
+                split: BatchesWithLayers(data.batches[split], states, examples[split], representation.needs_all_states)
+                for split, states in self.stored(model, every).items()
+            }
+        classifier = SentimentClassifier(
+            model, representation, len(self.corpus.label_names), protocol.dropout, reads_stored=is_frozen
+        )
+        if isinstance(protocol, Frozen):
+            classifier.settle_dense(protocol.dense)
+        return Sentiment(classifier, self.optimisation), data
+
+    def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
+        """Read test once, with the best checkpoint; keep every prediction."""
+        assert isinstance(stage, Sentiment)
+        if "dev" not in stage.figures:
+            raise UserError("dev was never evaluated (see your +trainer settings), so no epoch can be chosen")
+        best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+        trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
+        record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
+        self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
+        self.note_figures(record, stage.figures, stage.predictions)
+
+    def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
+        """Note what was classified from; `parameters` lie between hidden states and vectors."""
+        record.results["representation"] = {
+            **self.representation,
+            "formula": representation.formula_here,
+            "parameters": parameters,
+        }
+        record.results["pooler_status"] = self.pooler_status
+        record.results["stage1_provenance"] = self.chosen.provenance
+        record.results["label_names"] = list(self.corpus.label_names)
+
+    def note_figures(
+        self, record: RunRecord, figures: Mapping[str, dict[str, Tensor]], predictions: Mapping[str, dict[str, Tensor]]
+    ) -> None:
+        """Note the figures of dev and test, and write every prediction."""
+        record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
+        record.write_predictions(predictions)
+
+
+def labelled_corpus(settings: SentimentSettings) -> Corpus:
+    """The corpus, if it has labels.
+
+    Raises:
+        UserError: it has none.
+    """
+    corpus = load_corpus(settings.data)
+    if not corpus.labelled:
+        raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
+    return corpus
+
+
+def drawn_examples(settings: SentimentSettings, corpus: Corpus) -> ndarray:
+    """Which training texts are used, (n,) numbers.
+
+    Raises:
+        UserError: a class has fewer than are asked for.
+    """
+    labels, count = np.array(corpus.labelled["train"]["label"]), settings.labels_per_class
+    if count is None:
+        return np.arange(len(labels))
+    return balanced_draw(labels, tuple(corpus.label_names), count, settings.label_seed)

@@ -1,0 +1,91 @@
+"""What a stage-1 run is called and what its numbers depend on: for its own stage and the one that reads it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from datasets import Dataset
+
+from poolwise.data.corpus import RATING
+from poolwise.data.segmentation import segmenter
+from poolwise.data.sources import load_corpus
+from poolwise.data.tokens import content_hash, tokenizer_hash
+from poolwise.jobs.start import model_label, starting_point
+from poolwise.jobs.trainer import platform
+from poolwise.objectives import label_of, reads_ratings
+from poolwise.objectives.none import NoObjective
+from poolwise.runs import RunIdentity, hash_of, without_seeds
+from poolwise.settings import CommonSettings, Pretraining, Stage1Choice, UserError
+
+EXPORT_FOLDER = "export"
+
+
+def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
+    """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
+    start = starting_point(settings)
+    texts = load_corpus(settings.data).text
+    material: dict[str, Any] = {
+        "stage": "mlm",
+        "seed": choice.seed,
+        "weights": start.fingerprint,
+        "tokenizer": tokenizer_hash(start.tokenizer),
+        "text": {split: content_hash(rows) for split, rows in texts.items()},
+        "max_length": settings.data.max_length,
+        "pretraining": material_of(choice.pretraining),
+        "objective": choice.objective,
+        "platform": platform(trainer),
+    }
+    if choice.pretraining.masking.unit != "token":
+        material["segmenter"] = segmenter()
+    if reads_ratings(choice.objective):
+        material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
+    label = stage1_label(choice)
+    condition = f"{settings.data.name}-{settings.model.name}-{label}"
+    return RunIdentity(
+        stage="mlm",
+        name=f"{condition}-seed{choice.seed}",
+        condition=condition,
+        material=material,
+        condition_material=without_seeds(material),
+        flat={
+            "data": settings.data.name,
+            "model": model_label(settings),
+            "objective": label,
+            "seed": choice.seed,
+        },
+    )
+
+
+def material_of(pretraining: Pretraining) -> dict[str, Any]:
+    """The settings as plain data, without `budget` if it is null (as before there were any), else without `epochs`."""
+    unused = "budget" if pretraining.budget is None else "epochs"
+    return {key: value for key, value in asdict(pretraining).items() if key != unused}
+
+
+def trains_nothing(choice: Stage1Choice) -> bool:
+    """Whether a stage-1 run leaves all as it is: a frozen encoder, and no objective."""
+    return choice.pretraining.trainable == "pooler" and choice.objective["name"] == NoObjective.name
+
+
+def stage1_label(choice: Stage1Choice) -> str:
+    """How tables and names call a stage-1 run: the objective, with what else it must be told apart by."""
+    pretraining = choice.pretraining
+    if trains_nothing(choice):
+        return "untrained-fresh_pooler" if pretraining.pooler_init == "fresh" else "untrained"
+    return label_of(choice.objective, pretraining.trainable, str(pretraining.budget or ""))
+
+
+def ratings_of(texts: Mapping[str, Dataset]) -> dict[str, list[str]]:
+    """The ratings of stage-1 texts by split.
+
+    Raises:
+        UserError: the data has none, or all are the same.
+    """
+    if any(RATING not in rows.column_names for rows in texts.values()):
+        raise UserError(
+            "objective=rating needs data whose texts have a rating: data=demo, or data=files with data.rating_column"
+        )
+    ratings = {split: list(rows[RATING]) for split, rows in texts.items()}
+    if len(set(ratings["train"])) < 2:
+        raise UserError(f"objective=rating: all ratings of the training texts are {ratings['train'][0]!r}")
+    return ratings

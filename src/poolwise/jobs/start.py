@@ -1,0 +1,112 @@
+"""The encoder that a run starts from: an unadapted one, its tokenizer, and what a run of it leaves on disk."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from poolwise import checkpoints, encoder
+from poolwise.data.sources import load_corpus
+from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
+from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
+from poolwise.words import first_line
+
+MARGIN_BYTES = 20_000_000
+"""Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
+
+SCRATCH_POSITIONS = 512
+"""Position embeddings of a BERT from scratch (the default of `BertConfig`)."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What an unadapted encoder is.
+
+    Attributes:
+        tokenizer: its own.
+        path: folder or hub name; None for random weights.
+        fingerprint: hash of weights and config; of random weights, their shape.
+        source: the weights file and its hash, for provenance; None for random weights.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    path: str | None
+    fingerprint: str
+    source: str | None
+
+
+def starting_point(settings: CommonSettings) -> StartingPoint:
+    """The encoder that `model` names, before any adaptation."""
+    return _starting_point(settings.model, settings.data)
+
+
+@lru_cache(maxsize=4)
+def _starting_point(model: Any, data: Any) -> StartingPoint:
+    if isinstance(model, ScratchModel):
+        texts = load_corpus(data).text["train"]
+        tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
+        check_length(data.max_length, SCRATCH_POSITIONS)
+        shape = {
+            key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_", "name"))
+        }
+        return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
+    path = checkpoints.locate(model)
+    weights = checkpoints.weights_file(path)
+    check_length(data.max_length, checkpoints.longest_text(path))
+    source = f"{model.name}, sha256 {checkpoints.file_hash(weights)}"
+    return StartingPoint(load_tokenizer(path), path, checkpoints.fingerprint(path), source)
+
+
+def check_length(max_length: int, positions: int) -> None:
+    """Raise a UserError if texts may be longer than the encoder has positions."""
+    if max_length > positions:
+        raise UserError(f"data.max_length={max_length}: this encoder has {positions} positions, so at most {positions}")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: there is none, or it knows no word.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # what a broken file raises has no type of its own
+        raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
+    return tokenizer
+
+
+def starts_from_labels(settings: CommonSettings) -> bool:
+    """Whether the encoder that `model` names was trained on labels by a stage 1 of poolwise."""
+    model = settings.model
+    return isinstance(model, PretrainedModel) and checkpoints.reads_labels(Path(checkpoints.locate(model)))
+
+
+def model_label(settings: CommonSettings) -> str:
+    """How tables call the model: marked where it was trained on labels."""
+    return settings.model.name + (" (reads labels)" if starts_from_labels(settings) else "")
+
+
+def weights_bytes(settings: CommonSettings, path: str | None, tokenizer: PreTrainedTokenizerBase) -> int:
+    """About how many bytes a run keeps of the encoder at `path`, or of random weights: four a parameter, a margin."""
+    if path is not None:
+        return checkpoints.weights_file(path).stat().st_size + MARGIN_BYTES
+    assert isinstance(settings.model, ScratchModel)
+    return encoder.scratch_parameters(settings.model, tokenizer) * 4 + MARGIN_BYTES
+
+
+def tokenised(
+    splits: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: CommonSettings
+) -> dict[str, TokenisedTexts]:
+    """The splits as token ids, by way of the cache."""
+    return {
+        split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens")
+        for split, rows in splits.items()
+    }
