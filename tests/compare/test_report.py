@@ -6,20 +6,21 @@ import pytest
 
 from helpers import write_run
 from poolwise import report
-from poolwise.compare.report import _stage1_rows, write_report
+from poolwise.compare.report import write_report
 from poolwise.settings import UserError
 
 
 class Page(HTMLParser):
-    """The cells of a page, and all addresses that it loads."""
+    """The text, cells and pictures of a page, and all that it loads from elsewhere."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.cells, self.loaded, self._in_cell = [], [], False
+        self.text, self.cells, self.loaded, self.pictures, self._in_cell = text, [], [], 0, False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self._in_cell = tag == "td"
+        self.pictures += tag == "svg"
         if tag in ("script", "link", "img", "iframe"):
             self.loaded.append(tag)
 
@@ -33,46 +34,81 @@ def test_report_files_agree(runs):
     written = write_report(runs)
     table = pandas.read_csv(written.csv)
     assert table["label"].tolist() == ["mean", "cls", "pooler (random)"]
+    assert table["test/accuracy mean"].tolist() == pytest.approx([0.95, 0.95, 0.845])
+    assert table["test/accuracy std"].tolist() == pytest.approx([0.0, 0.005, 0.005])
+    assert ((table["test/accuracy low"] < table["test/accuracy mean"]) & (table["runs"] == 3)).all()
     page = Page(written.page.read_text())
-    assert page.cells[:8] == [
-        "mean",
-        "3",
-        "90.2 ± 0.1",
-        "95.0 ± 0.0",
-        "95.0 ± 0.0",
-        "95.0 ± 0.0",
-        "95.0 ± 0.0",
-        "0.950 ± 0.000",
-    ]
-    assert len(page.cells) == 3 * 8
+    (section,) = written.sections
+    first = section.table.rows[0]
+    assert first[:3] == ["mean", "3", "95.0 ± 0.0"]
+    assert first[4] == "90.2 ± 0.1"
+    assert first[-2:] == ["0.950 ± 0.000", "0.001"]
+    assert page.cells[: len(first)] == first
     assert page.loaded == []
-    assert written.sections[0].rows[2][0] == "pooler (random)"
-    assert "Use mean, the best on dev" in written.page.read_text()
-    figure = written.figure.read_text()
-    assert figure.startswith("<?xml")
-    assert figure.count("<use") >= 9
-    assert [file.name for file in written.page.parent.glob("*draft*")] == []
+    assert "Use mean, the best on dev" in page.text
+    assert page.pictures == len(list(written.figures.glob("*.svg"))) == len(section.drawings) + len(section.details)
+    assert [file.name for file in written.page.parent.rglob("*draft*")] == []
 
 
-def test_stage_1_rows_show_the_proof_and_old_records_too():
-    part = {"mean_gradient_norm": 0.5, "distance_moved": 2.0}
-    old = {"pooler_status": "random", "parts": {"pooler": part}}
-    new = {**old, "pooler_status": "collapsed", "pooler_geometry": {"effective_rank": 1.234, "mean_cosine": 0.987}}
-    runs = pandas.DataFrame(
-        [{"name": "old", "provenance": old, "dev/perplexity": 12.345}, {"name": "pooler only", "provenance": new}]
+def test_markdown_has_the_same_words_and_cells(runs):
+    written = write_report(runs)
+    text = written.markdown.read_text()
+    (section,) = written.sections
+    assert f"**demo, tiny, finetune.** {section.answer}\n" in text
+    for row in section.table.rows:
+        assert f"| {' | '.join(row)} |\n" in text
+    for drawing in section.drawings:
+        assert f"![{drawing.caption}](figures/{drawing.name}.svg)" in text
+        assert (written.figures / f"{drawing.name}.svg").read_text() == drawing.svg
+    assert "\n\n\n" not in text
+
+
+def test_label_counts_make_a_curve_and_encoders_a_grouped_table(tmp_path):
+    for labels in (8, 32, None):
+        for seed in (1, 2):
+            for objective in ("bow", "none"):
+                write_run(tmp_path, "cls", seed, [seed], 0.9, objective=objective, labels=labels, protocol="probe")
+    written = write_report(tmp_path)
+    assert [section.question for section in written.sections] == [
+        "demo, tiny, probe on 8 labels a class",
+        "demo, tiny, probe on 32 labels a class",
+        "demo, tiny, probe",
+    ]
+    assert len(written.labels) == 1
+    assert [bool(section.details) for section in written.sections] == [False, False, True]
+    assert list(written.sections[0].table.group) == ["after stage 1 with bow", "after stage 1 with none"]
+    assert "| after stage 1 with bow | cls |" in written.markdown.read_text()
+    assert written.overview[0].startswith("Of 3 settings, the best on dev was cls in 3.")
+    assert "Draws of labels are shared by stage-1 runs" in written.page.read_text()
+
+
+def test_a_selection_leaves_out_other_runs(runs):
+    written = write_report(runs, ["repr=cls,mean", "seed=1,2"])
+    assert [row[:2] for row in written.sections[0].table.rows] == [["mean", "2"], ["cls", "2"]]
+    assert "4 finished runs of" in written.page.read_text()
+    assert "selected by repr=cls,mean seed=1,2; 5 others" in written.page.read_text()
+
+
+def test_the_report_says_where_poolers_come_from(tmp_path):
+    noted = {"pooler_status": "trained", "gradient_norm": 0.1234, "relative_distance_moved": 0.5, "geometry": {}}
+    for seed in (1, 2):
+        write_run(tmp_path, "pooler", seed, [0], dev=0.9, stage1_provenance=noted)
+        write_run(tmp_path, "cls", seed, [0], dev=0.9, objective=None)
+    page = write_report(tmp_path).page.read_text()
+    row = "<td>demo, tiny, after stage 1 with bow</td>" + "".join(
+        f'<td class="number">{cell}</td>' for cell in ("1", "trained", "0.123", "0.500", "none", "none", "none")
     )
-    first, second = _stage1_rows(runs)
-    assert first == {
-        "name": "old",
-        "status": "random",
-        "gradient": "0.5",
-        "moved": "2",
-        "rank": "none",
-        "cosine": "none",
-        "perplexity": "12.3",
-    }
-    assert (second["status"], second["rank"], second["cosine"]) == ("collapsed", "1.2", "0.99")
-    assert second["perplexity"] == "none"
+    assert page.count(row) == 1  # two stage-2 runs read the same stage-1 run
+
+
+def test_what_spread_comes_from_is_a_table(tmp_path):
+    for stage1_seed in (1, 2, 3):
+        for seed in (1, 2):
+            write_run(tmp_path, "cls", seed, list(range(stage1_seed * 4)), dev=0.9, stage1_seed=stage1_seed)
+    (section,) = write_report(tmp_path).sections
+    assert section.variance is not None
+    sources = {row[0]: row[1:] for row in section.variance.rows}
+    assert sources["stage-1 run"] == ["2.00", "100%", "2"]
 
 
 def test_text_is_escaped(runs):
@@ -88,17 +124,18 @@ def test_without_runs_the_message_says_what_to_run(tmp_path):
 
 def test_one_run_makes_a_report(tmp_path):
     write_run(tmp_path, "mean", 1, [0, 1], dev=0.9)
-    assert write_report(tmp_path).sections[0].rows == [["mean", "1", "90.0", "99.0", "99.0", "99.0", "99.0", "0.990"]]
+    (row,) = write_report(tmp_path).sections[0].table.rows
+    assert row[:3] == ["mean", "1", "99.0"]
 
 
 def test_the_command_prints_table_answer_and_places(runs, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(runs)])
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(runs), "data=demo"])
     monkeypatch.setenv("COLUMNS", "80")
     report.main()
     printed = capsys.readouterr().out
     assert "pooler (random)" in printed
     assert "Use mean, the best on dev" in printed
-    for place in ("report/index.html", "report/comparison.csv", "report/comparison.svg", "wandb"):
+    for place in ("report/index.html", "report/report.md", "report/comparison.csv", "report/figures", "wandb"):
         assert str(runs / place) in printed
     assert max(map(len, printed.splitlines()[:12])) <= 80
 

@@ -111,7 +111,7 @@ def test_the_overview_counts_settings_and_hypotheses(three_encoders):
         write_run(three_encoders, "mean", seed, [], dev=0.9, labels=8)
         write_run(three_encoders, "cls", seed, [0], dev=0.8, labels=8)
     found = [(setting, verdict(setting)) for setting in settings_of(read_runs(three_encoders, "sentiment"))]
-    assert [setting.labels for setting, _ in found][0] == 8
+    assert found[0][0].labels == 8
     words = overview(found)
     assert words[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
     assert words[1].startswith("H1, pooler beats cls, was asked 2 times: ")

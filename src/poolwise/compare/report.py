@@ -167,10 +167,10 @@ def _cells(condition: Condition) -> list[str]:
     return [
         condition.label,
         str(len(runs)),
-        mean_and_spread(runs["test/accuracy"], 100, 1),
+        mean_and_spread(runs["test/accuracy"], 100.0, 1),
         f"{max(accuracy.low, 0):.1f} to {min(accuracy.high, 100):.1f}",
-        *(mean_and_spread(runs[metric], 100, 1) for metric in PERCENT_METRICS.values()),
-        mean_and_spread(runs["test/loss"], 1, 3),
+        *(mean_and_spread(runs[metric], 100.0, 1) for metric in PERCENT_METRICS.values()),
+        mean_and_spread(runs["test/loss"], 1.0, 3),
         "none" if pandas.isna(rate) else f"{rate:g}" + (f" of {tried}" if tried > 1 else ""),
     ]
 
