@@ -83,7 +83,7 @@ def calibration(confidence: Float[ndarray, " N"], correct: Bool[ndarray, " N"]) 
 def reliability_diagram(conditions: Sequence[Confidences]) -> str:
     """Accuracy against confidence, bin by bin, and how many examples each bin holds. Returns SVG.
 
-    The axes begin at the lowest bin that holds an example: C classes have none below 1 / C. An accuracy below it is shown too.
+    The axes begin at the lowest bin that holds an example (C classes have none below 1 / C), or at the lowest accuracy.
     """
     title = f"Reliability diagram of {', '.join(condition.label for condition in conditions)}"
     with styled():
@@ -109,7 +109,8 @@ def reliability_diagram(conditions: Sequence[Confidences]) -> str:
                 zorder=3,
             )
             lower.stairs(found.counts, edges, color=look.colour, linestyle=look.line, linewidth=1.4)
-            samples.append(look.sample(f"{condition.label}: ECE {100 * found.error:.1f} points"))
+            error = f"ECE {100 * found.error:.1f} points" if filled.any() else "no texts"
+            samples.append(look.sample(f"{condition.label}: {error}"))
         upper.set_xlim(left - 0.01, 1.01)
         upper.set_ylim(min(left, bottom) - 0.03, 1.03)
         upper.set_ylabel("accuracy")

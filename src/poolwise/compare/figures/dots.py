@@ -34,15 +34,17 @@ LEAST_RANGE = 2.0
 """Points that the axis spans at least, so that a difference of nothing does not fill it."""
 LINE_HEIGHT = 0.2
 """Inches, of a line of a row's label."""
+MARGIN = 0.15
+"""Lines, above the first row and below the last."""
 SPREAD = 0.25
 """Lines by which runs lie above and below their row's middle, so that equal ones do not hide each other."""
 MEASURES = {
-    "effective_rank": ("effective rank", "higher: more directions"),
-    "mean_cosine": ("mean cosine", "lower: less in common"),
-    "alignment": ("alignment", "lower: views are nearer"),
-    "uniformity": ("uniformity", "lower: more even"),
+    "effective_rank": ("effective rank", "higher: more directions", 2.0),
+    "mean_cosine": ("mean cosine", "lower: less in common", 0.1),
+    "alignment": ("alignment", "lower: views are nearer", 0.1),
+    "uniformity": ("uniformity", "lower: more even", 0.2),
 }
-"""Of `GeometryRow`: what a column is called, and how to read it."""
+"""Of `GeometryRow`: what a column is called, how to read it, and what its axis spans at least."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def dot_plot(panels: Sequence[AccuracyPanel], measure: str = "test accuracy") ->
         panels: one a question; all have the same axis.
         measure: what the accuracies are of; the axis says it, in points.
     """
-    title = f"{measure} of every run, with means: {'; '.join(panel.title for panel in panels)}"
+    title = f"Every run and the means in {measure}: {'; '.join(panel.title for panel in panels)}"
     rows = [row for panel in panels for row in panel.rows]
     with styled():
         if not rows:
@@ -131,12 +133,13 @@ def geometry(rows: Sequence[GeometryRow]) -> str:
         axes = figure.subplots(1, len(MEASURES), sharey=True)
         layout.name(axes[0])
         room = (72 * WIDTH - layout.label_width) / len(MEASURES) - 12
-        for axis, (name, (called, reading)) in zip(axes, MEASURES.items(), strict=True):
+        for axis, (name, (called, reading, least)) in zip(axes, MEASURES.items(), strict=True):
             layout.rule(axis)
             for row, middle in zip(rows, layout.middles, strict=True):
                 _draw_row(axis, middle, getattr(row, name), None)
             axis.set_title(wrapped(called, room), va="bottom")
             axis.set_xlabel(wrapped(reading, room, SMALL_SIZE))
+            axis.set_xlim(limits([getattr(row, name) for row in rows], least))
             axis.xaxis.set_major_locator(MaxNLocator(2))
         legend_above(figure, _samples(intervals=False))
         return svg(figure, title)
@@ -194,7 +197,7 @@ class _Layout:
 
     def rule(self, axis: Any) -> None:
         """Draw the lines that lead the eye from the labels to the dots."""
-        axis.set_ylim(self.lines, 0)
+        axis.set_ylim(self.lines + MARGIN, -MARGIN)
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
         axis.grid(axis="x")
@@ -211,10 +214,24 @@ def _draw_row(axis: Any, middle: float, runs: Float[ndarray, " R"], interval: tu
         axis.plot([known.mean()], [middle], **_MEAN)
 
 
-_RUN = {"linestyle": "", "marker": "o", "markersize": 4.5, "color": "#56b4e9", "markeredgecolor": INK, "zorder": 4}
-_RUN["markeredgewidth"] = 0.6
-_INTERVAL = {"linestyle": "-", "linewidth": 1.3, "color": INK, "zorder": 2}
-_MEAN = {"linestyle": "", "marker": "|", "markersize": 13, "markeredgewidth": 2.5, "color": INK, "zorder": 3}
+_RUN: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 4.5,
+    "color": "#56b4e9",
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.6,
+    "zorder": 4,
+}
+_MEAN: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "|",
+    "markersize": 13,
+    "markeredgewidth": 2.5,
+    "color": INK,
+    "zorder": 3,
+}
+_INTERVAL: dict[str, Any] = {"linestyle": "-", "linewidth": 1.3, "color": INK, "zorder": 2}
 
 
 def _samples(intervals: bool) -> list[Line2D]:

@@ -44,6 +44,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "legend.frameon": False,
     "legend.handlelength": 3.2,
@@ -135,9 +136,10 @@ def width_of(text: str, size: float) -> float:
 
 def legend_above(figure: Any, samples: Sequence[Line2D]) -> None:
     """A legend over the whole width, in as many columns as fit."""
-    widest = max(width_of(sample.get_label(), SMALL_SIZE) for sample in samples)
-    columns = int(72 * WIDTH / (widest + 6 * SMALL_SIZE))
-    figure.legend(handles=samples, loc="outside upper left", ncols=max(min(columns, len(samples)), 1))
+    beside = 6 * SMALL_SIZE  # a sample, and the gap to the next column
+    labels = [wrapped(str(sample.get_label()), 72 * WIDTH - beside, SMALL_SIZE) for sample in samples]
+    columns = int(72 * WIDTH / (max(width_of(label, SMALL_SIZE) for label in labels) + beside))
+    figure.legend(samples, labels, loc="outside upper left", ncols=max(min(columns, len(samples)), 1))
 
 
 def panels_in(figure: Any, count: int, columns: int, **shared: Any) -> list[Any]:

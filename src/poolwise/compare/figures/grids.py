@@ -106,7 +106,7 @@ def confusion_matrix(counts: Int[ndarray, "C C"], classes: Sequence[str]) -> str
         return svg(figure, title)
 
 
-def _draw_cells(axis: Any, values: Float[ndarray, "A B"], shades: Any, texts: Sequence[Sequence[str]]) -> None:
+def _draw_cells(axis: Any, values: Float[ndarray, "rows columns"], shades: Any, texts: Sequence[Sequence[str]]) -> None:
     """A cell for each value, blank where it is NaN, with its text in black or white."""
     rows, columns = (range(length + 1) for length in values.shape)
     axis.pcolormesh(

@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from poolwise.compare.figures.drawing import (
     PALE,
+    SMALL_SIZE,
     WIDTH,
     Look,
     legend_above,
@@ -24,6 +25,7 @@ from poolwise.compare.figures.drawing import (
     panels_in,
     styled,
     svg,
+    width_of,
     wrapped,
 )
 
@@ -91,7 +93,7 @@ class LearningCurve:
 
 def label_efficiency(panels: Sequence[EfficiencyPanel], measure: str = "test accuracy") -> str:
     """Accuracy against labels a class, on a logarithmic axis with `all` set apart at its end. Returns SVG."""
-    title = f"{measure} by the number of labels: {'; '.join(panel.title for panel in panels)}"
+    title = f"By the number of labels, {measure}: {'; '.join(panel.title for panel in panels)}"
     lines = [line for panel in panels for line in panel.lines]
     with styled():
         if not lines:
@@ -101,12 +103,13 @@ def label_efficiency(panels: Sequence[EfficiencyPanel], measure: str = "test acc
         columns = min(len(panels), 2)
         figure = new_figure(2.7 * -(-len(panels) // columns) + 0.5)
         axes = panels_in(figure, len(panels), columns, sharey=True)
+        room = 72 * WIDTH / columns - 50
         for axis, panel in zip(axes, panels, strict=True):
             for place, line in enumerate(panel.lines):
                 beside = BESIDE * (place - (len(panel.lines) - 1) / 2)
                 _draw_efficiency(axis, line, {number: x + beside for number, x in places.items()}, chosen[line.label])
-            axis.set_title(wrapped(panel.title, 72 * WIDTH / columns - 50))
-            axis.set_xticks(list(places.values()), ["all" if number is None else f"{number:,}" for number in places])
+            axis.set_title(wrapped(panel.title, room))
+            axis.set_xticks(list(places.values()), _tick_labels(places, room))
             axis.set_xlabel("labels of each class")
             if axis.get_subplotspec().is_first_col():
                 axis.set_ylabel(f"{measure}, points")
@@ -123,10 +126,26 @@ def label_efficiency(panels: Sequence[EfficiencyPanel], measure: str = "test acc
 def _places(numbers: Iterable[int | None]) -> dict[int | None, float]:
     """Where each number of labels lies: a unit each doubling, `all` (None) a unit beyond the last."""
     told = set(numbers)
-    places: dict[int | None, float] = {number: float(np.log2(number)) for number in sorted(told - {None})}
+    places: dict[int | None, float] = {}
+    for number in sorted(number for number in told if number is not None):
+        places[number] = float(np.log2(number))
     if None in told:
         places[None] = max(places.values(), default=-1.0) + 1
     return places
+
+
+def _tick_labels(places: dict[int | None, float], room: float) -> list[str]:
+    """The numbers at their places on an axis of `room` points, without those that would touch the next one."""
+    scale = room / (max(places.values()) - min(places.values()) + 0.5)
+    labels: list[str] = []
+    end = float("inf")
+    for number, place in reversed(places.items()):
+        text = "all" if number is None else f"{number:,}"
+        half = width_of(text, SMALL_SIZE) / 2 + 2
+        fits = scale * place + half < end
+        end = scale * place - half if fits else end
+        labels.insert(0, text if fits else "")
+    return labels
 
 
 def _draw_efficiency(axis: Any, line: EfficiencyLine, places: dict[int | None, float], look: Look) -> None:
@@ -144,7 +163,7 @@ def learning_curves(curves: Sequence[LearningCurve], measure: str) -> str:
 
     The mean is drawn where all of a condition's runs were measured: one that ended early would else shift it.
     """
-    title = f"{measure} during training: {', '.join(curve.label for curve in curves)}"
+    title = f"In the course of training, {measure}: {', '.join(curve.label for curve in curves)}"
     with styled():
         if not curves:
             return nothing_to_show(title)

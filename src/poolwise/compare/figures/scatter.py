@@ -5,6 +5,7 @@ Shapes: N texts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -49,11 +50,11 @@ class ProjectionPanel:
 
 def projection(panels: Sequence[ProjectionPanel], classes: Sequence[str]) -> str:
     """Each text as a mark of its class, a panel each representation. Returns SVG."""
-    title = f"Vectors in two dimensions, by class: {'; '.join(panel.title for panel in panels)}"
+    title = f"Texts in two dimensions, by class: {'; '.join(panel.title for panel in panels)}"
     with styled():
         if not panels:
             return nothing_to_show(title)
-        marks = {
+        marks: dict[str, dict[str, Any]] = {
             name: {"color": look.colour, "marker": look.marker, "fillstyle": "none", "linestyle": "", "markersize": 4}
             for name, look in looks(classes).items()
         }
