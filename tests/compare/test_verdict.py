@@ -114,7 +114,18 @@ def test_the_overview_counts_settings_and_hypotheses(three_encoders):
     assert found[0][0].labels == 8
     words = overview(found)
     assert words[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
-    assert words[1].startswith("H1, pooler beats cls, was asked 2 times: ")
-    assert words[1].endswith("; on average -7.5 points.")
-    assert words[2].startswith("H2, cls_linear beats cls, was asked 2 times: equivalent within 0.5 2 times")
+    assert words[1].startswith("H1, pooler beats cls, asked 2 times: ")
+    assert words[1].endswith(", on average -7.5 points.")
+    assert words[2].startswith("H2, cls_linear beats cls, asked 2 times: equivalent within 0.5 2 times")
     assert overview(found[:1]) == []
+
+
+def test_the_overview_tells_untrained_poolers_apart(runs):
+    write_run(runs, "pooler", 1, [0], dev=0.9, labels=8)
+    write_run(runs, "cls", 1, [0, 1, 2, 3], dev=0.8, labels=8)
+    words = overview([(setting, verdict(setting)) for setting in settings_of(read_runs(runs, "sentiment"))])
+    assert re.fullmatch(
+        r"H1, pooler beats cls, asked once: \w.* once, on average \+1\.5 points; "
+        r"asked once with an untrained pooler: the opposite shown once, on average -10\.5 points\.",
+        words[1],
+    )

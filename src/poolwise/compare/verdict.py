@@ -285,10 +285,11 @@ def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
     found = [f"Of {counted(len(told), 'setting')}, the best on dev was {words}."]
     for name, (first, second) in HYPOTHESES.items():
         comparisons = [each for _, each_verdict in told for each in each_verdict.hypotheses.get(name, [])]
-        if comparisons:
-            found.append(
-                f"{name}, {first} beats {second}, was asked {_times(len(comparisons))}: {_fared(comparisons)}."
-            )
+        kinds = {"": [each for each in comparisons if "(" not in each.first]}
+        kinds[" with an untrained pooler"] = [each for each in comparisons if "(" in each.first]
+        words = [f"asked {_times(len(asked))}{kind}: {_fared(asked)}" for kind, asked in kinds.items() if asked]
+        if words:
+            found.append(f"{name}, {first} beats {second}, {'; '.join(words)}.")
     return found
 
 
@@ -306,4 +307,4 @@ def _fared(comparisons: Sequence[Comparison]) -> str:
         for gap, p in zip(gaps, adjusted, strict=True)
     )
     mean = np.mean([gap.points for gap in gaps])
-    return ", ".join(f"{what} {_times(count)}" for what, count in counts.items()) + f"; on average {mean:+.1f} points"
+    return ", ".join(f"{what} {_times(count)}" for what, count in counts.items()) + f", on average {mean:+.1f} points"
