@@ -17,7 +17,7 @@ def runs_of(effects: dict[str, float], seed: int = 0) -> pandas.DataFrame:
                     points = 80 + 10 * encoder + effects["stage1"] * stage1[encoder, s] + effects["draw"] * draw[d]
                     points += effects["rest"] * random.normal()
                     rows.append(
-                        {"encoder_key": f"e{encoder}", "repr": "cls", "stage1_seed": s, "label_seed": d}
+                        {"encoder_key": f"e{encoder}", "repr": "cls", "labels": 8.0, "stage1_seed": s, "label_seed": d}
                         | {"head_seed": h, "order_seed": h, "seed": 1, "test/accuracy": points / 100}
                     )
     return pandas.DataFrame(rows)
@@ -39,6 +39,11 @@ def test_a_source_that_goes_with_another_is_told_with_it():
     runs = runs_of({"stage1": 1.0, "draw": 0.0, "rest": 0.1})
     assert "order of the texts" not in variance_table(runs)  # it follows the head's here
     assert "seed of stage 2" not in variance_table(runs)  # one level
+
+
+def test_where_all_labels_are_used_none_are_drawn():
+    runs = runs_of({"stage1": 1.0, "draw": 1.0, "rest": 0.1}).assign(labels=float("nan"))
+    assert list(variance_table(runs)) == ["stage-1 run", "head", "the rest"]
 
 
 def test_runs_that_differ_in_their_condition_only_have_no_table():

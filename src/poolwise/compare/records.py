@@ -14,6 +14,7 @@ import pandas
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from poolwise.objectives.none import NoObjective
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, hash_of, read_record, without_seeds
 from poolwise.settings import SELECTION_METRIC, UserError
 from poolwise.words import nearest, some
@@ -27,8 +28,8 @@ REPORTED_METRIC = "test/accuracy"
 DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed", "re-initialised")
 UNADAPTED = "not adapted"
 """How tables call an encoder that no stage 1 of poolwise trained."""
-PLAIN = "none"
-"""The objective's name where MLM alone was trained."""
+AFTER_PLAIN = "after plain MLM"
+"""How they call one that MLM alone trained, for as long as the others (a budget of its own follows)."""
 
 SEEDS = ("seed", "head_seed", "order_seed", "pooler_seed", "label_seed")
 """What may tell stage-2 runs of one condition on one encoder apart."""
@@ -77,8 +78,10 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _adaptation(record: Mapping[str, Any]) -> str:
-    if record["objective"] is not None:
-        return f"after stage 1 with {record['objective']}"
+    objective = record["objective"]
+    if objective is not None:
+        name, dash, budget = str(objective).partition("-")
+        return f"{AFTER_PLAIN}{dash}{budget}" if name == NoObjective.name else f"after stage 1 with {objective}"
     return UNADAPTED if record["encoder"] == "base" else f"encoder {record['encoder']}"
 
 

@@ -18,7 +18,7 @@ from poolwise.compare.inference import (
     paired_difference,
     smallest_detectable,
 )
-from poolwise.compare.records import PLAIN, UNADAPTED, Condition, majority_share, paired_answers
+from poolwise.compare.records import AFTER_PLAIN, UNADAPTED, Condition, majority_share, paired_answers
 from poolwise.words import counted
 
 MARGIN = 0.5
@@ -126,13 +126,14 @@ def verdict(setting: Setting) -> Verdict:
         for adaptation in list(setting.encoders)[1:]
         for other in _alike_and_best(setting, adaptation)
     ]
-    groups = sentences([*within.values(), across])
-    for adaptation, words in zip(within, groups[:-1], strict=True):
-        words += _hypotheses(setting, adaptation, found)
+    *groups, between = sentences([*within.values(), across])
+    found.answer = " ".join([found.answer, *groups[0]])
+    for place, (adaptation, words) in enumerate(zip(within, groups, strict=True)):
+        words = [*(words if place else []), *_hypotheses(setting, adaptation, found)]
         if words:
             found.notes.append(" ".join([f"{_capital(adaptation)}:", *words] if several else words))
     if across:
-        found.notes.append(" ".join(["Between encoders:", *groups[-1]]))
+        found.notes.append(" ".join(["Between encoders:", *between]))
     found.notes += _stage1_gave(setting)
     return found
 
@@ -233,8 +234,7 @@ def _hypotheses(setting: Setting, adaptation: str, found: Verdict) -> list[str]:
 
 def _stage1_gave(setting: Setting) -> list[str]:
     """What each objective did to the encoder and to the pooler, against MLM alone or else the unadapted encoder."""
-    plain = f"after stage 1 with {PLAIN}"
-    baseline = plain if plain in setting.encoders else UNADAPTED
+    baseline = AFTER_PLAIN if AFTER_PLAIN in setting.encoders else UNADAPTED
     if baseline not in setting.encoders:
         return []
     notes = []
@@ -287,9 +287,9 @@ def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
         comparisons = [each for _, each_verdict in told for each in each_verdict.hypotheses.get(name, [])]
         kinds = {"": [each for each in comparisons if "(" not in each.first]}
         kinds[" with an untrained pooler"] = [each for each in comparisons if "(" in each.first]
-        words = [f"asked {_times(len(asked))}{kind}: {_fared(asked)}" for kind, asked in kinds.items() if asked]
-        if words:
-            found.append(f"{name}, {first} beats {second}, {'; '.join(words)}.")
+        asked_of = [f"asked {_times(len(asked))}{kind}: {_fared(asked)}" for kind, asked in kinds.items() if asked]
+        if asked_of:
+            found.append(f"{name}, {first} beats {second}, {'; '.join(asked_of)}.")
     return found
 
 
