@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib.style
@@ -100,15 +101,14 @@ def svg(figure: Any, title: str) -> str:
     it is whole too.
     """
     stream = io.StringIO()
-    nothing_else = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    figure.savefig(stream, format="svg", metadata={"Title": title, **nothing_else})
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"]))
     text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    name = f"figure-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    text = text[text.index("<svg ") :]
+    name = f"figure-{hashlib.sha256((title + text).encode()).hexdigest()[:10]}"
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
     # Text that is wider in the reader's font may reach beyond the edge.
-    text = text.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-title" overflow="visible" ', 1)
-    return text.replace("<title>", f'<title id="{name}-title">', 1)
+    opening = f'<svg role="img" aria-labelledby="{name}-title" overflow="visible" '
+    return text.replace("<svg ", opening, 1).replace(">", f'><title id="{name}-title">{escape(title)}</title>', 1)
 
 
 def nothing_to_show(title: str) -> str:

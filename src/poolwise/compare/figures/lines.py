@@ -96,10 +96,10 @@ def label_efficiency(panels: Sequence[EfficiencyPanel], measure: str = "test acc
     title = f"By the number of labels, {measure}: {'; '.join(panel.title for panel in panels)}"
     lines = [line for panel in panels for line in panel.lines]
     with styled():
-        if not lines:
+        places = _places(number for line in lines for number in line.labels_per_class)
+        if not places:
             return nothing_to_show(title)
         chosen = looks(line.label for line in lines)
-        places = _places(number for line in lines for number in line.labels_per_class)
         columns = min(len(panels), 2)
         figure = new_figure(2.7 * -(-len(panels) // columns) + 0.5)
         axes = panels_in(figure, len(panels), columns, sharey=True)
@@ -151,7 +151,7 @@ def _tick_labels(places: dict[int | None, float], room: float) -> list[str]:
 def _draw_efficiency(axis: Any, line: EfficiencyLine, places: dict[int | None, float], look: Look) -> None:
     """`all` is not joined to the rest, as it has no place of its own on the axis."""
     x = np.array([places[number] for number in line.labels_per_class])
-    is_all = np.array([number is None for number in line.labels_per_class])
+    is_all = np.array([number is None for number in line.labels_per_class], dtype=bool)
     for part in (~is_all, is_all):
         order = np.flatnonzero(part)[np.argsort(x[part])]
         axis.plot(x[order], line.accuracy[order], color=look.colour, marker=look.marker, linestyle=look.line, zorder=3)

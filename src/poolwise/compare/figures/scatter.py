@@ -49,10 +49,17 @@ class ProjectionPanel:
 
 
 def projection(panels: Sequence[ProjectionPanel], classes: Sequence[str]) -> str:
-    """Each text as a mark of its class, a panel each representation. Returns SVG."""
+    """Each text as a mark of its class, a panel each representation. Returns SVG.
+
+    Raises:
+        ValueError: a label has no name in `classes`.
+    """
+    known = range(len(classes))
+    if any(label not in known for panel in panels for label in np.unique(panel.labels).tolist()):
+        raise ValueError(f"labels beyond the {len(classes)} classes {list(classes)}")
     title = f"Texts in two dimensions, by class: {'; '.join(panel.title for panel in panels)}"
     with styled():
-        if not panels:
+        if not panels or not classes:
             return nothing_to_show(title)
         marks: dict[str, dict[str, Any]] = {
             name: {"color": look.colour, "marker": look.marker, "fillstyle": "none", "linestyle": "", "markersize": 4}
