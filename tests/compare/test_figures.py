@@ -207,7 +207,16 @@ def test_figures_on_one_page_share_no_id():
 
 
 def test_nothing_to_show_is_said():
-    for name in ("no panels", "no lines", "no points", "no cells", "no conditions", "no curves", "no geometry", "no confusion"):
+    for name in (
+        "no panels",
+        "no lines",
+        "no points",
+        "no cells",
+        "no conditions",
+        "no curves",
+        "no geometry",
+        "no confusion",
+    ):
         assert texts(examples()[name]()) == ["nothing to show"]
 
 
@@ -419,7 +428,7 @@ def test_projection_marks_each_text_by_its_class_on_equal_axes():
 
 def test_names_are_shown_as_they_are():
     shown = texts(examples()["names"]())
-    assert shown.count("$x_1$ & <b> -->") == 2
+    assert " ".join(shown).count("$x_1$ & <b> -->") == 2
     assert shown.count("正面") == 2
 
 

@@ -67,7 +67,7 @@ def projection(panels: Sequence[ProjectionPanel], classes: Sequence[str]) -> str
         }
         columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
         side = WIDTH / columns if columns > 1 else 0.6 * WIDTH
-        figure = new_figure((side + 0.2) * -(-len(panels) // columns) + 0.3)
+        figure = new_figure((side + 0.2) * -(-len(panels) // columns) + 0.1)
         for axis, panel in zip(panels_in(figure, len(panels), columns), panels, strict=True):
             for place, name in enumerate(classes):
                 points = panel.points[(panel.labels == place) & np.isfinite(panel.points).all(axis=1)]
