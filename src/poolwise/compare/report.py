@@ -131,7 +131,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
 def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
     environment = Environment(autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["drawn"] = lambda svg: Markup(svg[svg.index("<svg") :])  # ours; matplotlib escapes its labels
+    environment.filters["drawn"] = Markup  # our own drawings, whose labels matplotlib escapes
     rendered = environment.from_string(text).render(**parts)
     return rendered.replace(" %", "&nbsp;%") if escaped else rendered
 

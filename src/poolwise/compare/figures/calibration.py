@@ -90,7 +90,7 @@ def reliability_diagram(conditions: Sequence[Confidences]) -> str:
         if not conditions:
             return nothing_to_show(title)
         chosen = looks(condition.label for condition in conditions)
-        figure = new_figure(4.8)
+        figure = new_figure(4.2)
         upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         upper.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         samples = [Line2D([], [], color=PALE, linewidth=1, label="perfectly calibrated")]

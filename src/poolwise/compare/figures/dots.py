@@ -36,12 +36,12 @@ LINE_HEIGHT = 0.2
 """Inches, of a line of a row's label."""
 MARGIN = 0.15
 """Lines, above the first row and below the last."""
-SPREAD = 0.25
+SPREAD = 0.3
 """Lines by which runs lie above and below their row's middle, so that equal ones do not hide each other."""
 MEASURES = {
     "effective_rank": ("effective rank", "higher: more directions", 2.0),
     "mean_cosine": ("mean cosine", "lower: less in common", 0.1),
-    "alignment": ("alignment", "lower: views are nearer", 0.1),
+    "alignment": ("alignment", "lower: texts of a class are nearer", 0.1),
     "uniformity": ("uniformity", "lower: more even", 0.2),
 }
 """Of `GeometryRow`: what a column is called, how to read it, and what its axis spans at least."""
@@ -106,7 +106,7 @@ def dot_plot(panels: Sequence[AccuracyPanel], measure: str = "test accuracy") ->
         room = 72 * WIDTH - max(layout.label_width for layout in layouts) - 20
         titles = [wrapped(panel.title, room) for panel in panels]
         lines = [layout.lines for layout in layouts]
-        figure = new_figure(LINE_HEIGHT * (sum(lines) + sum(2.2 + text.count("\n") for text in titles)) + 0.6)
+        figure = new_figure(LINE_HEIGHT * (sum(lines) + sum(2.2 + text.count("\n") for text in titles)) + 0.4)
         axes = figure.subplots(len(panels), 1, height_ratios=lines, sharex=True, squeeze=False)[:, 0]
         for axis, panel, layout, text in zip(axes, panels, layouts, titles, strict=True):
             layout.name(axis)
@@ -129,7 +129,7 @@ def geometry(rows: Sequence[GeometryRow]) -> str:
         if not rows:
             return nothing_to_show(title)
         layout = _Layout.of(rows)
-        figure = new_figure(LINE_HEIGHT * (layout.lines + 4) + 0.6)
+        figure = new_figure(LINE_HEIGHT * (layout.lines + 4) + 0.4)
         axes = figure.subplots(1, len(MEASURES), sharey=True)
         layout.name(axes[0])
         room = (72 * WIDTH - layout.label_width) / len(MEASURES) - 12

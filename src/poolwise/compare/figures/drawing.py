@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib.style
@@ -23,6 +24,8 @@ WIDTH = 608 / 96
 """Inches; the report shows a figure 38 rem wide, 608 pixels of 1/96 inch, so that a point here is a point there."""
 TEXT_SIZE, SMALL_SIZE, CELL_SIZE = 10.0, 9.0, 8.5
 """Points; of titles and labels of rows, of ticks and legends, and of numbers in cells."""
+LEGEND_LINE = 0.19
+"""Inches that a line of a legend takes."""
 CHARACTER = 0.62
 """Width of a character of DejaVu Sans over its size: the mean over names such as `cls_linear`, rounded up."""
 LABEL_CHARACTERS = 24
@@ -100,15 +103,14 @@ def svg(figure: Any, title: str) -> str:
     it is whole too.
     """
     stream = io.StringIO()
-    nothing_else = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    figure.savefig(stream, format="svg", metadata={"Title": title, **nothing_else})
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"]))
     text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    name = f"figure-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    text = text[text.index("<svg ") :]
+    name = f"figure-{hashlib.sha256((title + text).encode()).hexdigest()[:10]}"
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
     # Text that is wider in the reader's font may reach beyond the edge.
-    text = text.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-title" overflow="visible" ', 1)
-    return text.replace("<title>", f'<title id="{name}-title">', 1)
+    opening = f'<svg role="img" aria-labelledby="{name}-title" overflow="visible" '
+    return text.replace("<svg ", opening, 1).replace(">", f'><title id="{name}-title">{escape(title)}</title>', 1)
 
 
 def nothing_to_show(title: str) -> str:
@@ -135,11 +137,14 @@ def width_of(text: str, size: float) -> float:
 
 
 def legend_above(figure: Any, samples: Sequence[Line2D]) -> None:
-    """A legend over the whole width, in as many columns as fit."""
+    """A legend over the whole width, in as many columns as fit; the figure becomes higher by it."""
     beside = 6 * SMALL_SIZE  # a sample, and the gap to the next column
     labels = [wrapped(str(sample.get_label()), 72 * WIDTH - beside, SMALL_SIZE) for sample in samples]
     columns = int(72 * WIDTH / (max(width_of(label, SMALL_SIZE) for label in labels) + beside))
-    figure.legend(samples, labels, loc="outside upper left", ncols=max(min(columns, len(samples)), 1))
+    columns = max(min(columns, len(samples)), 1)
+    lines = -(-len(samples) // columns) * max(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
+    figure.legend(samples, labels, loc="outside upper left", ncols=columns)
 
 
 def panels_in(figure: Any, count: int, columns: int, **shared: Any) -> list[Any]:

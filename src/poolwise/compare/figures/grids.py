@@ -3,6 +3,7 @@
 Shapes: L layers, R representations, C classes.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy import ndarray
 
 from poolwise.compare.figures.drawing import (
     CELL_SIZE,
+    CHARACTER,
     SHADES,
     SMALL_SIZE,
     WIDTH,
@@ -28,7 +30,7 @@ from poolwise.compare.figures.drawing import (
 
 LIGHTEST = 0.1
 """How far above the scale's beginning the lowest value of a heat map lies: its cell is not taken for a missing one."""
-LARGEST_CELL = 0.75
+LARGEST_CELL = 0.9
 """Inches, of a cell of a confusion matrix."""
 
 
@@ -102,7 +104,7 @@ def confusion_matrix(counts: Int[ndarray, "C C"], classes: Sequence[str]) -> str
         axis.set_aspect("equal")
         axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
-        _name_columns(axis, labels, 72 * cell - 4)
+        _name_columns(axis, classes, 72 * cell - 4)
         return svg(figure, title)
 
 
@@ -129,8 +131,11 @@ def _draw_cells(axis: Any, values: Float[ndarray, "rows columns"], shades: Any, 
 
 
 def _name_columns(axis: Any, names: Sequence[str], room: float) -> None:
-    """Names under the columns, slanted where one has not enough room, in points."""
-    axis.set_xticks(range(len(names)), names)
-    if max(width_of(name, SMALL_SIZE) for name in names) > room:
+    """Names under the columns, each in `room` points; slanted where a word needs more."""
+    characters = max(int(room / (CHARACTER * SMALL_SIZE)), 1)
+    folded = [textwrap.fill(name, characters, break_long_words=False) for name in names]
+    fit = max(width_of(name, SMALL_SIZE) for name in folded) <= room
+    axis.set_xticks(range(len(names)), folded if fit else [label_of_row(name) for name in names])
+    if not fit:
         for label in axis.get_xticklabels():
             label.set(rotation=40, ha="right")

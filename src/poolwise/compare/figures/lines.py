@@ -31,8 +31,9 @@ from poolwise.compare.figures.drawing import (
 
 LEAST_RANGE = 5.0
 """Points that the axis of accuracy spans at least."""
-BESIDE = 0.08
-"""Doublings of the number of labels by which lines stand apart, so that their intervals do not hide each other."""
+BESIDE, ALL_BESIDE = 0.08, 0.5
+"""Doublings of the number of labels by which a line stands beside the next, so that intervals do not hide each other;
+and by which all may together, so that each keeps to its tick."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ def label_efficiency(panels: Sequence[EfficiencyPanel], measure: str = "test acc
     title = f"By the number of labels, {measure}: {'; '.join(panel.title for panel in panels)}"
     lines = [line for panel in panels for line in panel.lines]
     with styled():
-        if not lines:
+        places = _places(number for line in lines for number in line.labels_per_class)
+        if not places:
             return nothing_to_show(title)
         chosen = looks(line.label for line in lines)
-        places = _places(number for line in lines for number in line.labels_per_class)
         columns = min(len(panels), 2)
-        figure = new_figure(2.7 * -(-len(panels) // columns) + 0.5)
+        figure = new_figure(2.7 * -(-len(panels) // columns) + 0.2)
         axes = panels_in(figure, len(panels), columns, sharey=True)
         room = 72 * WIDTH / columns - 50
         for axis, panel in zip(axes, panels, strict=True):
             for place, line in enumerate(panel.lines):
-                beside = BESIDE * (place - (len(panel.lines) - 1) / 2)
+                beside = min(BESIDE, ALL_BESIDE / len(panel.lines)) * (place - (len(panel.lines) - 1) / 2)
                 _draw_efficiency(axis, line, {number: x + beside for number, x in places.items()}, chosen[line.label])
             axis.set_title(wrapped(panel.title, room))
             axis.set_xticks(list(places.values()), _tick_labels(places, room))
@@ -151,7 +152,7 @@ def _tick_labels(places: dict[int | None, float], room: float) -> list[str]:
 def _draw_efficiency(axis: Any, line: EfficiencyLine, places: dict[int | None, float], look: Look) -> None:
     """`all` is not joined to the rest, as it has no place of its own on the axis."""
     x = np.array([places[number] for number in line.labels_per_class])
-    is_all = np.array([number is None for number in line.labels_per_class])
+    is_all = np.array([number is None for number in line.labels_per_class], dtype=bool)
     for part in (~is_all, is_all):
         order = np.flatnonzero(part)[np.argsort(x[part])]
         axis.plot(x[order], line.accuracy[order], color=look.colour, marker=look.marker, linestyle=look.line, zorder=3)
@@ -168,7 +169,7 @@ def learning_curves(curves: Sequence[LearningCurve], measure: str) -> str:
         if not curves:
             return nothing_to_show(title)
         chosen = looks(curve.label for curve in curves)
-        figure = new_figure(3.4)
+        figure = new_figure(3.0)
         axis = figure.subplots()
         for curve in curves:
             look = chosen[curve.label]

@@ -49,10 +49,17 @@ class ProjectionPanel:
 
 
 def projection(panels: Sequence[ProjectionPanel], classes: Sequence[str]) -> str:
-    """Each text as a mark of its class, a panel each representation. Returns SVG."""
+    """Each text as a mark of its class, a panel each representation. Returns SVG.
+
+    Raises:
+        ValueError: a label has no name in `classes`.
+    """
+    known = range(len(classes))
+    if any(label not in known for panel in panels for label in np.unique(panel.labels).tolist()):
+        raise ValueError(f"labels beyond the {len(classes)} classes {list(classes)}")
     title = f"Texts in two dimensions, by class: {'; '.join(panel.title for panel in panels)}"
     with styled():
-        if not panels:
+        if not panels or not classes:
             return nothing_to_show(title)
         marks: dict[str, dict[str, Any]] = {
             name: {"color": look.colour, "marker": look.marker, "fillstyle": "none", "linestyle": "", "markersize": 4}
@@ -60,7 +67,7 @@ def projection(panels: Sequence[ProjectionPanel], classes: Sequence[str]) -> str
         }
         columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
         side = WIDTH / columns if columns > 1 else 0.6 * WIDTH
-        figure = new_figure((side + 0.2) * -(-len(panels) // columns) + 0.3)
+        figure = new_figure((side + 0.2) * -(-len(panels) // columns) + 0.1)
         for axis, panel in zip(panels_in(figure, len(panels), columns), panels, strict=True):
             for place, name in enumerate(classes):
                 points = panel.points[(panel.labels == place) & np.isfinite(panel.points).all(axis=1)]
