@@ -7,6 +7,7 @@ from poolwise import report
 
 
 def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "wandb").mkdir()
     for seed in (1, 2):
         write_run(tmp_path, "mean", seed, list(range(10)), dev=0.9)
         write_run(tmp_path, "pooler", seed, list(range(30)), dev=0.8, status="random")

@@ -158,8 +158,8 @@ class WandbService(ThreadingHTTPServer):
 
     def _for_reports(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         if name == "GetProjects":
-            nodes = [{"id": "1", "name": project, "entityName": ENTITY} for project in self.projects]
-            return {"models": connection([{**node, "createdAt": "", "isBenchmark": False} for node in nodes])}
+            facts = {"id": "1", "entityName": ENTITY, "createdAt": "", "isBenchmark": False, "user": None}
+            return {"models": connection([{**facts, "name": project} for project in self.projects])}
         if name == "CreateProject":
             self._make_project(given["input"]["name"])
             return {"result": {"project": None, "model": None, "inserted": True}}

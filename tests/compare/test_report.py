@@ -98,7 +98,7 @@ def test_the_command_prints_table_answer_and_places(runs, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "pooler (random)" in printed
     assert "Use mean, the best on dev" in printed
-    for place in ("report/index.html", "report/comparison.csv", "report/comparison.svg", "wandb"):
+    for place in ("report/index.html", "report/comparison.csv", "report/comparison.svg"):
         assert str(runs / place) in printed
     assert max(map(len, printed.splitlines()[:12])) <= 80
 

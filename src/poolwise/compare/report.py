@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from poolwise.compare.figures import dot_plot
 from poolwise.compare.statistics import questions, read_runs, table_of, verdict
+from poolwise.compare.wandb_report import common_settings
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
 
@@ -25,17 +26,26 @@ COLUMNS = ["representation", "runs", *PERCENT_METRICS, "loss"]
 
 @dataclass(frozen=True)
 class Section:
-    """One question: its words, the answer, and a row of text cells (as `COLUMNS`) for each representation."""
+    """One question.
+
+    Attributes:
+        question: its words.
+        answer: in words.
+        rows: text cells (as `COLUMNS`) for each representation.
+        where: what tells its runs from others in W&B.
+    """
 
     question: str
     answer: str
     rows: list[list[str]]
+    where: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says, and where its files lie."""
+    """What a report says of which stage-2 runs, and where its files lie."""
 
+    runs: pandas.DataFrame
     sections: list[Section]
     page: Path
     csv: Path
@@ -56,7 +66,7 @@ def write_report(runs_folder: Path) -> Report:
         )
     table = table_of(runs)
     sections = [
-        Section(question, verdict(rows, runs), [_cells(row) for _, row in rows.iterrows()])
+        Section(question, verdict(rows, runs), [_cells(row) for _, row in rows.iterrows()], _where(rows, runs))
         for question, rows in questions(table).items()
     ]
     figure = dot_plot(runs)
@@ -74,7 +84,7 @@ def write_report(runs_folder: Path) -> Report:
         )
     )
     folder = runs_folder / "report"
-    report = Report(sections, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
+    report = Report(runs, sections, folder / "index.html", folder / "comparison.csv", folder / "comparison.svg")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(report.csv, table.to_csv(index=False))
@@ -87,6 +97,11 @@ def write_report(runs_folder: Path) -> Report:
 
 def _template() -> str:
     return (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
+
+
+def _where(rows: pandas.DataFrame, runs: pandas.DataFrame) -> dict[str, list[str]]:
+    shown = runs[runs["question"] == rows["question"].iloc[0]]
+    return common_settings(shown.to_dict("records"))
 
 
 def _cells(row: pandas.Series) -> list[str]:
