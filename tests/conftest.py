@@ -9,12 +9,13 @@ from jaxtyping import install_import_hook
 install_import_hook("poolwise", "beartype.beartype")
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 from datasets import Dataset
 from transformers import BertConfig, BertTokenizer
 
@@ -24,8 +25,10 @@ from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.encoder import BertForMaskedLMWithPooler, MaskedLMWithPooler
+from poolwise.machine import answers
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
+from wandb_service import KEY, WandbService, wandb_service
 
 
 @pytest.fixture
@@ -83,6 +86,22 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
         return 0
 
     return run
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbService]:
+    """A stand-in of W&B, with somebody logged in to it."""
+    with wandb_service() as running:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(
+            "tempfile.tempdir", str(tmp_path)
+        )  # W&B's client makes a folder there for each run it reads
+        answers.cache_clear()
+        wandb.teardown()  # what earlier tests left in this process knows another service
+        yield running
+        wandb.teardown()
 
 
 Batches = Callable[..., dict[str, Any]]

@@ -7,27 +7,41 @@ from poolwise import report
 
 
 def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "wandb").mkdir()
     for seed in (1, 2):
         write_run(tmp_path, "mean", seed, list(range(10)), dev=0.9)
         write_run(tmp_path, "pooler", seed, list(range(30)), dev=0.8, status="random")
-    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path), "data=demo"])
     monkeypatch.setenv("COLUMNS", "80")
     report.main()
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.split()[:1] in (["mean"], ["pooler"])]
-    assert rows[0][:8] == ["mean", "2", "90.0", "±", "0.0", "95.0", "±", "0.0"]
-    assert rows[1][:5] == ["pooler", "(random)", "2", "80.0", "±"]
+    assert rows[0][:5] == ["mean", "2", "95.0", "±", "0.0"]
+    assert rows[0][8:] == ["90.0", "±", "0.0"]
+    assert rows[1][:5] == ["pooler", "(random)", "2", "85.0", "±"]
     assert any(line.startswith("Use mean, the best on dev") for line in lines)
-    places = {line[:9].strip(): line[9:] for line in lines[-5:]}
+    places = {line[:9].strip(): line[9:] for line in lines[-6:]}
     assert places == {
         "page": f"{tmp_path}/report/index.html",
+        "Markdown": f"{tmp_path}/report/report.md",
         "table": f"{tmp_path}/report/comparison.csv",
-        "figure": f"{tmp_path}/report/comparison.svg",
+        "figures": f"{tmp_path}/report/figures",
         "records": f"{tmp_path}/sentiment/*/record.json",
         "W&B runs": f"{tmp_path}/wandb",
     }
-    assert all((tmp_path / "report" / name).is_file() for name in ("index.html", "comparison.csv", "comparison.svg"))
-    assert max(map(len, lines[:-5])) <= 80
+    assert all((tmp_path / "report" / name).is_file() for name in ("index.html", "comparison.csv", "report.md"))
+    assert (tmp_path / "report/figures/accuracy-1.svg").is_file()
+    assert max(map(len, lines[:-6])) <= 80
+
+
+def test_a_wrong_selection_is_one_message(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, "mean", 1, [], dev=0.9)
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path), "repr=max"])
+    with pytest.raises(SystemExit) as leaving:
+        report.main()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "poolwise: repr=max: no finished run has this; there are: mean\n"
+    assert not (tmp_path / "report").exists()
 
 
 def test_without_runs_the_program_says_how_to_make_some(tmp_path, monkeypatch, capsys):

@@ -72,6 +72,20 @@ def test_a_run_that_is_stopped_has_not_failed(tmp_path):
     assert read_record(running.folder)["status"] == "interrupted"
 
 
+def test_nothing_changes_a_record_after_its_end(tmp_path):
+    """The copy that W&B takes is the record; an upload that is stopped does not undo the run."""
+    running = record(tmp_path)
+    with running:
+        running.finish()
+        written = (running.folder / "record.json").read_bytes()
+        running.results["metrics"] = {"dev/mlm_loss": 2.0}
+    running.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert read_record(running.folder)["status"] == "finished"
+    assert (running.folder / "record.json").read_bytes() == written
+    with running:
+        assert read_record(running.folder)["status"] == "running"
+
+
 def test_a_record_is_json_whatever_the_numbers_are(tmp_path):
     with record(tmp_path) as running:
         running.results["metrics"] = {"a": float("nan"), "b": [float("inf"), 1.5]}

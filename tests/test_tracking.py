@@ -46,6 +46,10 @@ def test_offline_run_holds_the_records_figures(tmp_path):
     assert {name: found["config"][name] for name in ("repr", "objective", "seed")} == running.identity.flat
     assert found["exit_code"] == 0
     assert wandb.run is None
+    kept = Path(running.results["wandb"]["folder"]) / "files/record.json"
+    assert not kept.is_symlink()
+    assert kept.read_bytes() == (running.folder / "record.json").read_bytes()
+    assert json.loads(kept.read_text())["status"] == "finished"
 
 
 def test_a_failed_job_is_a_failed_wandb_run(tmp_path):
@@ -53,6 +57,8 @@ def test_a_failed_job_is_a_failed_wandb_run(tmp_path):
     with pytest.raises(RuntimeError), running, loggers(WANDB, running, tmp_path):
         raise RuntimeError("out of luck")
     assert read_wandb(running.results["wandb"]["folder"])["exit_code"] == 1
+    assert not list(Path(running.results["wandb"]["folder"]).glob("files/record.json"))
+    assert json.loads((running.folder / "record.json").read_text())["status"] == "failed"
     assert wandb.run is None
 
 

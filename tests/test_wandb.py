@@ -12,27 +12,17 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import wandb
 import yaml
 from wandb import wandb_agent
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
+from poolwise.compare.report import write_report
+from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import SentimentSettings
-from wandb_service import ENTITY, KEY, LONGEST_SECONDS, ReceivedRun, wandb_service
-
-
-@pytest.fixture
-def service(program, monkeypatch):
-    """The stand-in, with somebody logged in to it."""
-    with wandb_service() as running:
-        monkeypatch.setenv("WANDB_BASE_URL", running.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        wandb.teardown()  # what earlier tests left in this process knows another service
-        yield running
-        wandb.teardown()
+from wandb_service import ENTITY, LONGEST_SECONDS, ReceivedRun
 
 
 def wandb_command(folder: Path, *words: str) -> str:
@@ -52,6 +42,10 @@ def wandb_command(folder: Path, *words: str) -> str:
 def own(values: dict[str, Any]) -> dict[str, Any]:
     """Without what W&B adds: its own clock and counters."""
     return {name: value for name, value in values.items() if not name.startswith("_")}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def check_figures(received: ReceivedRun, folder: Path, parameters: dict[str, Any]) -> None:
@@ -81,6 +75,10 @@ def test_an_online_run_has_the_figures_of_its_record_and_no_text(program, servic
     assert (facts["displayName"], facts["groupName"]) == (record["name"], record["condition"])
     texts = [review.text.encode() for review in generate_reviews(record["config"]["data"]["text"], seed=0)]
     assert not [text for text in texts if any(text in body for body in service.received)]
+    fetched = fetch_runs(f"{ENTITY}/poolwise", tmp_path / "elsewhere")
+    assert (fetched.complete, fetched.lacking) == (1, 0)
+    copy = tmp_path / "elsewhere/from_wandb" / ENTITY / "poolwise/mlm" / folder.name
+    assert contents(copy) == {name: (folder / name).read_bytes() for name in ("record.json", "metrics.jsonl")}
 
 
 def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path):
@@ -94,6 +92,12 @@ def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tm
     ((run, received),) = service.runs.items()
     assert run == record["wandb"]["id"]
     check_figures(received, folder, {})
+    local = write_report(tmp_path / "runs")
+    fetched = fetch_runs(f"{ENTITY}/poolwise", tmp_path / "elsewhere")
+    copied = write_report(fetched.folder)
+    assert copied.csv.read_bytes() == local.csv.read_bytes()
+    assert copied.sections == local.sections
+    assert copied.page.read_text().replace(str(fetched.folder), str(tmp_path / "runs")) == local.page.read_text()
 
 
 SWEEP = REPOSITORY / "conf/wandb_sweep.yaml"

@@ -1,6 +1,7 @@
 """`python -m poolwise.report [KEY=VALUE ...]`: compare the finished runs, print the answers and where the page lies."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -10,6 +11,8 @@ from rich.text import Text
 
 from poolwise.app import leave
 from poolwise.compare.report import COLUMNS, Report, Section, write_report
+from poolwise.compare.wandb_report import WandbProject, WandbSection, project_of, publish
+from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.settings import UserError
 
 SHOWN = ("representation", "runs", "test accuracy", "95 % interval", "dev F1")
@@ -17,17 +20,51 @@ SHOWN = ("representation", "runs", "test accuracy", "95 % interval", "dev F1")
 
 
 def main() -> None:
-    """Write the report, and print it."""
+    """Write the report, and print it; as a report of W&B too, if asked."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.report", description=__doc__)
     parser.add_argument(
         "selection", nargs="*", metavar="KEY=VALUE", help="only runs with this, such as data=demo repr=cls,mean"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of runs")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="make a report in W&B too: saved to the account of whoever is logged in, or over the one that was saved "
+        "before; else written as JSON",
+    )
+    parser.add_argument(
+        "--from-wandb",
+        metavar="ENTITY/PROJECT",
+        help="compare the finished runs of a project of W&B in place of local ones; they are kept in RUNS/from_wandb",
+    )
+    arguments = parser.parse_args()
     try:
-        show(write_report(given.runs, given.selection))
+        make(arguments.runs, arguments.selection, arguments.from_wandb, arguments.wandb)
     except UserError as error:
         leave(error)
+
+
+def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb: bool) -> None:
+    """Write and show the report of local runs, or those of a project of W&B; in the end the one of W&B, if asked.
+
+    Raises:
+        UserError: there is nothing to compare, something cannot be written, or W&B refuses something.
+    """
+    project = None
+    if from_wandb:
+        fetched = fetch_runs(from_wandb, runs)
+        print(fetched.in_words())
+        runs = fetched.folder
+        project = WandbProject(*from_wandb.split("/"))
+    report = write_report(runs, selection)
+    show(report)
+    if to_wandb:
+        sections = [
+            WandbSection(each.question, [each.answer, *each.notes], [each.table.flat], each.where)
+            for each in report.sections
+        ]
+        place = publish(sections, project or project_of(report.runs.to_dict("records")), report.page.parent)
+        show_place("in W&B", place)
 
 
 def show(report: Report) -> None:
@@ -45,10 +82,16 @@ def show(report: Report) -> None:
         "table": report.csv,
         "figures": report.figures,
         "records": runs / "sentiment/*/record.json",
-        "W&B runs": runs / "wandb",
     }
+    if (runs / "wandb").is_dir():
+        places["W&B runs"] = runs / "wandb"
     for name, place in places.items():
-        console.print(f"{name:<9}{place}", markup=False, soft_wrap=True)
+        show_place(name, place)
+
+
+def show_place(name: str, place: Path | str) -> None:
+    """Print where something lies, on one line that can be copied."""
+    Console().print(f"{name:<9}{place}", markup=False, soft_wrap=True)
 
 
 def _table(section: Section) -> Table:

@@ -95,7 +95,12 @@ class RunIdentity:
 
     def folder(self, runs: Path) -> Path:
         """Where the run lies: named readably, plus the key's first letters."""
-        return runs / self.stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name)}-{self.key[:8]}"
+        return run_folder(runs, self.stage, self.name, self.key)
+
+
+def run_folder(runs: Path, stage: str, name: str, key: str) -> Path:
+    """The folder of a run: its name in letters that any file system takes, and its key's first letters."""
+    return runs / stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key[:8]}"
 
 
 @dataclass
@@ -103,7 +108,7 @@ class RunRecord:
     """The record of one run, a context manager around its work.
 
     On entry the record says `running`, on exit `finished`, `interrupted` by person or system, or `failed` with the
-    error; the exception goes on.
+    error; the exception goes on. What happens after `finish` changes nothing in it.
 
     Attributes:
         identity: what the run is.
@@ -117,6 +122,7 @@ class RunRecord:
     config: dict[str, Any]
     results: dict[str, Any] = field(default_factory=dict)
     _started: float = 0.0
+    _is_finished: bool = False
     _commit: str | None = None
 
     def __enter__(self) -> "RunRecord":
@@ -124,6 +130,7 @@ class RunRecord:
         (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
         self._started = time.perf_counter()
+        self._is_finished = False
         self._commit = git_commit()
         forget_peak_memory()
         self._write("running")
@@ -135,16 +142,27 @@ class RunRecord:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.results["wall_seconds"] = round(time.perf_counter() - self._started, 2)
-        self.results["peak_memory_mib"] = peak_memory_mib()
         if error is None:
-            self._write("finished")
+            self.finish()
+        elif self._is_finished:
+            return
         elif isinstance(error, KeyboardInterrupt | SystemExit):
-            self._write("interrupted")
+            self._write_end("interrupted")
         else:
             self.results["error"] = f"{type(error).__name__}: {error}"
             self.results["traceback"] = traceback.format_exception(error)
-            self._write("failed")
+            self._write_end("failed")
+
+    def finish(self) -> None:
+        """Write the record in its last state, unless that is done, so that it can be copied before the block ends."""
+        if not self._is_finished:
+            self._write_end("finished")
+            self._is_finished = True
+
+    def _write_end(self, status: str) -> None:
+        self.results["wall_seconds"] = round(time.perf_counter() - self._started, 2)
+        self.results["peak_memory_mib"] = peak_memory_mib()
+        self._write(status)
 
     def _write(self, status: str) -> None:
         identity = self.identity

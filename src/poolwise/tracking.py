@@ -4,6 +4,7 @@ import json
 import logging
 import netrc
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from poolwise import machine
-from poolwise.runs import METRICS_FILE, RunRecord
-from poolwise.settings import LoggerSettings, WandbLogging
+from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RunRecord
+from poolwise.settings import LoggerSettings, UserError, WandbLogging
+from poolwise.words import first_line
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,10 @@ class RecordLogger(Logger):
 
 @contextmanager
 def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator[list[Logger]]:
-    """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by."""
+    """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by.
+
+    A W&B run that does not fail gets the files of the run's record, in their last state.
+    """
     own = RecordLogger(record.folder)
     if settings.name == "csv":
         yield [own, CSVLogger(record.folder, name=None, version="csv")]
@@ -66,11 +71,31 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
         }
         try:
             yield [own, WandbLogger(experiment=run)]
+            record.finish()
+            run.summary.update(record.results.get("metrics", {}))
+            keep_files(run, record.folder)
         except BaseException:
             run.finish(exit_code=1)
             raise
-        run.summary.update(record.results.get("metrics", {}))
         run.finish()
+
+
+RECORD_FILES = {
+    "mlm": (RECORD_FILE, METRICS_FILE),
+    "sentiment": (RECORD_FILE, METRICS_FILE, PREDICTIONS_FILE),
+}
+"""By stage, what a W&B run holds of a run's folder; a report can be made from it. None holds text of examples."""
+
+
+def keep_files(run: wandb.Run, folder: Path) -> None:
+    """Have the W&B run upload what is there of `RECORD_FILES`, or `wandb sync` later.
+
+    These are copies, not the links that W&B makes: a folder of offline runs can be moved to where the network is.
+    """
+    for name in RECORD_FILES["sentiment"]:
+        if (folder / name).is_file():
+            copy = shutil.copy(folder / name, run.dir)
+            run.save(copy, base_path=run.dir, policy="now", glob=False)
 
 
 def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run:
@@ -118,13 +143,44 @@ def wandb_mode(wanted: Literal["auto", "online", "offline"]) -> Literal["online"
         online = wanted == "online"
     if not online:
         return "offline"
-    if not logged_in():
-        log.warning("nobody is logged in to W&B (`wandb login`): this run is offline")
-        return "offline"
-    if not machine.answers(_service()):
-        log.warning("W&B did not answer within %d s: runs are offline", machine.ANSWER_SECONDS)
+    if hindrance := what_hinders():
+        log.warning("%s: this run is offline", hindrance)
         return "offline"
     return "online"
+
+
+def what_hinders() -> str | None:
+    """What keeps this process from the W&B service, in words; None if somebody is logged in and it answers."""
+    if not logged_in():
+        return "nobody is logged in to W&B (`wandb login`)"
+    if not machine.answers(_service()):
+        return f"W&B did not answer within {machine.ANSWER_SECONDS} s"
+    return None
+
+
+TRANSFER_SECONDS = 60
+"""How long one request to W&B for a file may take."""
+
+
+@contextmanager
+def wandb_account(failure: str) -> Iterator[wandb.Api]:
+    """W&B's client for the account of whoever is logged in; no request waits for ever.
+
+    Args:
+        failure: what to say first if anything goes wrong inside the block.
+
+    Raises:
+        UserError: anything went wrong with the service, in one line.
+    """
+    wandb.setup(
+        wandb.Settings(silent=True, x_file_transfer_retry_max=1, x_file_transfer_timeout_seconds=TRANSFER_SECONDS)
+    )
+    try:
+        yield wandb.Api()
+    except UserError:
+        raise
+    except Exception as error:  # the client raises errors of its own, ValueError and bare Exception
+        raise UserError(f"{failure}: {first_line(error)}") from error
 
 
 def logged_in() -> bool:

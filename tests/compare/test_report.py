@@ -1,11 +1,9 @@
-import sys
 from html.parser import HTMLParser
 
 import pandas
 import pytest
 
 from helpers import write_run
-from poolwise import report
 from poolwise.compare.report import write_report
 from poolwise.settings import UserError
 
@@ -127,23 +125,3 @@ def test_one_run_makes_a_report(tmp_path):
     write_run(tmp_path, "mean", 1, [0, 1], dev=0.9)
     (row,) = write_report(tmp_path).sections[0].table.rows
     assert row[:3] == ["mean", "1", "99.0"]
-
-
-def test_the_command_prints_table_answer_and_places(runs, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(runs), "data=demo"])
-    monkeypatch.setenv("COLUMNS", "80")
-    report.main()
-    printed = capsys.readouterr().out
-    assert "pooler (random)" in printed
-    assert "Use mean, the best on dev" in printed
-    for place in ("report/index.html", "report/report.md", "report/comparison.csv", "report/figures", "wandb"):
-        assert str(runs / place) in printed
-    assert max(map(len, printed.splitlines()[:12])) <= 80
-
-
-def test_the_command_tells_a_mistake_in_one_message(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
-    with pytest.raises(SystemExit) as leaving:
-        report.main()
-    assert leaving.value.code == 2
-    assert capsys.readouterr().err.startswith("poolwise: no finished stage-2 run")

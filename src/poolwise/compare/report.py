@@ -16,6 +16,7 @@ from poolwise.compare.inference import mean_accuracy
 from poolwise.compare.records import METRICS, Condition, read_runs, selected, with_chosen_learning_rates
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, overview, settings_of, verdict
+from poolwise.compare.wandb_report import common_settings
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
 from poolwise.words import counted, duration
@@ -37,10 +38,18 @@ class Table:
     rows: Sequence[Sequence[str]]
     group: Sequence[str] = ()
 
+    @property
+    def flat(self) -> list[Sequence[str]]:
+        """Names of columns and rows, the groups as a column."""
+        if not self.group:
+            return [self.columns, *self.rows]
+        rows = [[group, *row] for group, row in zip(self.group, self.rows, strict=True)]
+        return [["encoder", *self.columns], *rows]
+
 
 @dataclass(frozen=True)
 class Section:
-    """One setting: its words, the answer, what else the runs say, and tables and figures."""
+    """One setting: its words, the answer, what else the runs say, tables and figures, and its runs in W&B (`where`)."""
 
     question: str
     answer: str
@@ -50,12 +59,14 @@ class Section:
     drawings: Sequence[Drawing]
     details: Sequence[Drawing]
     disputed: Sequence[DisputedText]
+    where: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says, and where its files lie."""
+    """What a report says of which stage-2 runs, and where its files lie."""
 
+    runs: pandas.DataFrame
     overview: Sequence[str]
     sections: Sequence[Section]
     labels: Sequence[Drawing]
@@ -87,6 +98,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     detailed = _detailed(settings)
     folder = runs_folder / "report"
     report = Report(
+        runs=runs,
         overview=overview(verdicts),
         sections=[
             Section(
@@ -98,6 +110,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
                 drawings=[accuracies_drawn(setting, str(number)), *layers_drawn(setting, str(number))],
                 details=details_drawn(setting, str(number)) if setting in detailed else [],
                 disputed=_disputed(setting) if setting in detailed else [],
+                where=common_settings(_runs_of(setting).to_dict("records")),
             )
             for number, (setting, told) in enumerate(verdicts, 1)
         ],
@@ -182,8 +195,12 @@ def mean_and_spread(values: "pandas.Series[float]", scale: float, digits: int) -
     return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
+def _runs_of(setting: Setting) -> pandas.DataFrame:
+    return pandas.concat([each.runs for each in setting.conditions])
+
+
 def _variance(setting: Setting) -> Table | None:
-    found = variance_table(pandas.concat([each.runs for each in setting.conditions]))
+    found = variance_table(_runs_of(setting))
     rows = [
         [name, f"{part.deviation:.2f}", f"{part.share:.0%}", str(part.degrees_of_freedom)]
         for name, part in found.items()
