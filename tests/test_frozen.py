@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
+from poolwise.compare.records import components
+from poolwise.geometry import principal_components, vector_geometry
 from poolwise.stages import vectors
 
 SMALL = [setting for setting in SMALL_STAGE2 if not setting.startswith("protocol.")]
@@ -58,6 +60,12 @@ def test_a_probe_agrees_with_scikit_learn_on_the_same_vectors(program, tmp_path)
     test = predictions[predictions["split"] == "test"]
     expected = reference.score(scaler.transform(by_size[300]), test["label"])
     assert run["metrics"]["test/accuracy"] == pytest.approx(expected, abs=0.003)
+    classified, labels = torch.from_numpy(by_size[300].copy()), torch.tensor(list(test["label"]))
+    assert run["vector_geometry"] == pytest.approx(vector_geometry(classified, labels))
+    kept = components(str(next((tmp_path / "runs/sentiment").iterdir())))
+    np.testing.assert_allclose(kept, principal_components(classified), atol=1e-5)
+    assert predictions.loc[predictions["split"] == "dev", "component_1"].isna().all()
+    assert predictions["component_1"].dtype == np.float32
 
 
 def test_a_probe_has_no_seed_and_a_draw_of_labels_has(program, tmp_path):
@@ -82,6 +90,9 @@ def test_few_labels_serve_fine_tuning_too(program, tmp_path):
     assert run["protocol"] == "finetune on 4 labels a class"
     predictions = pandas.read_parquet(next((tmp_path / "runs/sentiment").iterdir()) / "predictions.parquet")
     assert (predictions["split"] == "dev").sum() == 32
+    assert predictions.groupby("split")["component_2"].count().to_dict() == {"dev": 0, "test": 40}
+    assert run["vector_geometry"]["texts"] == 40
+    assert 0 < run["vector_geometry"]["alignment"] < 4
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,15 @@
-"""The job of a probe: stage 2 without gradient descent."""
+"""The job of a probe: stage 2 without gradient descent.
+
+Shapes: N examples, D vector size, E examples whose vectors are kept.
+"""
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
+from poolwise.geometry import TEXTS, spread
 from poolwise.jobs.sentiment import SentimentJob
 from poolwise.jobs.start import MARGIN_BYTES
 from poolwise.settings import SELECTION_METRIC, Probe
@@ -50,6 +57,12 @@ class ProbeJob(SentimentJob):
         record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
         self.note(record, representation, sum(p.numel() for p in pooler.parameters()) if pooler is not None else 0)
         figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
-        self.note_figures(record, figures, predictions)
+        self.note_figures(record, figures, predictions, some_of(found["test"]))
         for logger in output.loggers:
             logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)
+
+
+def some_of(vectors: Float[ndarray, "N D"]) -> dict[str, Tensor]:
+    """At most `geometry.TEXTS` of the vectors, evenly spread: `examples` (E,) and `vectors` (E, D)."""
+    examples = spread(len(vectors), TEXTS)
+    return {"examples": torch.from_numpy(examples), "vectors": torch.from_numpy(vectors[examples])}

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from numpy import ndarray
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenizer_hash
+from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, settled_representation
 from poolwise.jobs.start import model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
@@ -201,7 +203,7 @@ class SentimentJob(Job):
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
-        self.note_figures(record, stage.figures, stage.predictions)
+        self.note_figures(record, stage.figures, stage.predictions, stage.vectors)
 
     def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
         """Note what was classified from; `parameters` lie between hidden states and vectors."""
@@ -215,11 +217,29 @@ class SentimentJob(Job):
         record.results["label_names"] = list(self.corpus.label_names)
 
     def note_figures(
-        self, record: RunRecord, figures: Mapping[str, dict[str, Tensor]], predictions: Mapping[str, dict[str, Tensor]]
+        self,
+        record: RunRecord,
+        figures: Mapping[str, dict[str, Tensor]],
+        predictions: Mapping[str, dict[str, Tensor]],
+        vectors: Mapping[str, Tensor],
     ) -> None:
-        """Note the figures of dev and test, and write every prediction."""
+        """Note the figures of dev and test and how the test vectors lie, and write every prediction.
+
+        Args:
+            record: of this run.
+            figures: by split.
+            predictions: by split, as `Scores.finish` gives them.
+            vectors: of some test texts: `examples` (E,) and `vectors` (E, D).
+        """
         record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
-        record.write_predictions(predictions)
+        test = predictions["test"]
+        places = torch.searchsorted(test["examples"], vectors["examples"])
+        components = torch.full((len(test["examples"]), 2), torch.nan)
+        if vectors["vectors"].isfinite().all():
+            record.results["vector_geometry"] = vector_geometry(vectors["vectors"], test["labels"][places])
+            components[places] = principal_components(vectors["vectors"])
+        columns = {f"component_{number}": column for number, column in enumerate(components.T, 1)}
+        record.write_predictions({**predictions, "test": {**test, **columns}})
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:
