@@ -10,13 +10,22 @@ import pandas
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from helpers import SMALL_STAGE1, SMALL_STAGE2
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
+from poolwise.compare.records import Condition, components, matched, read_runs
+from poolwise.data.demo import generate_reviews
+from poolwise.data.draws import stratified_folds
+from poolwise.geometry import principal_components, vector_geometry
 from poolwise.stages import vectors
+from poolwise.stages.probe import STRENGTHS
 
 SMALL = [setting for setting in SMALL_STAGE2 if not setting.startswith("protocol.")]
+FILM_SENTENCES = REPOSITORY.parent / "shared/data/mr"
 SENTIMENT = ["stage=sentiment", "encoder=base", *SMALL, "logger=csv"]
 
 
@@ -58,6 +67,34 @@ def test_a_probe_agrees_with_scikit_learn_on_the_same_vectors(program, tmp_path)
     test = predictions[predictions["split"] == "test"]
     expected = reference.score(scaler.transform(by_size[300]), test["label"])
     assert run["metrics"]["test/accuracy"] == pytest.approx(expected, abs=0.003)
+    classified, labels = torch.from_numpy(by_size[300].copy()), torch.tensor(list(test["label"]))
+    assert run["vector_geometry"] == pytest.approx(vector_geometry(classified, labels))
+    kept = components(str(next((tmp_path / "runs/sentiment").iterdir())))
+    np.testing.assert_allclose(kept, principal_components(classified), atol=1e-5)
+    assert predictions.loc[predictions["split"] == "dev", "component_1"].isna().all()
+    assert predictions["component_1"].dtype == np.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FILM_SENTENCES.is_dir(), reason="the film sentences of shared/data/mr are not here")
+def test_a_probe_of_real_vectors_agrees_with_scikit_learn(program, tmp_path):
+    """The whole of it by scikit-learn, with the choice of the penalty on dev."""
+    files = [f"data.{split}={FILM_SENTENCES / split}.tsv" for split in ("train", "dev", "test")]
+    settings = ["stage=sentiment", "data=files", *files, "data.max_length=64", "model=minilm", "encoder=base"]
+    settings += ["protocol=probe", "repr=mean", "seed=1", "logger=csv"]
+    assert program(*settings) == 0
+    (run,) = records(tmp_path)
+    places = [f"cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}"]
+    job = app.planned(app.composed([*settings, *places]), [])
+    texts = job.texts()
+    states = {split: kept.kept["mean"][-1] for split, kept in job.stored(None, texts).items()}
+    scaler = StandardScaler().fit(states["train"])
+    standard = {split: scaler.transform(vectors) for split, vectors in states.items()}
+    models = [LogisticRegression(C=c, max_iter=5000).fit(standard["train"], texts["train"].labels) for c in STRENGTHS]
+    scores = [f1_score(texts["dev"].labels, model.predict(standard["dev"]), average="macro") for model in models]
+    expected = models[int(np.argmax(scores))].score(standard["test"], texts["test"].labels)
+    assert run["metrics"]["test/accuracy"] == pytest.approx(expected, abs=0.003)
+    assert expected > 0.7
 
 
 def test_a_probe_has_no_seed_and_a_draw_of_labels_has(program, tmp_path):
@@ -82,6 +119,81 @@ def test_few_labels_serve_fine_tuning_too(program, tmp_path):
     assert run["protocol"] == "finetune on 4 labels a class"
     predictions = pandas.read_parquet(next((tmp_path / "runs/sentiment").iterdir()) / "predictions.parquet")
     assert (predictions["split"] == "dev").sum() == 32
+    assert predictions.groupby("split")["component_2"].count().to_dict() == {"dev": 0, "test": 40}
+    assert run["vector_geometry"]["texts"] == 40
+    assert 0 < run["vector_geometry"]["alignment"] < 4
+
+
+@pytest.fixture
+def all_in_one(tmp_path: Path) -> list[str]:
+    """120 labelled texts in one file, and the settings that name it."""
+    reviews = generate_reviews(120, seed=3, label_noise=0.0)
+    rows = [{"text": review.text, "label": review.label} for review in reviews]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = [setting for setting in SMALL if not setting.startswith("data.") or "max_length" in setting]
+    return ["data=files", f"data.train={tmp_path / 'all.jsonl'}", *kept, "logger=csv"]
+
+
+def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program, tmp_path, all_in_one):
+    stage1 = [setting.replace("stage1.", "pretraining.") for setting in all_in_one]
+    assert program("stage=mlm", *stage1) == 0
+    folds = ["stage=sentiment", *all_in_one, "protocol=probe", "protocol.folds=4"]
+    assert program(*folds, "repr=cls,mean", "seed=1,2", "-m") == 0
+    runs = read_runs(tmp_path / "runs", "sentiment")
+    assert set(runs["protocol"]) == {"probe in 4 folds"}
+    assert runs["setting"].nunique() == 1
+    assert sorted(zip(runs["repr"], runs["label_seed"], strict=True)) == [
+        ("cls", 1),
+        ("cls", 2),
+        ("mean", 1),
+        ("mean", 2),
+    ]
+    of_mean = runs[(runs["repr"] == "mean") & (runs["label_seed"] == 1)].iloc[0]
+    predictions = pandas.read_parquet(Path(of_mean["folder"]) / "predictions.parquet")
+    assert list(predictions["example"]) == list(range(120))
+    assert set(predictions["split"]) == {"test"}
+    assert predictions["component_1"].notna().all()
+    (file,) = (tmp_path / "cache/states").glob("*/mean.npy")
+    vectors, labels = np.load(file)[-1], predictions["label"].to_numpy()
+    expected, scores = nested_answers(vectors, labels, stratified_folds(labels, ("0", "1"), 4, seed=1))
+    assert of_mean["test/accuracy"] == pytest.approx((expected == labels).mean(), abs=0.003)
+    assert of_mean["dev/macro_f1"] == pytest.approx(np.mean(scores), abs=0.003)
+    pairs = matched([Condition(runs[runs["repr"] == name]) for name in ("cls", "mean")])
+    seeds = runs.set_index("folder")["label_seed"]
+    assert [[seeds[folder] for folder in folders] for (folders,) in pairs] == [[1, 2], [1, 2]]
+    assert set(runs["stage1_saw_test_text"]) == {True}
+    assert set(runs["test_texts_in_stage1"]) == {110}  # the rest is its dev split
+
+
+def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Each text's class by scikit-learn, of a probe on the other folds, one of which chooses C; its scores there."""
+    answers, scores = np.empty_like(labels), []
+    for fold in range(folds.max() + 1):
+        others = folds != fold
+        split = PredefinedSplit(np.where(folds[others] == (fold + 1) % (folds.max() + 1), 0, -1))
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        grid = {"logisticregression__C": STRENGTHS}
+        search = GridSearchCV(model, grid, cv=split, scoring="f1_macro").fit(vectors[others], labels[others])
+        answers[~others] = search.predict(vectors[~others])
+        scores.append(search.best_score_)
+    return answers, scores
+
+
+def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_one, capsys):
+    files = ["stage=sentiment", "encoder=base", *all_in_one]
+    for settings, words in (
+        ([*files, "protocol=finetune"], "needs three labelled files; not given: data.dev, data.test (data.train alone"),
+        ([*files, "protocol=probe", "protocol.folds=2"], "protocol.folds=2: must be at least 3"),
+        ([*files, "protocol=probe", "protocol.folds=90"], "protocol.folds=90: the training texts hold"),
+        (
+            [*files, "protocol=probe", "protocol.folds=4", "labels_per_class=4"],
+            "labels_per_class=4: with protocol.folds=4",
+        ),
+        ([*SENTIMENT, "protocol=probe", "protocol.folds=4"], "protocol.folds=4: data=demo has dev and test"),
+    ):
+        assert program(*settings) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs/sentiment").exists()
 
 
 @pytest.mark.parametrize(

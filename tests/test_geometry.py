@@ -4,16 +4,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
+from sklearn.decomposition import PCA
 
 from helpers import MASKING
 from poolwise.data.batching import MaskedBatches
 from poolwise.geometry import (
     alignment,
+    class_alignment,
     effective_rank,
     mean_cosine,
     pooler_geometry,
+    principal_components,
     saturated_share,
+    spread,
     uniformity,
+    vector_geometry,
 )
 
 VECTORS = torch.tensor(np.random.default_rng(0).normal(size=(40, 6)), dtype=torch.float32)
@@ -61,6 +66,46 @@ def test_alignment_is_the_squared_distance_of_views():
     assert alignment(VECTORS, -VECTORS) == pytest.approx(4.0)
     expected = ((UNITS - UNITS[::-1]) ** 2).sum(axis=1).mean()
     assert alignment(VECTORS, VECTORS.flip(0)) == pytest.approx(expected)
+
+
+def test_alignment_of_classes_is_over_pairs_with_one_label():
+    labels = torch.arange(40) % 3
+    apart = [((UNITS[i] - UNITS[j]) ** 2).sum() for i, j in PAIRS if i % 3 == j % 3]
+    assert class_alignment(VECTORS, labels) == pytest.approx(np.mean(apart))
+    assert class_alignment(VECTORS[:1].expand(4, 6), labels[:4]) == pytest.approx(0.0)
+    assert class_alignment(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), labels[:1].repeat(2)) == pytest.approx(4.0)
+    assert math.isnan(class_alignment(VECTORS[:3], labels[:3]))  # no class has two
+
+
+@pytest.mark.parametrize("vectors", [VECTORS, VECTORS.T.contiguous()])
+def test_principal_components_are_those_of_scikit_learn(vectors):
+    reference = PCA(2, svd_solver="full").fit(vectors.double().numpy())
+    expected = reference.transform(vectors.double().numpy())
+    largest = reference.components_[np.arange(2), np.abs(reference.components_).argmax(axis=1)]
+    np.testing.assert_allclose(principal_components(vectors), expected * np.sign(largest), atol=1e-5)
+
+
+@pytest.mark.parametrize("vectors", [VECTORS[:1], VECTORS[:1].expand(5, 6), VECTORS[:, :1]])
+def test_components_that_there_are_not_are_zero(vectors):
+    found = principal_components(vectors)
+    assert found.shape == (len(vectors), 2)
+    assert found[:, 1].abs().max() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_geometry_of_vectors_is_told_by_these_measures():
+    labels = torch.arange(40) % 2
+    assert vector_geometry(VECTORS, labels) == {
+        "texts": 40,
+        "effective_rank": effective_rank(VECTORS),
+        "mean_cosine": mean_cosine(VECTORS),
+        "uniformity": uniformity(VECTORS),
+        "alignment": class_alignment(VECTORS, labels),
+    }
+
+
+def test_a_sample_is_spread_over_a_split():
+    assert spread(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert spread(1001, 6).tolist() == [0, 200, 400, 600, 800, 1000]
 
 
 def test_saturated_share():

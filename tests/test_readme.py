@@ -37,7 +37,7 @@ def small(words: list[str]) -> list[str]:
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 18
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 19
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -47,7 +47,7 @@ def test_the_commands_are_those_of_the_project():
 def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_texts.txt").write_text("\n".join(text for text, _ in ROWS) + "\n")
-    for split in ("train", "dev", "test"):
+    for split in ("train", "dev", "test", "all"):
         lines = "\n".join(f"{text},{label}" for text, label in ROWS)
         (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}\n")
     for command in COMMANDS:
@@ -65,7 +65,7 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
                 report.main()
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
-    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + (4 + 9 + 3) + 12 + 3
+    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + (4 + 9 + 3 + 1) + 12 + 3
     assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3 + 2 + 1 + 5
 
 

@@ -231,12 +231,14 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
     """
     settings = typed_settings(cfg, overrides)
     quieten()
-    from poolwise.jobs import MLMJob, ProbeJob, SentimentJob, check_inputs
+    from poolwise.jobs import FoldsJob, MLMJob, ProbeJob, SentimentJob, check_inputs
 
     check_inputs(settings)
     if isinstance(settings, types.MLMSettings):
         return MLMJob(settings)
-    return ProbeJob(settings) if isinstance(settings.protocol, types.Probe) else SentimentJob(settings)
+    if isinstance(settings.protocol, types.Probe):
+        return ProbeJob(settings) if settings.protocol.folds is None else FoldsJob(settings)
+    return SentimentJob(settings)
 
 
 class SweepCheck(Callback):
@@ -344,6 +346,7 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
         found += problems_in_representation(config["repr"])
         found += problems_with_protocol(config)
+        found += problems_with_folds(config)
         found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
         if config["label_seed"] != config["seed"]:  # which it is unless told otherwise
             found += types.problems_with_value(types.Seed, config["label_seed"], "label_seed")
@@ -487,6 +490,14 @@ def problems_with_protocol(config: Plain) -> list[str]:
     else:
         return []
     return [f"repr={kind.name}: {reason}; allowed with protocol={protocol}: {', '.join(allowed)}"]
+
+
+def problems_with_folds(config: Plain) -> list[str]:
+    """Check that a probe in folds is not to have few labels too."""
+    folds, count = config["protocol"].get("folds"), config["labels_per_class"]
+    if folds is None or count is None:
+        return []
+    return [f"labels_per_class={count}: with protocol.folds={folds} a probe reads all of the other folds; give one"]
 
 
 def problems_in_stage1(stage1: Plain) -> list[str]:

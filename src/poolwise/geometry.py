@@ -1,6 +1,6 @@
 """How the vectors of many texts lie: whether a pooler tells texts apart, in a few numbers.
 
-Shapes: N texts, D vector size, E texts that are measured, B texts of a batch.
+Shapes: N texts, D vector size, C classes, E texts that are measured, B texts of a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
 
 TEXTS = 1000
-"""Dev texts measured, at most: more than any vector of BERT base is wide, so that N does not bound the rank."""
+"""Texts measured, at most: more than any vector of BERT base is wide, so that N does not bound the rank."""
 ALIGNED_TEXTS = 250
 """Of these, at most so many are read twice more, masked, for the alignment: a mean needs fewer texts than a rank."""
 BATCH = 50
@@ -75,8 +75,53 @@ def uniformity(vectors: Float[Tensor, "N D"]) -> float:
 
     Wang and Isola 2020, with the t = 2 of their code. NaN for fewer than two texts.
     """
-    distances = functional.pdist(functional.normalize(vectors.double(), dim=1))
-    return float(distances.square().mul(-2).exp().mean().log())
+    units = functional.normalize(vectors.double(), dim=1)
+    squares = units.square().sum(dim=1)
+    near = (squares[:, None] + squares - 2 * units @ units.T).mul(-2).exp()  # a product, far quicker than `pdist`
+    pairs = len(vectors) * (len(vectors) - 1)
+    return float(((near.sum() - near.trace()) / pairs).log()) if pairs else float("nan")
+
+
+def class_alignment(vectors: Float[Tensor, "N D"], labels: Int64[Tensor, " N"]) -> float:
+    """Mean squared distance between the unit vectors of two texts of the same class, from 0 (equal) to 4.
+
+    Wang and Isola 2020, as `alignment`, with another choice of positive pairs: by label, over all pairs of different
+    texts of a class. NaN where no class has two.
+    """
+    units = functional.normalize(vectors.double(), dim=1)
+    total, pairs = 0.0, 0
+    for label in set(labels.tolist()):
+        of_class = units[labels == label]
+        # The sum over pairs of |u - v|^2 is n sum |u|^2 - |sum u|^2.
+        total += float(len(of_class) * of_class.square().sum() - of_class.sum(dim=0).square().sum())
+        pairs += len(of_class) * (len(of_class) - 1) // 2
+    return total / pairs if pairs else float("nan")
+
+
+def principal_components(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N 2"]:
+    """The vectors on their first two principal components, less their mean; 0 where they vary in fewer directions.
+
+    The largest loading of a component, by its absolute value, is positive, so that its sign is no accident.
+    """
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    of_texts = vectors.shape[0] < vectors.shape[1]
+    products = centred @ centred.T if of_texts else centred.T @ centred  # the smaller one has the same eigenvalues
+    directions = torch.linalg.eigh(products).eigenvectors[:, -2:].flip(1)
+    loadings = functional.normalize(centred.T @ directions, dim=0) if of_texts else directions
+    largest = loadings.gather(0, loadings.abs().argmax(dim=0, keepdim=True))
+    found = centred @ (loadings * largest.sign())
+    return functional.pad(found, (0, 2 - found.shape[1])).float()
+
+
+def vector_geometry(vectors: Float[Tensor, "E D"], labels: Int64[Tensor, " E"]) -> dict[str, float]:
+    """Measures of this module of what stage 2 classifies; `alignment` is that of classes."""
+    return {
+        "texts": float(len(vectors)),
+        "effective_rank": effective_rank(vectors),
+        "mean_cosine": mean_cosine(vectors),
+        "uniformity": uniformity(vectors),
+        "alignment": class_alignment(vectors, labels),
+    }
 
 
 def saturated_share(vectors: Float[Tensor, "N D"]) -> float:
@@ -98,8 +143,7 @@ def pooler_geometry(model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int
     Raises:
         FloatingPointError: an output is not finite.
     """
-    examples = _spread(lengths, TEXTS)
-    few = _spread(lengths, ALIGNED_TEXTS)
+    examples, few = (_by_length(spread(len(lengths), most), lengths) for most in (TEXTS, ALIGNED_TEXTS))
 
     def pooled(chosen: ndarray, ids: str, epoch: int) -> Tensor:
         return torch.cat([_outputs(model, batch, ids) for batch in _batches(dev, chosen, epoch)])
@@ -127,9 +171,13 @@ def pooler_geometry(model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int
     }
 
 
-def _spread(lengths: Int64[ndarray, " N"], most: int) -> Int64[ndarray, " E"]:
-    """At most `most` examples, evenly spread (a split may be sorted by label), in the order of their lengths."""
-    examples = np.linspace(0, len(lengths) - 1, min(len(lengths), most)).astype(np.int64)
+def spread(count: int, most: int) -> Int64[ndarray, " E"]:
+    """At most `most` of `count` examples, evenly spread (a split may be sorted by label), in their order."""
+    examples: ndarray = np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+    return examples
+
+
+def _by_length(examples: Int64[ndarray, " E"], lengths: Int64[ndarray, " N"]) -> Int64[ndarray, " E"]:
     ordered: ndarray = examples[np.argsort(lengths[examples], kind="stable")]
     return ordered
 

@@ -183,7 +183,11 @@ class RunRecord:
         write_atomically(self.folder / RECORD_FILE, json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
 
     def write_predictions(self, predictions: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example."""
+        """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example.
+
+        What else a split has of its examples, a number each, becomes a column of that name: NaN in other splits.
+        """
+        named = ("examples", "labels", "logits")
         frames = [
             pandas.DataFrame(
                 {
@@ -191,6 +195,7 @@ class RunRecord:
                     "example": columns["examples"].numpy(),
                     "label": columns["labels"].numpy(),
                     "logits": list(columns["logits"].numpy()),
+                    **{name: column.numpy() for name, column in columns.items() if name not in named},
                 }
             )
             for split, columns in predictions.items()

@@ -212,6 +212,9 @@ class Probe:
     name: str
     strengths: tuple[Positive, ...]
     """Inverse weights of the penalty to choose from on dev."""
+    folds: Annotated[int | None, Bounds(at_least=3.0)]
+    """Of the training texts, where there is neither dev nor test: one is predicted, one serves as dev, the rest are
+    left to fit on. None for the splits of the data."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,10 @@ class DemoData:
 
 @dataclass(frozen=True)
 class FilesData:
-    """A person's own files: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2."""
+    """A person's own files: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2.
+
+    Labelled files are all three, or `train` alone, of which a probe makes folds.
+    """
 
     source: Literal["files"]
     name: str
@@ -278,7 +284,7 @@ class FilesData:
     rating_column: str | None
     """A weak label of the stage-1 texts, such as stars, for the objective `rating`."""
     text_dev_share: OpenShare
-    """Share of `text` held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
+    """Share of the texts held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
     max_length: Annotated[int, Bounds(at_least=4.0)]
 
 
@@ -368,7 +374,7 @@ class SentimentSettings(CommonSettings):
     labels_per_class: int | None
     """How many labelled training texts of each class are used; None for all."""
     label_seed: int
-    """Draws these."""
+    """Draws these, or the folds of a probe."""
     encoder: str
     stage1: Stage1Choice
     stage1_command: str

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from poolwise.data.draws import balanced_draw
+from poolwise.data.draws import balanced_draw, stratified_folds
 from poolwise.settings import UserError
 
 LABELS = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0])
@@ -29,3 +29,21 @@ def test_too_few_of_a_class_are_told():
         balanced_draw(LABELS, NAMES, 5, 1)
     with pytest.raises(UserError, match="hold 0 of class 'good'"):
         balanced_draw(LABELS[LABELS < 2], NAMES, 1, 1)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_folds_share_out_every_class_alike(count):
+    labels = np.random.default_rng(0).integers(0, 3, 50)
+    folds = stratified_folds(labels, NAMES, count, seed=1)
+    for part in (folds, *(folds[labels == label] for label in range(3))):
+        sizes = np.bincount(part, minlength=count)
+        assert sizes.max() - sizes.min() <= 1
+    assert (stratified_folds(labels, NAMES, count, seed=1) == folds).all()
+    assert (stratified_folds(labels, NAMES, count, seed=2) != folds).any()
+
+
+def test_more_folds_than_a_class_has_examples_are_told():
+    with pytest.raises(
+        UserError, match=r"protocol\.folds=5: the training texts hold 4 of class 'bad'; at most so many"
+    ):
+        stratified_folds(LABELS, NAMES, 5, 1)

@@ -46,6 +46,15 @@ def test_csv_tsv_and_jsonl_hold_the_same(labelled):
     assert list(corpus.text["dev"]["text"]) == [text for text, _ in ROWS]
 
 
+def test_train_alone_is_read_by_both_stages(labelled):
+    corpus = load_files(settings(train=labelled["train"]))
+    assert list(corpus.labelled) == ["train"]
+    found = [*corpus.text["train"]["text"], *corpus.text["dev"]["text"]]
+    assert sorted(found) == sorted(text for text, _ in ROWS)
+    with pytest.raises(UserError, match=r"needs three labelled files; not given: data\.test"):
+        load_files(settings(train=labelled["train"], dev=labelled["dev"]))
+
+
 def test_own_text_a_text_a_line(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_bytes("\ufeffone\r\n\r\ntwo\nthree\nfour\nfive\n".encode())
@@ -125,8 +134,8 @@ def test_a_suffix_in_capitals_and_an_empty_setting(tmp_path):
     capitals.write_text("\n\ntext,label\nx,1\n\ny,2\n")
     corpus = load_files(settings(train=str(capitals), dev=str(capitals), test=str(capitals), text="", text_dev="."))
     assert list(corpus.text["dev"]["text"]) == list(corpus.labelled["train"]["text"]) == ["x", "y"]
-    with pytest.raises(UserError, match=r"not given: data\.dev, data\.test"):
-        load_files(settings(train=str(capitals), dev="", test="."))
+    with pytest.raises(UserError, match=r"not given: data\.dev"):
+        load_files(settings(train=str(capitals), dev="", test=str(capitals)))
 
 
 def test_labels_that_mean_the_same_are_one_class_in_all_files(tmp_path):

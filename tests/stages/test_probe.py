@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from poolwise.stages.probe import Probe, fit, fit_best
+from poolwise.stages.probe import STRENGTHS, Fold, Probe, fit, fit_best, fit_folds
 
 
 def points(classes: int, examples: int = 300, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -51,3 +54,40 @@ def test_the_best_on_dev_is_taken_and_of_equals_the_strongest_penalty() -> None:
 
     assert fit_best(vectors, labels, 2, near_one_tenth).strength == 0.1
     assert fit_best(vectors, labels, 2, lambda probe: 0.0).strength == 1e-4
+
+
+def folds_of(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[Fold]:
+    def macro_f1(dev: np.ndarray, probe: Probe) -> float:
+        return float(f1_score(labels[dev], probe.logits(vectors[dev]).argmax(axis=1), average="macro"))
+
+    return list(fit_folds(vectors, labels, int(labels.max()) + 1, folds, macro_f1))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_folds_are_the_nested_cross_validation_of_scikit_learn(classes: int) -> None:
+    vectors, labels = points(classes)
+    folds = np.arange(300) % 5
+    grid = {"logisticregression__C": STRENGTHS}
+    for number, fold in enumerate(folds_of(vectors, labels, folds)):
+        assert (fold.held_out == (folds == number)).all()
+        others = ~fold.held_out
+        split = PredefinedSplit(np.where(fold.dev[others], 0, -1))
+        model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8, max_iter=5000))
+        reference = GridSearchCV(model, grid, cv=split, scoring="f1_macro").fit(vectors[others], labels[others])
+        assert fold.probe.strength == reference.best_params_["logisticregression__C"]
+        answers = fold.probe.logits(vectors[fold.held_out]).argmax(axis=1)
+        assert (answers == reference.predict(vectors[fold.held_out])).mean() > 0.997
+
+
+def test_what_a_fold_holds_is_not_read_by_its_probes() -> None:
+    vectors, labels = points(2)
+    folds = np.arange(300) % 3
+    before = folds_of(vectors, labels, folds)
+    for number, fold in enumerate(before):
+        other_vectors, other_labels = vectors.copy(), labels.copy()
+        other_vectors[fold.held_out] += 5
+        other_labels[fold.held_out] = 0
+        again = folds_of(other_vectors, other_labels, folds)[number]
+        assert again.probe.strength == fold.probe.strength
+        assert (again.probe.weights == fold.probe.weights).all()
+    assert (np.sum([fold.held_out for fold in before], axis=0) == 1).all()

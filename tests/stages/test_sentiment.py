@@ -64,8 +64,20 @@ def test_evaluation_keeps_one_prediction_an_example_in_order(config, texts):
             {"input_ids": torch.from_numpy(token_ids), "attention_mask": torch.from_numpy(present.astype(np.int64))}
         )
     torch.testing.assert_close(predictions["logits"][4], alone[0], rtol=1e-4, atol=1e-5)
+    assert stage.vectors["examples"].tolist() == list(range(len(texts)))
+    with torch.no_grad():
+        torch.testing.assert_close(stage.classifier.head(stage.vectors["vectors"]), predictions["logits"])
     accuracy = (predictions["logits"].argmax(dim=1) == predictions["labels"]).float().mean()
     torch.testing.assert_close(trainer.callback_metrics["test/accuracy"], accuracy)
+
+
+def test_vectors_of_some_test_texts_are_kept(config, texts, monkeypatch):
+    monkeypatch.setattr("poolwise.stages.sentiment.TEXTS", 3)
+    stage = Sentiment(classifier(config), OPTIMISATION)
+    data = labelled_data({"train": texts, "dev": texts, "test": texts}, 2, seed=1, workers=0)
+    quiet_trainer(1, Modes()).test(stage, data, verbose=False)
+    assert stage.vectors["examples"].tolist() == [0, 2, 5]
+    assert stage.vectors["vectors"].shape == (3, config.hidden_size)
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -50,8 +50,10 @@ def disputed_texts(conditions: Sequence[Condition]) -> list[DisputedText] | None
         corpus = load_corpus(kind(**typed(kind, data)))
     except (UserError, TypeError):
         return None
-    test = corpus.labelled.get("test")
-    if test is None or content_hash(test) != run["material"]["labelled"]["test"]:
+    labelled = run["material"]["labelled"]
+    split = "test" if "test" in labelled else "train"  # of which a probe in folds predicts every text
+    test = corpus.labelled.get(split)
+    if test is None or content_hash(test) != labelled[split]:
         return None
     shares = np.stack([np.mean([right(folder) for folder in each.runs["folder"]], axis=0) for each in conditions])
     return [

@@ -204,7 +204,7 @@ class Condition:
     def seeds(self) -> pandas.DataFrame:
         """A row a run: the seeds that it depends on, and its folder."""
         own = SEEDS[:-1] if self.random else ()
-        drawn = SEEDS[-1:] if self.runs["labels"].notna().all() else ()
+        drawn = SEEDS[-1:] if all("labels" in material for material in self.runs["material"]) else ()
         columns = {name: self.runs.get(name, self.runs["seed"]).fillna(self.runs["seed"]) for name in own}
         columns |= {name: self.runs[name] for name in (*drawn, *(["stage1_seed"] if self.adapted else []))}
         return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])

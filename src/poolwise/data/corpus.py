@@ -21,8 +21,8 @@ class Corpus:
 
     Attributes:
         text: splits `train` and `dev` of stage 1, column `text`, and `rating` (text) where the source has one.
-        labelled: splits `train`, `dev` and `test` of stage 2, columns `text` and `label` (0 to C - 1);
-            empty where the source has no labels.
+        labelled: splits `train`, `dev` and `test` of stage 2, columns `text` and `label` (0 to C - 1); `train` alone
+            where the source has no splits, and empty where it has no labels.
         label_names: C names, in the order of the class ids.
     """
 

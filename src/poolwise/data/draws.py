@@ -1,4 +1,4 @@
-"""Few labels: balanced draws of labelled examples.
+"""Draws of labelled examples: few of each class, and folds.
 
 Shapes: N examples, C classes, n drawn examples.
 """
@@ -31,3 +31,28 @@ def balanced_draw(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int
     order = np.random.default_rng(seed).permutation(len(labels))
     drawn = [order[labels[order] == label][:count] for label in range(len(names))]
     return np.sort(np.concatenate(drawn))
+
+
+def stratified_folds(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int, seed: int) -> Int64[ndarray, " N"]:
+    """The fold of each example, 0 to `count` - 1: sizes differ by at most one, and so do those of each class.
+
+    Args:
+        labels: (N,) class ids.
+        names: of the C classes, for the message.
+        count: of folds.
+        seed: of the draw.
+
+    Raises:
+        UserError: a class has fewer examples than there are folds.
+    """
+    found = np.bincount(labels, minlength=len(names))
+    if (found < count).any():
+        few = int(found.argmin())
+        raise UserError(
+            f"protocol.folds={count}: the training texts hold {found[few]} of class {names[few]!r}; at most so many"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_class] = np.arange(len(labels)) % count
+    return folds

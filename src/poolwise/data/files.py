@@ -34,22 +34,22 @@ def load_files(data: FilesData) -> Corpus:
 
 def _stage1_text(data: FilesData, texts: dict[str, Dataset], labelled: dict[str, Dataset]) -> dict[str, Dataset]:
     if "text" in texts:
-        text = texts["text"]
+        text, source = texts["text"], f"data.text={data.text}"
     elif labelled:
-        text = text_columns(labelled["train"])
+        text, source = text_columns(labelled["train"]), f"data.train={data.train}"
     else:
         raise UserError("data=files needs data.text (stage 1), or data.train, data.dev and data.test")
     if "text_dev" in texts:
         dev = texts["text_dev"]
-    elif labelled:
+    elif "dev" in labelled:
         dev = text_columns(labelled["dev"])
     else:
-        text, dev = held_out(text, data.text_dev_share, f"data.text={data.text}")
+        text, dev = held_out(text, data.text_dev_share, source)
     return {"train": text, "dev": dev}
 
 
 def _read_labelled(data: FilesData) -> dict[str, list[Row]]:
-    """The rows of the three labelled files; none where no file is named."""
+    """The rows of the labelled files: of all three, or of train alone; none where no file is named."""
     paths = {split: _path(data, split) for split in SPLITS}
     missing = [f"data.{split}" for split, path in paths.items() if path is None]
     if len(missing) == len(SPLITS):
@@ -62,7 +62,7 @@ def _read_labelled(data: FilesData) -> dict[str, list[Row]]:
         check_filled(path, {what: [row[column] for row in rows[split]] for what, column in named})
 
     def check_given() -> None:
-        if missing:
+        if missing and missing != ["data.dev", "data.test"]:
             raise UserError(f"stage 2 needs three labelled files; not given: {', '.join(missing)}")
 
     take_all([check_given, *(partial(read, split, path) for split, path in paths.items() if path is not None)])

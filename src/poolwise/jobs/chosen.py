@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
+from poolwise.data.corpus import Corpus
+from poolwise.data.tokens import batches_of_rows, content_hash
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer
+from poolwise.runs import read_record
 from poolwise.settings import ScratchModel, SentimentSettings, UserError
 
 
@@ -73,6 +77,38 @@ def _on_disk(
     label = objective or folder.resolve().name
     provenance = checkpoints.pooler_notes(folder)
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
+
+
+def texts_in_stage1(encoder: str, path: str | None, corpus: Corpus, tested: Dataset) -> int | None:
+    """How many of the tested texts stage 1 was trained on, word for word and without their labels.
+
+    None where that is not known: the encoder is of other origin than stage 1, what its stage 1 read is not the text
+    of `corpus` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
+    stage 1; what was read by those who released it is not asked.
+
+    Args:
+        encoder: `stage1`, `base` or a folder.
+        path: of its checkpoint; None for random weights.
+        corpus: with the text that a stage 1 on this data reads.
+        tested: labelled texts.
+    """
+    folder = None if path is None else Path(path).resolve()
+    noted = {} if folder is None else checkpoints.provenance_of(folder)
+    if folder is None or not noted:
+        return 0 if encoder == "base" else None
+    record = read_record(folder.parent)
+    if record is None or record["key"] != noted.get("key"):
+        return None
+    if record["material"]["text"]["train"] != content_hash(corpus.text["train"]):
+        return None
+    wanted, read = set(tested["text"]), set[str]()
+    if record["steps"] > 0:
+        for rows in batches_of_rows(corpus.text["train"]):
+            read |= wanted.intersection(rows["text"])
+    before = record["config"]["model"].get("path")
+    if not read and before and checkpoints.provenance_of(Path(before)):
+        return None
+    return sum(text in read for text in tested["text"])
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:

@@ -97,6 +97,8 @@ class MLMJob(Job):
         if not labelled or differ or self.platform != platform(shared_trainer(self.settings)):
             # A dev split, several controls, trainer settings of its own: stage 2 cannot work the run out from settings.
             further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
+        if labelled and "test" not in load_corpus(self.settings.data).labelled:
+            further += ["repr=cls,pooler,mean", "protocol=probe", "protocol.folds=10"]
         if not labelled:
             further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]
         note = "" if labelled else "  # with labelled files"

@@ -1,8 +1,15 @@
-"""The job of a probe: stage 2 without gradient descent."""
+"""The job of a probe: stage 2 without gradient descent.
+
+Shapes: N examples, D vector size, E examples whose vectors are kept.
+"""
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
+from poolwise.geometry import TEXTS, spread
 from poolwise.jobs.sentiment import SentimentJob
 from poolwise.jobs.start import MARGIN_BYTES
 from poolwise.settings import SELECTION_METRIC, Probe
@@ -21,9 +28,14 @@ class ProbeJob(SentimentJob):
         """Predictions and logs; the states' room is asked for when they are made."""
         return MARGIN_BYTES
 
-    def carry_out(self, output: Output) -> None:
-        """Fit a probe of each strength, keep the best on dev, read test once."""
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Inverse weights of the penalty to choose from."""
         assert isinstance(self.settings.protocol, Probe)
+        return self.settings.protocol.strengths
+
+    def read(self, output: Output) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
+        """By split the vectors (N, D) and labels (N,) of the texts that are used; notes what they are made of."""
         model, representation = self.load()
         texts = self.texts()
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
@@ -33,7 +45,13 @@ class ProbeJob(SentimentJob):
             split: vectors_of(representation, pooler, states, used[split])
             for split, states in self.stored(model, texts).items()
         }
-        labels = {split: texts[split].labels[used[split]] for split in found}
+        added = 0 if pooler is None else sum(parameter.numel() for parameter in pooler.parameters())
+        self.note(output.record, representation, added)
+        return found, {split: texts[split].labels[used[split]] for split in found}
+
+    def carry_out(self, output: Output) -> None:
+        """Fit a probe of each strength, keep the best on dev, read test once."""
+        found, labels = self.read(output)
 
         def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             return scores_of(split, probe.logits(found[split]), labels[split])
@@ -43,13 +61,18 @@ class ProbeJob(SentimentJob):
             labels["train"],
             len(self.corpus.label_names),
             lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
-            self.settings.protocol.strengths,
+            self.strengths,
         )
         record = output.record
         results = {split: scored(best, split) for split in ("dev", "test")}
         record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
-        self.note(record, representation, sum(p.numel() for p in pooler.parameters()) if pooler is not None else 0)
         figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
-        self.note_figures(record, figures, predictions)
+        self.note_figures(record, figures, predictions, some_of(found["test"]))
         for logger in output.loggers:
             logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)
+
+
+def some_of(vectors: Float[ndarray, "N D"]) -> dict[str, Tensor]:
+    """At most `geometry.TEXTS` of the vectors, evenly spread: `examples` (E,) and `vectors` (E, D)."""
+    examples = spread(len(vectors), TEXTS)
+    return {"examples": torch.from_numpy(examples), "vectors": torch.from_numpy(vectors[examples])}

@@ -10,23 +10,34 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from numpy import ndarray
 from torch import Tensor
 
 from poolwise import checkpoints, encoder, representations
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
-from poolwise.data.corpus import Corpus
+from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenizer_hash
-from poolwise.jobs.chosen import choose_encoder, settled_representation
+from poolwise.geometry import principal_components, vector_geometry
+from poolwise.jobs.chosen import choose_encoder, settled_representation, texts_in_stage1
 from poolwise.jobs.start import model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
-from poolwise.settings import SELECTION_METRIC, Frozen, ScratchModel, SentimentSettings, TrainedProtocol, UserError
+from poolwise.settings import (
+    SELECTION_METRIC,
+    Frozen,
+    Probe,
+    ProtocolSettings,
+    ScratchModel,
+    SentimentSettings,
+    TrainedProtocol,
+    UserError,
+)
 from poolwise.stages import vectors
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
@@ -51,13 +62,14 @@ class SentimentJob(Job):
             self.optimisation = settings.protocol.optimisation
             self.epochs = settings.protocol.epochs
         self.corpus = labelled_corpus(settings)
+        self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
         self.identity = self._identity()
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
         start = self.chosen.path or f"{settings.model.name} from random weights"
         self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {self.representation_label}"
-        self.power = partial(power_in_words, len(self.corpus.labelled["test"]))
+        self.power = partial(power_in_words, len(self.tested))
 
     def kept_bytes(self) -> int:
         """The best checkpoint: as large as the encoder's weights."""
@@ -75,8 +87,9 @@ class SentimentJob(Job):
 
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen
-        drawn, depends = settings.labels_per_class is not None, self._depends_on_seed
-        labels = {"per_class": settings.labels_per_class, "label_seed": settings.label_seed}
+        count, depends = settings.labels_per_class, self._depends_on_seed
+        drawn = count is not None or folds_of(settings.protocol) is not None
+        labels = {**({} if count is None else {"per_class": count}), "label_seed": settings.label_seed}
         material = {
             "stage": "sentiment",
             **({"seed": settings.seed} if depends else {}),
@@ -86,7 +99,7 @@ class SentimentJob(Job):
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
             "representation": representations.material_of(self.representation),
-            "protocol": asdict(settings.protocol),
+            "protocol": material_of(settings.protocol),
             "platform": platform(settings.trainer),
         }
         condition = "-".join(
@@ -122,9 +135,10 @@ class SentimentJob(Job):
 
     @property
     def protocol_label(self) -> str:
-        """How tables and names call the protocol: with the number of labels, where that is not all."""
-        count = self.settings.labels_per_class
-        return self.settings.protocol.name + ("" if count is None else f" on {count} labels a class")
+        """How tables and names call the protocol: with the number of folds, and of labels where that is not all."""
+        count, folds = self.settings.labels_per_class, folds_of(self.settings.protocol)
+        in_folds = "" if folds is None else f" in {folds} folds"
+        return self.settings.protocol.name + in_folds + ("" if count is None else f" on {count} labels a class")
 
     @property
     def _depends_on_seed(self) -> bool:
@@ -201,7 +215,7 @@ class SentimentJob(Job):
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
-        self.note_figures(record, stage.figures, stage.predictions)
+        self.note_figures(record, stage.figures, stage.predictions, stage.vectors)
 
     def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
         """Note what was classified from; `parameters` lie between hidden states and vectors."""
@@ -212,25 +226,67 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
+        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.corpus, self.tested)
+        record.results["stage1_saw_test_text"] = None if read is None else read > 0
+        record.results["test_texts_in_stage1"] = read
         record.results["label_names"] = list(self.corpus.label_names)
 
     def note_figures(
-        self, record: RunRecord, figures: Mapping[str, dict[str, Tensor]], predictions: Mapping[str, dict[str, Tensor]]
+        self,
+        record: RunRecord,
+        figures: Mapping[str, dict[str, Tensor]],
+        predictions: Mapping[str, dict[str, Tensor]],
+        vectors: Mapping[str, Tensor],
     ) -> None:
-        """Note the figures of dev and test, and write every prediction."""
+        """Note the figures of dev and test and how the test vectors lie, and write every prediction.
+
+        Args:
+            record: of this run.
+            figures: by split.
+            predictions: by split, as `Scores.finish` gives them.
+            vectors: of some test texts: `examples` (E,) and `vectors` (E, D).
+        """
         record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
-        record.write_predictions(predictions)
+        test = predictions["test"]
+        places = torch.searchsorted(test["examples"], vectors["examples"])
+        components = torch.full((len(test["examples"]), 2), torch.nan)
+        if vectors["vectors"].isfinite().all():
+            record.results["vector_geometry"] = vector_geometry(vectors["vectors"], test["labels"][places])
+            components[places] = principal_components(vectors["vectors"])
+        columns = {f"component_{number}": column for number, column in enumerate(components.T, 1)}
+        record.write_predictions({**predictions, "test": {**test, **columns}})
+
+
+def folds_of(protocol: ProtocolSettings) -> int | None:
+    """How many folds of the training texts are made; None where the data's splits are used."""
+    return protocol.folds if isinstance(protocol, Probe) else None
+
+
+def material_of(protocol: ProtocolSettings) -> dict[str, Any]:
+    """The settings as plain data, without `folds` where there are none, as before there were any."""
+    return {key: value for key, value in asdict(protocol).items() if key != "folds" or value is not None}
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:
-    """The corpus, if it has labels.
+    """The corpus, if it has labels, and splits unless folds are to be made.
 
     Raises:
-        UserError: it has none.
+        UserError: it has not; or it has splits, and folds are to be made.
     """
-    corpus = load_corpus(settings.data)
+    corpus, folds = load_corpus(settings.data), folds_of(settings.protocol)
     if not corpus.labelled:
         raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
+    lacking = ", ".join(f"data.{split}" for split in SPLITS if split not in corpus.labelled)
+    if lacking and folds is None:
+        raise UserError(
+            f"stage 2 needs three labelled files; not given: {lacking} (data.train alone serves protocol=probe "
+            "protocol.folds=10)"
+        )
+    if folds is not None and not lacking:
+        raise UserError(
+            f"protocol.folds={folds}: data={settings.data.name} has dev and test, which a probe in folds does not "
+            "read; allowed: data=files with data.train alone"
+        )
     return corpus
 
 

@@ -236,7 +236,7 @@ def time_in_words(job: Job, jobs: int) -> str:
 
 def length_of(material: Mapping[str, Any]) -> list[Any]:
     """What of the settings of a stage, as in the material of its key, says how long it takes."""
-    return [material.get(key) for key in ("epochs", "budget", "trainable")]
+    return [material.get(key) for key in ("epochs", "budget", "trainable", "folds")]
 
 
 def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -> None:

@@ -3,11 +3,12 @@
 Shapes: N examples, D vector size, C classes, K rows of weights: 1 for two classes, else C.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
@@ -55,7 +56,7 @@ def fit(
 
     Vectors are standardised first. The penalty leaves the bias free; two classes share one row of weights. This is
     what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors. There is one minimum:
-    `start`, a probe of the same vectors, changes how soon it is found.
+    `start`, a probe of the same vectors or of most of them, changes how soon it is found.
     """
     exact = vectors.astype(np.float64)
     middle, scale = exact.mean(axis=0), exact.std(axis=0)
@@ -90,6 +91,53 @@ def fit_best(
     for strength in sorted(strengths):
         probes.append(fit(vectors, labels, classes, strength, probes[-1] if probes else None))
     return max(probes, key=score)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is fitted for one fold.
+
+    Attributes:
+        held_out: (N,) the fold's own examples: neither probe has read them.
+        dev: (N,) those of the next fold, which `chosen` has not read.
+        chosen: on all other folds, of the strength that is best on `dev`.
+        probe: of this strength, on all folds but the one held out.
+    """
+
+    held_out: Bool[ndarray, " N"]
+    dev: Bool[ndarray, " N"]
+    chosen: Probe
+    probe: Probe
+
+
+def fit_folds(
+    vectors: Float[ndarray, "N D"],
+    labels: Int[ndarray, " N"],
+    classes: int,
+    folds: Int[ndarray, " N"],
+    score: Callable[[Bool[ndarray, " N"], Probe], float],
+    strengths: Sequence[float] = STRENGTHS,
+) -> Iterator[Fold]:
+    """Nested cross-validation, a fold at a time: the strength is chosen without the fold that is then predicted.
+
+    SentEval (Conneau and Kiela 2018) chooses it by a second cross-validation of the other folds. Here one of these
+    serves as dev, each fold once, which takes a ninth of its fits for ten folds.
+
+    Args:
+        vectors: (N, D).
+        labels: (N,) class ids.
+        classes: C.
+        folds: (N,) the fold of each example, numbered from 0.
+        score: on some examples, (N,), of a probe; the higher the better.
+        strengths: to choose from.
+    """
+    count = int(folds.max()) + 1
+    for number in range(count):
+        held_out, dev = folds == number, folds == (number + 1) % count
+        rest = ~(held_out | dev)
+        chosen = fit_best(vectors[rest], labels[rest], classes, partial(score, dev), strengths)
+        probe = fit(vectors[~held_out], labels[~held_out], classes, chosen.strength, chosen)
+        yield Fold(held_out, dev, chosen, probe)
 
 
 def _class_logits(rows: Float[ndarray, "N K"]) -> Float[ndarray, "N C"]:

@@ -1,6 +1,6 @@
 """Stage 2: sentiment classification from one representation.
 
-Shapes: B texts, T tokens, H hidden size, D vector size, C classes, N examples.
+Shapes: B texts, T tokens, H hidden size, D vector size, C classes, N examples, E of these whose vectors are kept.
 """
 
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ from torchmetrics.classification import (
 from transformers import PreTrainedModel
 
 from poolwise.data.batching import Batch
+from poolwise.geometry import TEXTS, spread
 from poolwise.representations import Representation
 from poolwise.settings import SELECTION_METRIC, Optimisation
 from poolwise.stages.stage import Stage
@@ -83,10 +84,14 @@ class SentimentClassifier(nn.Module):
         vectors: Tensor = self.representation(states, attention_mask, self.pooler)
         return vectors
 
+    def logits(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Class logits (B, C) of vectors."""
+        found: Tensor = self.head(self.dropout(vectors))
+        return found
+
     def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
         """Class logits (B, C) of a batch."""
-        logits: Tensor = self.head(self.dropout(self.vectors(batch)))
-        return logits
+        return self.logits(self.vectors(batch))
 
 
 class Scores(nn.Module):
@@ -151,6 +156,7 @@ class Sentiment(Stage):
     Attributes:
         figures: of each split: of dev in the best epoch so far, of test when it is read.
         predictions: the same for `examples` (N,), `labels` (N,) and `logits` (N, C).
+        vectors: of test texts, evenly spread and at most `geometry.TEXTS`: `examples` (E,) and `vectors` (E, D).
     """
 
     def __init__(self, classifier: SentimentClassifier, optimisation: Optimisation) -> None:
@@ -160,6 +166,8 @@ class Sentiment(Stage):
         self.test_scores = Scores("test", classifier.head.out_features)
         self.figures: dict[str, dict[str, Tensor]] = {}
         self.predictions: dict[str, dict[str, Tensor]] = {}
+        self.vectors: dict[str, Tensor] = {}
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """Encoder, representation and head."""
@@ -176,17 +184,30 @@ class Sentiment(Stage):
         """Collect the dev predictions."""
         self._predict(batch, self.dev_scores)
 
+    def on_test_start(self) -> None:
+        """Choose the texts whose vectors are kept."""
+        count = len(self.trainer.datamodule.texts["test"])  # type: ignore[attr-defined]
+        self._to_keep = torch.from_numpy(spread(count, TEXTS))
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the test predictions."""
-        self._predict(batch, self.test_scores)
+        """Collect the test predictions, and some of the vectors that they are made from."""
+        vectors = self.classifier.vectors(batch)
+        self.test_scores.update(batch, self.classifier.logits(vectors))
+        examples = batch["examples"].cpu()
+        kept = torch.isin(examples, self._to_keep)
+        self._kept.append((examples[kept], vectors.float().cpu()[kept]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures."""
         self._finish(self.dev_scores)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test figures."""
+        """Log the test figures, and put the vectors that were kept into the examples' order."""
         self._finish(self.test_scores)
+        examples, vectors = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        order = examples.argsort()
+        self.vectors = {"examples": examples[order], "vectors": vectors[order]}
+        self._kept = []
 
     def _predict(self, batch: Batch, scores: Scores) -> None:
         scores.update(batch, self.classifier(batch))
