@@ -1,6 +1,7 @@
 """Every family with tiny random members: against its own model for MLM, round trip, both stages, the card."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +36,13 @@ from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import tokenise, train_wordpiece
 from poolwise.encoder import (
     MaskedLMWithPooler,
+    drawn_with,
     export,
     freeze_all_but_pooler,
     load_encoder,
     load_for_pretraining,
     model_class,
+    reinitialise,
 )
 from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
@@ -47,8 +50,8 @@ from poolwise.objectives.base import Surroundings
 from poolwise.objectives.bow import whole_word_ids
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
-from poolwise.settings import UserError
-from poolwise.stages.sentiment import SentimentClassifier
+from poolwise.settings import Optimisation, UserError
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 
 HIDDEN = ("distilbert", "modernbert")
 """The families whose bodies have no pooler."""
@@ -377,6 +380,64 @@ def test_representations_read_the_states_of_all_layers(kind, own_export, own_bat
             built.vectors({"input_ids": ids, "attention_mask": mask}),
             representation(output.hidden_states, mask, pooler),
         )
+
+
+@EACH
+@pytest.mark.parametrize("layer", [2, 1])
+def test_learning_rates_fall_from_the_head_to_the_embeddings(kind, own_export, layer):
+    """0.01 x 0.5^(K - l), K the layer that stands for the last; layers above K count like the head."""
+    body = load_encoder(str(own_export))[0]
+    representation = REPRESENTATIONS["pooler"](EncoderShape.of(body.config), layer=layer)
+    classifier = SentimentClassifier(body, representation, classes=2, dropout=0.0)
+    optimisation = Optimisation(learning_rate=0.01, weight_decay=0.1, warmup_share=0.0, gradient_clip_norm=1.0)
+    groups = Sentiment(classifier, optimisation, layer_decay=0.5).parameter_groups()
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    found = {}
+    for group in groups:
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in found
+            found[names[id(parameter)]] = (group["lr"], group["weight_decay"])
+    expected = {}
+    for name, parameter in classifier.named_parameters():
+        number = re.search(r"layers?\.(\d+)\.", name)
+        below = layer if "embeddings." in name else layer - 1 - int(number[1]) if number else 0
+        expected[name] = (0.01 * 0.5 ** max(below, 0), 0.1 if parameter.ndim > 1 else 0.0)
+    assert found == expected
+    assert len({rate for rate, _ in found.values()}) == layer + 1
+    assert groups[0]["lr"] == 0.01  # the one that is logged
+
+
+@EACH
+@pytest.mark.parametrize(("pooler", "layers"), [(True, []), (False, [2]), (True, [2, 1])])
+def test_exactly_what_is_asked_for_is_drawn_anew(kind, own_export, pooler, layers):
+    body = load_encoder(str(own_export))[0]
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.add_(torch.randn_like(parameter))  # norms and biases too
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    reinitialise(body, pooler, layers, seed=7)
+    after = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    parts = [f"{FAMILIES[kind].layers}.{number - 1}." for number in layers] + ["pooler."] * pooler
+    drawn = {name for name in before if not torch.equal(before[name], after[name])}
+    assert drawn == {name for name in before if name.startswith(tuple(parts))}
+    fresh = FAMILIES[kind].body(body.config).state_dict()
+    if kind in HIDDEN:
+        fresh |= {"pooler.dense.weight": 0.02 * torch.randn(16, 16), "pooler.dense.bias": torch.zeros(16)}
+    for name in drawn:
+        if fresh[name].std() > 0:
+            assert after[name].std() == pytest.approx(fresh[name].std().item(), rel=0.35), name  # 256 numbers or more
+        else:
+            assert torch.equal(after[name], fresh[name]), name
+    if pooler:
+        with drawn_with(7):
+            dense = REPRESENTATIONS["cls_linear"](EncoderShape.of(body.config)).dense
+        assert torch.equal(dense.weight, body.pooler.dense.weight)
+    reinitialise(body, pooler, layers, seed=7)
+    assert all(torch.equal(after[name], tensor) for name, tensor in body.state_dict().items())
+    reinitialise(body, pooler, layers, seed=8)
+    assert {name for name in drawn if not torch.equal(after[name], body.state_dict()[name])} == {
+        name for name in drawn if fresh[name].ndim > 1
+    }
 
 
 @EACH

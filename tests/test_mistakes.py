@@ -90,6 +90,28 @@ MISTAKES = {
         2,
         ["repr=cls_last4: reads 4 layers, and this encoder has 2"],
     ),
+    "a setting of another protocol": (
+        ["protocol=frozen", "protocol.layer_decay=0.9", "protocol.reinitialise.pooler=true"],
+        2,
+        [
+            "protocol.layer_decay=0.9: no such setting with protocol.name=frozen; allowed with finetune",
+            "protocol.reinitialise: no such setting with protocol.name=frozen; allowed with finetune",
+        ],
+    ),
+    "settings of fine-tuning out of range": (
+        [*("protocol.layer_decay=0", "protocol.early_stopping=0"), "protocol.gradual_unfreezing=3"],
+        2,
+        [
+            "protocol.layer_decay=0: must be above 0 and at most 1",
+            "protocol.early_stopping=0: must be at least 1",
+            "protocol.gradual_unfreezing=3: must be true or false",
+        ],
+    ),
+    "more layers drawn anew than are read": (
+        ["encoder=base", *SMALL_STAGE2, "repr.layer=1", "protocol.reinitialise.top_layers=2"],
+        2,
+        ["protocol.reinitialise.top_layers=2: the representation reads layer 1 of this encoder and those below it"],
+    ),
     "protocol in stage 1": (["stage=mlm", "protocol.epochs=1"], 2, ["protocol.epochs=1: stage=mlm has no protocol"]),
     "objective in stage 2": (["stage=sentiment", "objective=none"], 2, ["write objective@stage1.objective=none"]),
     "pretraining in stage 2": (["pretraining.epochs=2"], 2, ["write stage1.epochs=2"]),

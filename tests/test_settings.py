@@ -1,8 +1,11 @@
+from dataclasses import asdict
+
 import pytest
 
 from helpers import BOW
 from poolwise.objectives.bow import BagOfWords
 from poolwise.settings import (
+    OFF,
     Bounds,
     Budget,
     Finetune,
@@ -105,12 +108,19 @@ def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
     built = Finetune(
         **typed(
             Finetune,
-            {"name": "finetune", "epochs": 1, "batch_size": 8, "dropout": 0, "optimisation": OPTIMISATION},
+            {
+                **{"name": "finetune", "epochs": 1, "batch_size": 8, "dropout": 0, "optimisation": OPTIMISATION},
+                **{"layer_decay": 1, "reinitialise": {"pooler": False, "top_layers": 0}},
+                **{"gradual_unfreezing": False, "early_stopping": None},
+            },
         )
     )
     assert built.optimisation.gradient_clip_norm == 1.0
     assert type(built.optimisation.gradient_clip_norm) is float
-    assert type(built.dropout) is float
+    assert type(built.dropout) is type(built.layer_decay) is float
+    assert {key: value for key, value in asdict(built).items() if key in OFF} == {
+        key: value for key, value in OFF.items() if key != "folds"
+    }
     assert typed(BagOfWords, {"name": "bow", "weight": 3}) == {"name": "bow", "weight": 3.0}
     assert typed(HubData, {"text": ["train"]}) == {"text": ("train",)}
     assert typed(Pretraining, PRETRAINING)["masking"] == Masking(**MASKING)

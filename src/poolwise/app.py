@@ -450,7 +450,15 @@ def problems_in_group(group: Plain, chooser: str, kinds: Mapping[str, type], whe
     choice = group.get(chooser, "")
     if choice not in kinds:
         return [f"{where}{chooser}={choice!r}: must be one of {', '.join(kinds)}{nearest(str(choice), kinds)}"]
-    return problems_with(kinds[choice], group, where)
+    found, own = [], {}
+    for key, value in group.items():
+        owners = [name for name, kind in kinds.items() if key in types.settings_of(kind)]
+        if not owners or choice in owners:
+            own[key] = value
+        else:
+            given = f"{where}{key}" if isinstance(value, dict) else f"{where}{key}={value}"
+            found.append(f"{given}: no such setting with {where}{chooser}={choice}; allowed with {', '.join(owners)}")
+    return found + problems_with(kinds[choice], own, where)
 
 
 def problems_in_objective(objective: Plain, where: str) -> list[str]:

@@ -6,6 +6,8 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 import json
 import logging
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,7 @@ from poolwise.checkpoints import (
     weights_file,
 )
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler
+from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.settings import ScratchModel, UserError
 
 log = logging.getLogger(__name__)
@@ -265,6 +267,21 @@ def masked_lm_loss(
     return total / (max(len(targets), 1) if count is None else count)
 
 
+@contextmanager
+def drawn_with(seed: int) -> Iterator[None]:
+    """Draw what is drawn inside on the CPU with `seed`; torch's global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not the accelerator's, from which dropout is drawn later
+        yield
+
+
+def fresh_dense(size: int, deviation: float) -> nn.Linear:
+    """A dense layer (H to H) from torch's global generator, initialised as BERT does."""
+    dense = nn.Linear(size, size)
+    draw_dense(dense, deviation)
+    return dense
+
+
 def draw_dense(module: nn.Module, deviation: float) -> None:
     """Initialise dense layers as BERT does: normal weights (deviation 0.02 in its code), zero biases.
 
@@ -284,8 +301,7 @@ def never_trained(pooler: Any) -> bool:
 
 def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> MaskedLMWithPooler:
     """A BERT with random weights drawn with `seed`; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_with(seed):
         drawn = BertForMaskedLMWithPooler(_scratch_config(model, tokenizer))
     drawn.train()
     return drawn
@@ -323,8 +339,7 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
             finite.
     """
     family = check_family(path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_with(seed):
         try:
             model: MaskedLMWithPooler = model_class(family).from_pretrained(
                 path, pooler_init=pooler_init, use_safetensors=True, dtype=torch.float32
@@ -373,8 +388,7 @@ def load_encoder(path: str, seed: int = 0, pooler_required: bool = True) -> tupl
             listed), or weights are not finite.
     """
     family = check_family(path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_with(seed):
         try:
             model, info = body_with_pooler(family).from_pretrained(
                 path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -394,6 +408,26 @@ def load_encoder(path: str, seed: int = 0, pooler_required: bool = True) -> tupl
     if has_pooler:
         check_pooler(model, weights_file(path), family)
     return model.train(), pooler_status(path, model, has_pooler)
+
+
+def reinitialise(body: Any, pooler: bool, layers: Iterable[int], seed: int) -> None:
+    """Draw parts of a body anew with `seed`, by its family's own law (Zhang et al. 2021, section 4).
+
+    Args:
+        body: as `load_encoder` gives it.
+        pooler: whether its pooler is drawn; then it is what `cls_linear` draws with this seed.
+        layers: the numbers of the layers that are drawn, from 1 to K.
+        seed: of all of these. The pooler's place in its stream is kept where it is not drawn.
+    """
+    every = body.get_submodule(family_of(body.config).layers)
+    with drawn_with(seed):
+        dense = fresh_dense(body.config.hidden_size, body.config.initializer_range)
+        if pooler:
+            body.pooler.dense.load_state_dict(dense.state_dict())
+        for number in layers:
+            for parameter in every[number - 1].parameters():
+                parameter._is_hf_initialized = False  # transformers draws nothing that it has loaded
+            every[number - 1].apply(body._init_weights)
 
 
 def check_finite(model: nn.Module, place: str | Path) -> None:

@@ -50,6 +50,7 @@ class Family:
         mlm_head: the names of the modules of the MLM head in `masked_lm`.
         mlm_logits: from an object that has these modules, and states (..., H), to logits (..., V).
         head_beside_pooler: makes the MLM head's module where `body` has a pooler of its own; None where it has none.
+        layers: where in the body the list of its layers lies.
         dropouts: names in the config of the dropout probabilities that act in stage 1, that of a layer's output first.
         feed_forward_size: name in the config of the size of a layer's inner dense layer.
         has_token_types: whether the body tells a second segment by `token_type_ids`, if its config has two types.
@@ -63,6 +64,7 @@ class Family:
     mlm_head: tuple[str, ...]
     mlm_logits: Callable[[Any, Tensor], Tensor]
     head_beside_pooler: Callable[[Any], nn.Module] | None = None
+    layers: str = "encoder.layer"
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     feed_forward_size: str = "intermediate_size"
     has_token_types: bool = True
@@ -97,6 +99,16 @@ class Family:
     def in_mlm_head(self, key: str) -> bool:
         """Whether a tensor of this name is the MLM head's."""
         return key.split(".")[0] in self.mlm_head
+
+    def layer_of(self, key: str) -> int | None:
+        """The layer that a tensor of this name in the body is of: 1 to K, 0 for the embeddings.
+
+        None for what lies above the layers: the pooler, and ModernBERT's final norm.
+        """
+        if key.startswith("embeddings."):
+            return 0
+        number = key.removeprefix(f"{self.layers}.").split(".")[0]
+        return int(number) + 1 if key.startswith(f"{self.layers}.") else None
 
     def is_unread(self, key: str) -> bool:
         """Whether stage 2 leaves a tensor aside: heads, and buffers of old releases."""
@@ -151,6 +163,7 @@ FAMILIES: dict[str, Family] = {
         DistilBertModel,
         mlm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         mlm_logits=_distilbert_logits,
+        layers="transformer.layer",
         dropouts=("dropout", "attention_dropout"),
         feed_forward_size="hidden_dim",
         has_token_types=False,
@@ -161,6 +174,7 @@ FAMILIES: dict[str, Family] = {
         ModernBertModel,
         mlm_head=("head", "decoder"),
         mlm_logits=lambda model, states: model.decoder(model.head(states)),
+        layers="layers",
         dropouts=("mlp_dropout", "attention_dropout", "embedding_dropout"),
         has_token_types=False,
         has_position_embeddings=False,

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from poolwise.encoder import draw_dense
+from poolwise.encoder import fresh_dense
 from poolwise.settings import Bounds, UserError
 
 HiddenStates = Sequence[Float[Tensor, "B T H"]]
@@ -236,8 +236,7 @@ class ClsLinear(Representation):
         shared: as in `Representation`.
         """
         super().__init__(encoder, **shared)
-        self.dense = nn.Linear(encoder.hidden_size, encoder.hidden_size)
-        draw_dense(self.dense, encoder.initializer_range)
+        self.dense = fresh_dense(encoder.hidden_size, encoder.initializer_range)
 
     def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1]."""

@@ -193,8 +193,24 @@ class TrainedProtocol:
 
 
 @dataclass(frozen=True)
+class Reinitialised:
+    """What of the encoder is drawn anew before fine-tuning (Zhang et al. 2021, "Revisiting Few-sample BERT")."""
+
+    pooler: bool
+    top_layers: NonNegativeCount
+
+
+@dataclass(frozen=True)
 class Finetune(TrainedProtocol):
     """Stage 2 in which encoder, representation and head are all trained."""
+
+    layer_decay: Annotated[float, Bounds(above=0.0, at_most=1.0)]
+    """The learning rate of layer l is that of the head times this to the power of K - l; 1 is off."""
+    reinitialise: Reinitialised
+    gradual_unfreezing: bool
+    """From the head downwards, one more layer each epoch (Howard & Ruder 2018, section 3.3)."""
+    early_stopping: CountOrNull
+    """After how many epochs without a better dev macro F1 training ends; null is off."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +231,16 @@ class Probe:
     folds: Annotated[int | None, Bounds(at_least=3.0)]
     """Of the training texts, where there is neither dev nor test: one is predicted, one serves as dev, the rest are
     left to fit on. None for the splits of the data."""
+
+
+OFF: dict[str, Any] = {
+    "layer_decay": 1.0,
+    "reinitialise": {"pooler": False, "top_layers": 0},
+    "gradual_unfreezing": False,
+    "early_stopping": None,
+    "folds": None,
+}
+"""Values of settings of protocols that change nothing; they stay out of a run's key, as before there were any."""
 
 
 @dataclass(frozen=True)

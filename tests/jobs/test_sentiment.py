@@ -1,10 +1,15 @@
 """What enters the key of a stage-2 run, and what does not. Settings come as a person gives them."""
 
+import json
+
 import pytest
+import torch
 
 from helpers import SMALL_STAGE2, settings
+from poolwise import encoder
 from poolwise.jobs import SentimentJob
 from poolwise.jobs.sentiment import labelled_corpus
+from poolwise.runs import NUMERICS_VERSION, hash_of
 from poolwise.settings import UserError
 
 
@@ -36,6 +41,57 @@ def test_a_representation_without_settings_is_known_by_its_name_alone(name):
     assert identity.material["representation"] == identity.flat["repr"] == name
     assert identity.name == f"demo-tiny-base-{name}-finetune-seed1"
     assert stage2_identity(f"repr={name}", "repr.layer=2") == identity  # the last of two layers
+
+
+def test_the_key_of_a_default_run_is_what_it_was():
+    """Held away: finished runs of before there were the settings of fine-tuning and the seeds apart, done again."""
+    identity = stage2_identity()
+    material = {**identity.material, **dict.fromkeys(("weights", "tokenizer", "labelled"), "")}
+    assert identity.key == hash_of([NUMERICS_VERSION, identity.material])
+    assert hash_of([1, material]) == "ace573df5f241ade72cb58f95921b56fb98816ccf7efff8e92645823e794c57a"
+    assert material["protocol"].keys() == {"name", "epochs", "batch_size", "dropout", "optimisation"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("layer_decay=0.9", "reinitialise.top_layers=1", "reinitialise.pooler=true", "gradual_unfreezing=true"),
+        "early_stopping=1",
+    ],
+)
+def test_a_setting_of_fine_tuning_that_is_on_enters_the_key(change):
+    assert stage2_identity("repr=pooler", f"protocol.{change}").key != stage2_identity("repr=pooler").key
+
+
+def test_a_pooler_that_is_not_read_is_not_drawn_anew():
+    assert stage2_identity("repr=mean", "protocol.reinitialise.pooler=true") == stage2_identity("repr=mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("pooler=false", "trained"), ("pooler=true", "random"), ("top_layers=1", "stale")],
+)
+def test_the_status_of_a_pooler_that_was_drawn_anew(config, model, tokenizer, tmp_path, change, status):
+    model.bert.pooler.dense.bias.data.fill_(1.0)
+    encoder.export(model, tokenizer, {"pooler_status": "trained", "parts": {}}, "", tmp_path / "export")
+    small = [setting for setting in SMALL_STAGE2 if not setting.startswith("model.")]
+    given = ["stage=sentiment", f"encoder={tmp_path / 'export'}", "repr=pooler", "data.max_length=32", *small]
+    job = SentimentJob(settings(*given, f"protocol.reinitialise.{change}"))
+    body, _ = job.load()
+    assert job.pooler_status == status
+    same = {name: torch.equal(model.bert.state_dict()[name], tensor) for name, tensor in body.state_dict().items()}
+    assert same["pooler.dense.weight"] == (change != "pooler=true")
+    assert same["encoder.layer.1.output.dense.weight"] == (change != "top_layers=1")
+    assert same["encoder.layer.0.output.dense.weight"]
+
+
+def test_training_stops_early(program, tmp_path):
+    """Dev stays as it is after the first epoch; two more are waited for."""
+    still = ["protocol.optimisation.learning_rate=1e-9", "protocol.epochs=9", "protocol.early_stopping=2"]
+    assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, *still, "logger=csv", "seed=1") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert (run["epochs"], run["steps"]) == (3, 12)
+    assert run["material"]["protocol"]["early_stopping"] == 2
 
 
 def test_a_layer_enters_key_names_and_tables():

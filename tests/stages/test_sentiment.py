@@ -80,6 +80,47 @@ def test_vectors_of_some_test_texts_are_kept(config, texts, monkeypatch):
     assert stage.vectors["vectors"].shape == (3, config.hidden_size)
 
 
+class Moved(lightning.Callback):
+    """Which parts of the classifier each epoch moved."""
+
+    def __init__(self, classifier):
+        self.classifier, self.parts = classifier, []
+        self.before = self.state()
+
+    def state(self):
+        return {name: parameter.detach().clone() for name, parameter in self.classifier.named_parameters()}
+
+    def on_train_epoch_end(self, trainer, stage):
+        now = self.state()
+        moved = {name for name in now if not torch.equal(now[name], self.before[name])}
+        whole = {"embeddings": "encoder.embeddings.", "1": "layer.0.", "2": "layer.1.", "above": ("head", "pooler")}
+        self.parts.append(
+            {
+                part: {name in moved for name in now if (name.startswith(key) if part == "above" else key in name)}
+                for part, key in whole.items()
+            }
+        )
+        self.before = now
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+def test_layers_not_yet_unfrozen_stay_bit_for_bit(config, texts, layer):
+    """Head and pooler from the start, then a layer more each epoch, from the one that is read; embeddings last."""
+    torch.manual_seed(3)
+    representation = REPRESENTATIONS["pooler"](EncoderShape.of(config), layer=layer)
+    built = SentimentClassifier(BertModel(config), representation, 2, dropout=0.1)
+    stage = Sentiment(built, OPTIMISATION, gradual_unfreezing=True)
+    moved = Moved(built)
+    data = labelled_data({"train": texts, "dev": texts, "test": texts}, 2, seed=1, workers=0)
+    quiet_trainer(4, moved).fit(stage, data)
+    last = 2 if layer is None else layer
+    for epoch, parts in enumerate(moved.parts):
+        assert parts["above"] == {True}
+        for number in (1, 2):
+            assert parts[str(number)] == {number <= last and number > last - epoch}
+        assert parts["embeddings"] == {epoch > last}
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_scores_agree_with_scikit_learn(classes):
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from poolwise.stages.stage import linear_schedule, weight_decay_groups
 
 
 def test_every_parameter_has_one_group_and_biases_and_norms_no_decay(model):
-    decayed, plain = weight_decay_groups([model, model.bert], 0.01)
+    decayed, plain = weight_decay_groups([*model.parameters(), *model.bert.parameters()], 0.01)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert sorted(names[id(p)] for group in (decayed, plain) for p in group["params"]) == sorted(names.values())

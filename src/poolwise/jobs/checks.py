@@ -5,7 +5,7 @@ from pathlib import Path
 
 from poolwise import checkpoints
 from poolwise.data.sources import load_corpus
-from poolwise.jobs.chosen import settled_representation
+from poolwise.jobs.chosen import reinitialised_layers
 from poolwise.jobs.trainer import check_trainer
 from poolwise.machine import check_writable
 from poolwise.settings import CommonSettings, PretrainedModel, SentimentSettings, UserError, take_all
@@ -37,4 +37,4 @@ def _check_encoder(settings: CommonSettings) -> None:
     elif isinstance(settings.model, PretrainedModel):
         checkpoints.check_checkpoint(checkpoints.locate(settings.model), refuse_unexpected=chosen == "base")
     if isinstance(settings, SentimentSettings):
-        settled_representation(settings)
+        reinitialised_layers(settings)  # which settles the representation

@@ -14,7 +14,7 @@ from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.runs import read_record
-from poolwise.settings import ScratchModel, SentimentSettings, UserError
+from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,37 @@ def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
     )
 
 
+def layer_count(settings: SentimentSettings) -> int:
+    """How many layers the encoder has; stage 1 changes none."""
+    if settings.encoder not in ("base", "stage1"):
+        return checkpoints.layer_count(settings.encoder)
+    if isinstance(settings.model, ScratchModel):
+        return settings.model.layers
+    return checkpoints.layer_count(checkpoints.locate(settings.model))
+
+
 def settled_representation(settings: SentimentSettings) -> dict[str, Any]:
-    """The settings of the representation, for the layers that the encoder has; stage 1 changes none.
+    """The settings of the representation, for the layers that the encoder has.
 
     Raises:
         UserError: it lacks a layer.
     """
-    if settings.encoder not in ("base", "stage1"):
-        layers = checkpoints.layer_count(settings.encoder)
-    elif isinstance(settings.model, ScratchModel):
-        layers = settings.model.layers
-    else:
-        layers = checkpoints.layer_count(checkpoints.locate(settings.model))
-    return representations.settled(settings.representation, layers)
+    return representations.settled(settings.representation, layer_count(settings))
+
+
+def reinitialised_layers(settings: SentimentSettings) -> range:
+    """The numbers of the layers that are drawn anew, from the one that the representation takes for the last down.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not isinstance(settings.protocol, Finetune):
+        return range(0)
+    count, last = settings.protocol.reinitialise.top_layers, settled_representation(settings)["layer"]
+    last = layer_count(settings) if last is None else last
+    if count > last:
+        raise UserError(
+            f"protocol.reinitialise.top_layers={count}: the representation reads layer {last} of this encoder and "
+            f"those below it; allowed: 0 to {last}"
+        )
+    return range(last, last - count, -1)

@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, content_hash, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
-from poolwise.jobs.chosen import choose_encoder, settled_representation, texts_in_stage1
+from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.start import model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
 from poolwise.settings import (
+    OFF,
     SELECTION_METRIC,
+    Finetune,
     Frozen,
     Probe,
     ProtocolSettings,
@@ -57,10 +59,14 @@ class SentimentJob(Job):
         self.settings: SentimentSettings = settings
         self.chosen = choose_encoder(settings)
         self.representation = settled_representation(settings)
+        self.kind = representation_class(self.representation["name"])
+        self.protocol = settled(settings.protocol, self.kind)
         self.representation_label = representations.label_of(self.representation)
         if isinstance(settings.protocol, TrainedProtocol):
             self.optimisation = settings.protocol.optimisation
             self.epochs = settings.protocol.epochs
+        if isinstance(settings.protocol, Finetune):
+            self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
@@ -99,7 +105,7 @@ class SentimentJob(Job):
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
             "representation": representations.material_of(self.representation),
-            "protocol": material_of(settings.protocol),
+            "protocol": material_of(self.protocol),
             "platform": platform(settings.trainer),
         }
         condition = "-".join(
@@ -144,8 +150,7 @@ class SentimentJob(Job):
     def _depends_on_seed(self) -> bool:
         """Whether `seed` changes a number: in a probe, only where encoder or pooler are drawn by it."""
         path = self.chosen.path
-        uses_pooler = representation_class(self.representation["name"]).uses_pooler
-        drawn = path is None or (uses_pooler and not checkpoints.has_pooler(path))
+        drawn = path is None or (self.kind.uses_pooler and not checkpoints.has_pooler(path))
         return drawn or isinstance(self.settings.protocol, TrainedProtocol)
 
     def texts(self) -> dict[str, TokenisedTexts]:
@@ -176,12 +181,20 @@ class SentimentJob(Job):
                 chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
             )
         representation = build_representation(self.representation, EncoderShape.of(model.config))
-        if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS:
+        drawn_anew = isinstance(self.protocol, Finetune) and self.protocol.reinitialise.pooler
+        if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS and not drawn_anew:
             what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
             log.warning(
                 "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
                 *(self.representation_label, self.pooler_status, what),
             )
+        layers = reinitialised_layers(settings)
+        if drawn_anew or layers:
+            encoder.reinitialise(model, drawn_anew, layers, settings.seed)
+        if drawn_anew:
+            self.pooler_status = "random"
+        elif layers and self.pooler_status not in DISTRUSTED_POOLERS:
+            self.pooler_status = "stale"  # it knew other layers
         return model, representation
 
     def build(self) -> tuple[Stage, TextDataModule]:
@@ -204,6 +217,8 @@ class SentimentJob(Job):
         )
         if isinstance(protocol, Frozen):
             classifier.settle_dense(protocol.dense)
+        if isinstance(protocol, Finetune):
+            return Sentiment(classifier, self.optimisation, protocol.layer_decay, protocol.gradual_unfreezing), data
         return Sentiment(classifier, self.optimisation), data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
@@ -213,6 +228,7 @@ class SentimentJob(Job):
             raise UserError("dev was never evaluated (see your +trainer settings), so no epoch can be chosen")
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
+        record.results["epochs"] = trainer.current_epoch
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
         self.note_figures(record, stage.figures, stage.predictions, stage.vectors)
@@ -262,9 +278,16 @@ def folds_of(protocol: ProtocolSettings) -> int | None:
     return protocol.folds if isinstance(protocol, Probe) else None
 
 
+def settled(protocol: ProtocolSettings, kind: type[Representation]) -> ProtocolSettings:
+    """The protocol without drawing a pooler anew that the representation does not read, as that is the same run."""
+    if not isinstance(protocol, Finetune) or kind.uses_pooler:
+        return protocol
+    return replace(protocol, reinitialise=replace(protocol.reinitialise, pooler=False))
+
+
 def material_of(protocol: ProtocolSettings) -> dict[str, Any]:
-    """The settings as plain data, without `folds` where there are none, as before there were any."""
-    return {key: value for key, value in asdict(protocol).items() if key != "folds" or value is not None}
+    """The settings as plain data, without those that are off, as before there were any."""
+    return {key: value for key, value in asdict(protocol).items() if key not in OFF or value != OFF[key]}
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:

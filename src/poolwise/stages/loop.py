@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from poolwise import machine
@@ -59,6 +59,7 @@ class Job(ABC):
         trains: whether anything is trained; if not, it is evaluated and concluded all the same.
         optimisation: of the optimiser; its clipping norm is the trainer's.
         selection_metric: the dev metric whose highest value picks the checkpoint; None keeps the last step.
+        patience: after how many epochs without a higher one training ends; None for never.
         task: what is trained, in words, for the screen.
         headline: the metrics to show at the end.
         choices: what tells it from the other jobs of its sweep, as typed.
@@ -73,6 +74,7 @@ class Job(ABC):
     trains: bool = True
     optimisation: Optimisation
     selection_metric: str | None = None
+    patience: int | None = None
     task: str
     headline: tuple[str, ...]
     choices: Sequence[str] = ()
@@ -300,6 +302,8 @@ def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Tr
     callbacks: list[lightning.Callback] = [output.screen]
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(job.folder, job.selection_metric))
+        if job.patience is not None:
+            callbacks.append(EarlyStopping(job.selection_metric, patience=job.patience, mode="max"))
     return lightning.Trainer(
         **arguments,
         logger=output.loggers,

@@ -61,7 +61,8 @@ class MaskedLanguageModelling(Stage):
         groups = super().parameter_groups()
         if self.pooler_learning_rate is None:
             return groups
-        fresh = weight_decay_groups((self.model.pooling_layer, self.objective), self.optimisation.weight_decay)
+        own = [*self.model.pooling_layer.parameters(), *self.objective.parameters()]
+        fresh = weight_decay_groups(own, self.optimisation.weight_decay)
         taken = {id(parameter) for group in fresh for parameter in group["params"]}
         for group in groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]

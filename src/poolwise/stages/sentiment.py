@@ -3,8 +3,9 @@
 Shapes: B texts, T tokens, H hidden size, D vector size, C classes, N examples, E of these whose vectors are kept.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +22,11 @@ from torchmetrics.classification import (
 from transformers import PreTrainedModel
 
 from poolwise.data.batching import Batch
+from poolwise.families import family_of
 from poolwise.geometry import TEXTS, spread
 from poolwise.representations import Representation
 from poolwise.settings import SELECTION_METRIC, Optimisation
-from poolwise.stages.stage import Stage
+from poolwise.stages.stage import Stage, weight_decay_groups
 from poolwise.stages.vectors import layers_of
 
 
@@ -65,6 +67,18 @@ class SentimentClassifier(nn.Module):
         """How many parameters lie between hidden states and vectors: the representation's, and the pooler it reads."""
         between = [module for module in (self.representation, self.pooler) if module is not None]
         return sum(parameter.numel() for module in between for parameter in module.parameters())
+
+    def distance_of(self, name: str) -> int:
+        """How far below the head a parameter lies: K - l for layer l, 0 to K, K the layer that stands for the last.
+
+        -1 for what lies above the layers: head, representation, pooler, a final norm. Layers above K, which are not
+        read, count like these.
+        """
+        part, _, key = name.partition(".")
+        if self.encoder is None or part != "encoder":
+            return -1
+        layer = family_of(self.encoder.config).layer_of(key)
+        return -1 if layer is None else max(self.representation.layer - layer, -1)
 
     def settle_dense(self, dense: Literal["as_named", "fixed", "trained"]) -> None:
         """Fix or train the dense layers between states and vectors; `as_named`: what comes from stage 1 is fixed."""
@@ -153,15 +167,27 @@ def scores_of(
 class Sentiment(Stage):
     """Fine-tunes a `SentimentClassifier` with cross entropy.
 
+    With `layer_decay` d the learning rate of layer l is that of the head times d^(K - l), that of the embeddings times
+    d^K (Howard & Ruder 2018, section 3.1, who take d = 1 / 2.6). With `gradual_unfreezing` the first epoch trains what
+    lies above the layers, and each further one a layer more, the embeddings last (section 3.3 there).
+
     Attributes:
         figures: of each split: of dev in the best epoch so far, of test when it is read.
         predictions: the same for `examples` (N,), `labels` (N,) and `logits` (N, C).
         vectors: of test texts, evenly spread and at most `geometry.TEXTS`: `examples` (E,) and `vectors` (E, D).
     """
 
-    def __init__(self, classifier: SentimentClassifier, optimisation: Optimisation) -> None:
+    def __init__(
+        self,
+        classifier: SentimentClassifier,
+        optimisation: Optimisation,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: bool = False,
+    ) -> None:
         super().__init__(optimisation)
         self.classifier = classifier
+        self.layer_decay = layer_decay
+        self.gradual_unfreezing = gradual_unfreezing
         self.dev_scores = Scores("dev", classifier.head.out_features)
         self.test_scores = Scores("test", classifier.head.out_features)
         self.figures: dict[str, dict[str, Tensor]] = {}
@@ -172,6 +198,25 @@ class Sentiment(Stage):
     def trained_modules(self) -> Iterable[nn.Module]:
         """Encoder, representation and head."""
         return (self.classifier,)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains, by learning rate, the head's first, and by weight decay."""
+        by_rate: defaultdict[float, list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in self.classifier.named_parameters():
+            distance = max(self.classifier.distance_of(name), 0)
+            by_rate[self.optimisation.learning_rate * self.layer_decay**distance].append(parameter)
+        return [
+            {**group, "lr": rate}
+            for rate, parameters in sorted(by_rate.items(), reverse=True)
+            for group in weight_decay_groups(parameters, self.optimisation.weight_decay)
+        ]
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock, and unfreeze a layer more; what is frozen has no gradient, and the optimiser skips it."""
+        super().on_train_epoch_start()
+        if self.gradual_unfreezing:
+            for name, parameter in self.classifier.named_parameters():
+                parameter.requires_grad_(self.classifier.distance_of(name) < self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross entropy in nats, mean over the batch."""

@@ -59,7 +59,8 @@ class Stage(lightning.LightningModule, ABC):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, by weight decay."""
-        return weight_decay_groups(self.trained_modules(), self.optimisation.weight_decay)
+        parameters = (parameter for module in self.trained_modules() for parameter in module.parameters())
+        return weight_decay_groups(parameters, self.optimisation.weight_decay)
 
     @property
     def progress(self) -> float:
@@ -151,16 +152,15 @@ def linear_schedule(done: int | float, warmup: int | float, whole: int | float) 
     return done / warmup if done < warmup else (whole - done) / (whole - warmup)
 
 
-def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+def weight_decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Every trained parameter once: matrices and embeddings with weight decay, biases and layer norms without."""
     with_decay: list[Tensor] = []
     without: list[Tensor] = []
     seen: set[int] = set()
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                (with_decay if parameter.ndim > 1 else without).append(parameter)
+    for parameter in parameters:
+        if parameter.requires_grad and id(parameter) not in seen:
+            seen.add(id(parameter))
+            (with_decay if parameter.ndim > 1 else without).append(parameter)
     return [
         {"params": with_decay, "weight_decay": weight_decay},
         {"params": without, "weight_decay": 0.0},
