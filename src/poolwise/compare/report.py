@@ -288,6 +288,15 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")
     if runs["labels"].notna().any():
         found.append("Draws of labels are shared by stage-1 runs: a claim over those holds for these draws.")
+    saw = [value for value in runs.get("stage1_saw_test_text", ()) if isinstance(value, bool)]
+    if any(saw):
+        found.append(
+            f"Stage 1 had read test texts, without their labels, in {sum(saw)} of {len(runs)} runs: what an encoder "
+            "gains on texts that it has read may be more than on others."
+        )
+    unknown = len(runs) - len(saw)
+    if unknown:
+        found.append(f"Whether stage 1 had read test texts is not known of {unknown} of {len(runs)} runs.")
     tried = runs.groupby("setting")["tried"].nunique()
     if (tried > 1).any():
         found.append("Some representations had other learning rates to choose from than others of their setting.")
