@@ -17,7 +17,7 @@ def runs_of(effects: dict[str, float], seed: int = 0) -> pandas.DataFrame:
                     points = 80 + 10 * encoder + effects["stage1"] * stage1[encoder, s] + effects["draw"] * draw[d]
                     points += effects["rest"] * random.normal()
                     rows.append(
-                        {"encoder_key": f"e{encoder}", "repr": "cls", "labels": 8.0, "stage1_seed": s, "label_seed": d}
+                        {"encoder_key": f"e{encoder}", "repr": "cls", "draws_labels": True, "stage1_seed": s, "label_seed": d}
                         | {"head_seed": h, "order_seed": h, "seed": 1, "test/accuracy": points / 100}
                     )
     return pandas.DataFrame(rows)
@@ -42,7 +42,7 @@ def test_a_source_that_goes_with_another_is_told_with_it():
 
 
 def test_where_all_labels_are_used_none_are_drawn():
-    runs = runs_of({"stage1": 1.0, "draw": 1.0, "rest": 0.1}).assign(labels=float("nan"))
+    runs = runs_of({"stage1": 1.0, "draw": 1.0, "rest": 0.1}).assign(draws_labels=False)
     assert list(variance_table(runs)) == ["stage-1 run", "head", "the rest"]
 
 

@@ -43,7 +43,8 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
     Stage-2 runs also have `setting` (a key of all that changes their numbers, less encoder, representation, seeds and
     learning rate: what is compared shares it), `family` (the same less the number of labels), `setting_label`,
     `adaptation` (what the encoder is, in words), `encoder_key` (the same as a key), `label` (the representation,
-    marked where its pooler should not be trusted), `learning_rate` and `labels` (a class; NaN for all).
+    marked where its pooler should not be trusted), `learning_rate`, `labels` (a class; NaN for all) and `draws_labels`
+    (whether `label_seed` drew these, or folds).
     """
     rows: list[dict[str, Any]] = []
     for folder in sorted((runs / stage).glob("*")):
@@ -74,6 +75,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
         "label": label_of(record),
         "learning_rate": learning_rate,
         "labels": float("nan") if count is None else float(count),
+        "draws_labels": count is not None or protocol.get("folds") is not None,
     }
 
 

@@ -28,8 +28,8 @@ def variance_table(runs: pandas.DataFrame) -> dict[str, VarianceComponent]:
     Conditions differ by more than chance, so they are a factor before all others, and left out of the shares. Seeds
     that follow `seed` are told together, as the first of them.
     """
-    if runs["labels"].isna().any():
-        runs = runs.drop(columns="label_seed", errors="ignore")  # all labels are used, and none drawn
+    if not runs["draws_labels"].all():
+        runs = runs.drop(columns="label_seed", errors="ignore")
     accuracies = 100 * runs[REPORTED_METRIC].to_numpy(dtype=float)
     conditions = list(zip(runs["encoder_key"], runs["repr"], strict=True))
     factors: dict[str, Sequence[Hashable]] = {CONDITION: conditions}
