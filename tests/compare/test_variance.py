@@ -17,7 +17,13 @@ def runs_of(effects: dict[str, float], seed: int = 0) -> pandas.DataFrame:
                     points = 80 + 10 * encoder + effects["stage1"] * stage1[encoder, s] + effects["draw"] * draw[d]
                     points += effects["rest"] * random.normal()
                     rows.append(
-                        {"encoder_key": f"e{encoder}", "repr": "cls", "draws_labels": True, "stage1_seed": s, "label_seed": d}
+                        {
+                            "encoder_key": f"e{encoder}",
+                            "repr": "cls",
+                            "draws_labels": True,
+                            "stage1_seed": s,
+                            "label_seed": d,
+                        }
                         | {"head_seed": h, "order_seed": h, "seed": 1, "test/accuracy": points / 100}
                     )
     return pandas.DataFrame(rows)
