@@ -107,7 +107,12 @@ def write_run(
         "labels": answers,
         "logits": torch.nn.functional.one_hot(guesses, 2).float(),
     }
-    config = {"seed": seed, "repr": {"name": name}, "data": {"name": "demo"}, "protocol": {"name": protocol}}
+    config = {
+        "seed": seed,
+        "repr": {"name": name},
+        "data": {"name": "demo"},
+        "protocol": {"name": protocol, "epochs": epochs},
+    }
     with RunRecord(identity, identity.folder(runs), config) as record:
         record.results |= {
             "metrics": metrics,

@@ -54,7 +54,8 @@ def test_settings_families_and_encoders_are_told_apart(tmp_path):
     assert runs.loc[[1, 3, 4, 5], "setting"].nunique() == 1
     assert runs.loc[[1, 3, 5], "encoder_key"].nunique() == 1
     assert runs.loc[4, "adaptation"] == "not adapted"
-    assert runs.loc[1, "setting_label"].startswith("demo, tiny, finetune [")  # two settings have these words
+    assert runs.loc[1, "setting_label"] == "demo, tiny, finetune (protocol.epochs=2)"  # two have these words
+    assert runs.loc[6, "setting_label"] == "demo, tiny, finetune (protocol.epochs=9)"
     assert runs.loc[2, "setting_label"] == "demo, tiny, finetune on 8 labels a class"
 
 
@@ -63,7 +64,7 @@ def test_encoders_of_the_same_words_get_a_key(tmp_path):
     write_run(tmp_path, "cls", 2, [], dev=0.9, encoder_condition="another bow")
     found = sorted(read_runs(tmp_path, "sentiment")["adaptation"])
     assert len(set(found)) == 2
-    assert all(words.startswith("after stage 1 with bow [") for words in found)
+    assert all(words.startswith("after stage 1 with bow (") for words in found)
 
 
 def test_runs_are_paired_by_their_seeds(tmp_path):

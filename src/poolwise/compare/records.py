@@ -95,13 +95,44 @@ def label_of(record: Mapping[str, Any]) -> str:
 
 
 def _told_apart(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """With a key after words that several settings, or several encoders of a setting, share."""
-    keys = {"setting_label": ("setting", []), "adaptation": ("encoder_key", ["setting"])}
-    for words, (key, within) in keys.items():
-        shared = runs.groupby([*within, words], dropna=False)[key].transform("nunique") > 1
-        told = runs[words].where(~shared, runs[words] + " [" + runs[key].map(lambda key: hash_of(key)[:4]) + "]")
+    """With what differs, after words that several settings, or several encoders of a setting, share."""
+    for words, key, within in (("setting_label", "setting", []), ("adaptation", "encoder_key", ["setting"])):
+        told = runs[words].copy()
+        for _, rows in runs.groupby([*within, words]):
+            firsts = rows.drop_duplicates(key)
+            if len(firsts) > 1:
+                marks = dict(zip(firsts[key], _differences(firsts, key, stage1=bool(within)), strict=True))
+                told[rows.index] = rows[words] + " (" + rows[key].map(marks) + ")"
         runs = runs.assign(**{words: told})
     return runs
+
+
+LEFT_OUT = ("seed", "repr", "encoder", "logger", "runs_dir", "cache_dir", "workers", "learning_rate", "path", "name")
+"""Parts of a key of the config that do not tell settings apart."""
+MOST_DIFFERENCES = 3
+
+
+def _differences(firsts: pandas.DataFrame, key: str, stage1: bool) -> list[str]:
+    """Of each run, which settings of `stage1` or of all else it alone has; a key where the config does not tell."""
+    found = [_flat(config) for config in firsts["config"]]
+    names = {name for config in found for name in config if name.startswith("stage1.") == stage1}
+    told = sorted(
+        name
+        for name in names
+        if not any(part.endswith(LEFT_OUT) for part in name.split("."))
+        and len({str(config.get(name)) for config in found}) > 1
+    )[:MOST_DIFFERENCES]
+    words = [", ".join(f"{name}={config.get(name)}" for name in told) for config in found]
+    keys = [hash_of(value)[:4] for value in firsts[key]]
+    return [word if word and words.count(word) == 1 else mark for word, mark in zip(words, keys, strict=True)]
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return found
 
 
 def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFrame:
@@ -128,13 +159,10 @@ RECORD_KEYS = ("data", "model", "encoder", "objective", "repr", "protocol", "sta
 
 
 def _keys(record: Mapping[str, Any]) -> set[str]:
-    def below(values: Mapping[str, Any], where: str) -> set[str]:
-        found = {f"{where}{key}" for key in values}
-        return found.union(
-            *(below(value, f"{where}{key}.") for key, value in values.items() if isinstance(value, Mapping))
-        )
-
-    return below(record["config"], "") | {key for key in RECORD_KEYS if key in record}
+    """Of the record, of the config's settings, and of its groups."""
+    config = _flat(record["config"])
+    groups = {name.rsplit(".", depth)[0] for name in config for depth in range(1, name.count(".") + 1)}
+    return set(config) | groups | {key for key in RECORD_KEYS if key in record}
 
 
 def _values(record: Mapping[str, Any], key: str) -> set[str]:
