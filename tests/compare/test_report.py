@@ -100,6 +100,16 @@ def test_the_report_says_where_poolers_come_from(tmp_path):
     assert page.count(row) == 1  # two stage-2 runs read the same stage-1 run
 
 
+def test_representations_of_several_layers_make_a_map(tmp_path):
+    for layer in (1, 2, 3):
+        name = "mean" if layer == 3 else f"mean@layer{layer}"
+        shape = {"name": "mean", "layer": layer, "formula": "f"}
+        write_run(tmp_path, name, 1, list(range(layer)), dev=0.9, representation=shape)
+    drawings = {drawing.name: drawing.svg for drawing in write_report(tmp_path).sections[0].drawings}
+    assert set(drawings) == {"accuracy-1", "layers-1-0"}
+    assert all(f">{value}<" in drawings["layers-1-0"] for value in ("99.5", "99.0", "98.5"))
+
+
 def test_what_spread_comes_from_is_a_table(tmp_path):
     for stage1_seed in (1, 2, 3):
         for seed in (1, 2):

@@ -97,9 +97,9 @@ def layers_drawn(setting: Setting, name: str) -> list[Drawing]:
     for place, (adaptation, conditions) in enumerate(setting.encoders.items()):
         cells: dict[tuple[int, str], float] = {}
         for each in conditions:
-            kind, _, layer = each.representation.partition("@layer")
-            if layer:
-                cells[int(layer), kind] = float(_accuracies(each).mean())
+            layer = each.runs["representation"].iloc[0].get("layer")
+            if layer is not None:
+                cells[layer, each.representation.partition("@")[0]] = float(_accuracies(each).mean())
         layers, kinds = sorted({layer for layer, _ in cells}), sorted({kind for _, kind in cells})
         if len(layers) >= FEWEST_LAYERS:
             values = np.array([[cells.get((layer, kind), np.nan) for kind in kinds] for layer in layers])

@@ -237,6 +237,7 @@ class SentimentJob(Job):
         """Note what was classified from; `parameters` lie between hidden states and vectors."""
         record.results["representation"] = {
             **self.representation,
+            "layer": representation.layer,
             "formula": representation.formula_here,
             "parameters": parameters,
         }
