@@ -63,7 +63,8 @@ def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb:
             WandbSection(each.question, [each.answer, *each.notes], [each.table.flat], each.where)
             for each in report.sections
         ]
-        place = publish(sections, project or project_of(report.runs.to_dict("records")), report.page.parent)
+        project = project or project_of(report.runs.to_dict("records"))
+        place = publish(sections, project, report.page.parent, report.overview)
         show_place("in W&B", place)
 
 

@@ -80,10 +80,11 @@ def test_a_report_is_saved_then_updated_then_made_anew_if_it_is_gone(service, tm
     assert (panels[1].x, panels[1].y) == (reports.Metric("trainer/global_step"), [reports.Metric("dev/macro_f1")])
 
     changed = WandbSection("other words", [], [], {})
-    assert publish([changed], PROJECT, tmp_path) == address
+    assert publish([changed], PROJECT, tmp_path, ["Of 2 settings, mean in 2."]) == address
     assert list(service.views) == [view]
     spec = json.loads(service.views[view]["spec"])
     assert [text_of(block) for block in blocks_of(spec, "heading")] == ["other words", "Runs"]
+    assert "Of 2 settings, mean in 2." in [text_of(block) for block in blocks_of(spec, "paragraph")][:2]
 
     service.views = {"another": service.views[view]}
     assert publish([SECTION], PROJECT, tmp_path) != address

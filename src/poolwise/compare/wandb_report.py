@@ -75,10 +75,10 @@ def project_of(records: Iterable[Mapping[str, Any]]) -> WandbProject:
     return projects.pop() if projects else WandbProject(None, DEFAULT_PROJECT)
 
 
-def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Path) -> str:
+def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Path, opening: Sequence[str] = ()) -> str:
     """Save the report to the account of whoever is logged in, else write its JSON spec into `folder`.
 
-    The report that an earlier call saved is updated; `SAVED_FILE` in `folder` says which that is.
+    `opening` are sentences above all sections. The report that an earlier call saved is updated; `SAVED_FILE` in `folder` says which that is.
 
     Returns:
         Where it lies, and if on this disk, why.
@@ -90,10 +90,10 @@ def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Pat
     spec_file, saved_file = folder / SPEC_FILE, folder / SAVED_FILE
     try:
         if hindrance:
-            write_atomically(spec_file, spec_of(build(sections, WandbProject("", project.name))))
+            write_atomically(spec_file, spec_of(build(sections, WandbProject("", project.name), opening)))
             return f"{spec_file} ({hindrance})"
         with wandb_account("the report could not be saved to W&B") as account:
-            saved = save(sections, project, account, _last_saved(saved_file))
+            saved = save(sections, project, account, _last_saved(saved_file), opening)
         write_atomically(saved_file, json.dumps(asdict(saved), indent=2) + "\n")
         spec_file.unlink(missing_ok=True)
     except OSError as error:
@@ -116,7 +116,11 @@ def _last_saved(file: Path) -> SavedReport | None:
 
 
 def save(
-    sections: Sequence[WandbSection], project: WandbProject, account: wandb.Api, last: SavedReport | None
+    sections: Sequence[WandbSection],
+    project: WandbProject,
+    account: wandb.Api,
+    last: SavedReport | None,
+    opening: Sequence[str] = (),
 ) -> SavedReport:
     """Save a report to its project, which is made if it is missing: over the last one, if that is still there."""
     entity = project.entity or account.settings["entity"] or account.default_entity
@@ -125,16 +129,16 @@ def save(
     # A run set is refused unless its project is there.
     if project.name not in [other.name for other in account.projects(entity)]:
         account.create_project(project.name, entity)
-    report = build(sections, WandbProject(entity, project.name))
+    report = build(sections, WandbProject(entity, project.name), opening)
     if last and last.id in [other.id for other in account.reports(f"{entity}/{project.name}")]:
         report.id = last.id
     report.save()
     return SavedReport(report.id, report.url)
 
 
-def build(sections: Sequence[WandbSection], project: WandbProject) -> reports.Report:
+def build(sections: Sequence[WandbSection], project: WandbProject, opening: Sequence[str] = ()) -> reports.Report:
     """The report, not saved yet; with an entity of "" no service is asked, and run sets are those of its project."""
-    blocks: list[Any] = [reports.TableOfContents()]
+    blocks: list[Any] = [*(reports.P(sentence) for sentence in opening), reports.TableOfContents()]
     for section in sections:
         blocks += [
             reports.H1(section.question),
