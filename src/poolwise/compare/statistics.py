@@ -15,11 +15,11 @@ from scipy import stats
 
 from poolwise.compare.inference import Estimate, holm, in_words, paired_difference
 from poolwise.runs import PREDICTIONS_FILE, hash_of, read_record, without_seeds
-from poolwise.settings import SELECTION_METRIC
+from poolwise.settings import SELECTION_METRIC, STAGE_2_SEEDS
 
 NAME_COLUMNS = ["data", "model", "encoder", "objective", "stage1_seed", "protocol"]
 SETTING_COLUMNS = ["question", *NAME_COLUMNS, "repr"]
-"""What a row of the comparison shares; runs in it differ in `seed` only."""
+"""What a row of the comparison shares; runs in it differ in the seeds of stage 2 only."""
 
 METRICS = [
     f"{split}/{name}"
@@ -38,8 +38,18 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
         record = read_record(folder)
         if record is not None and record["status"] == "finished":
             question = question_key(record)
-            rows.append({**record, **record["metrics"], "question": question, "folder": str(folder)})
+            own = {"question": question, "seeds": seeds_of(record), "folder": str(folder)}
+            rows.append({**record, **record["metrics"], **own})
     return pandas.DataFrame(rows)
+
+
+def seeds_of(record: dict[str, Any]) -> tuple[int, ...]:
+    """The seeds of a run, by which runs are counted and paired: `seed`, and for each source of variance its own.
+
+    A seed that changes nothing there, or that the record of an older run lacks, counts as `seed`.
+    """
+    own = (record.get(name) for name in STAGE_2_SEEDS)
+    return (record["seed"], *(record["seed"] if seed is None else seed for seed in own))
 
 
 def question_key(record: dict[str, Any]) -> str:
@@ -59,7 +69,7 @@ def table_of(runs: pandas.DataFrame) -> pandas.DataFrame:
     """
     runs = runs.assign(label=[label_of(run) for _, run in runs.iterrows()])
     groups = runs.groupby([*SETTING_COLUMNS, "label"], dropna=False, sort=False)
-    columns = {"runs": ("seed", "nunique")}
+    columns = {"runs": ("seeds", "nunique")}
     for metric in METRICS:
         for statistic in ("mean", "std", "min", "max"):
             columns[f"{metric} {statistic}"] = (metric, statistic)
@@ -81,13 +91,11 @@ def difference(first: pandas.DataFrame, second: pandas.DataFrame) -> Estimate | 
         first: the runs of one condition, as from `read_runs`.
         second: the runs of another on the same encoder and the same test set.
     """
-    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    folders = [dict(zip(runs["seeds"], runs["folder"], strict=True)) for runs in (first, second)]
+    seeds = sorted(folders[0].keys() & folders[1].keys())
     if not seeds:
         return None
-    answers = [
-        np.stack([[_correct(runs[runs["seed"] == seed]["folder"].iloc[0]) for seed in seeds]])
-        for runs in (first, second)
-    ]
+    answers = [np.stack([[_correct(by_seeds[seed]) for seed in seeds]]) for by_seeds in folders]
     return paired_difference(answers[0], answers[1])
 
 
