@@ -112,6 +112,16 @@ MISTAKES = {
         2,
         ["protocol.reinitialise.top_layers=2: the representation reads layer 1 of this encoder and those below it"],
     ),
+    "a seed of stage 2 in stage 1": (
+        ["stage=mlm", "head_seed=2"],
+        2,
+        ["head_seed=2: stage=mlm has no head_seed; it is"],
+    ),
+    "seeds that are none": (
+        ["seed=-1", "order_seed=x", "pooler_seed=-2"],
+        2,
+        ["3 mistakes", "order_seed='x': must be a whole number", "pooler_seed=-2: must be at least 0"],
+    ),
     "protocol in stage 1": (["stage=mlm", "protocol.epochs=1"], 2, ["protocol.epochs=1: stage=mlm has no protocol"]),
     "objective in stage 2": (["stage=sentiment", "objective=none"], 2, ["write objective@stage1.objective=none"]),
     "pretraining in stage 2": (["pretraining.epochs=2"], 2, ["write stage1.epochs=2"]),

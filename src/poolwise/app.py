@@ -84,6 +84,9 @@ class SentimentSchema(CommonSchema):
     protocol: dict[str, Any] = MISSING
     labels_per_class: Any = None
     label_seed: Any = MISSING
+    head_seed: Any = MISSING
+    order_seed: Any = MISSING
+    pooler_seed: Any = MISSING
     encoder: str = MISSING
     stage1: dict[str, Any] = MISSING
 
@@ -348,8 +351,9 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_with_protocol(config)
         found += problems_with_folds(config)
         found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
-        if config["label_seed"] != config["seed"]:  # which it is unless told otherwise
-            found += types.problems_with_value(types.Seed, config["label_seed"], "label_seed")
+        for name in types.STAGE_2_SEEDS:
+            if config[name] != config["seed"]:  # which it is unless told otherwise
+                found += types.problems_with_value(types.Seed, config[name], name)
         found += problems_in_stage1(config["stage1"])
     return found
 
@@ -561,7 +565,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         labels_per_class=config["labels_per_class"],
-        label_seed=config["label_seed"],
+        **{name: config[name] for name in types.STAGE_2_SEEDS},
         encoder=config["encoder"],
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from poolwise.settings import UserError
+from poolwise.settings import STAGE_2_SEEDS, UserError
 from poolwise.words import nearest
 
 OVERRIDE = re.compile(
@@ -24,6 +24,8 @@ CHOICES = {"objective": "objective@stage1.objective", "pretraining": "pretrainin
 """Groups of stage 1, and how stage 2 writes them."""
 SHORT_FORMS = ("trainable", "budget")
 """Settings of stage 1 that both stages take without the group they are in."""
+OF_STAGE_2 = ("repr", "protocol", "encoder", "labels_per_class", *STAGE_2_SEEDS)
+"""Groups and keys that stage 1 has not."""
 PARTS = "objective@objective."
 PARTS_IN_STAGE_2 = "objective@stage1.objective."
 """How keys start that add a part of `objective=combined`, such as `+objective@objective.parts.bow=bow`."""
@@ -213,7 +215,7 @@ def in_stage_2(key: str) -> str | None:
 
 def problem_with_stage(override: Override, stage: str) -> str | None:
     """What to write in place of a setting that the other stage has; None for a setting of this one."""
-    if stage == "mlm" and override.root in ("repr", "protocol", "encoder"):
+    if stage == "mlm" and override.root in OF_STAGE_2:
         return f"{override}: stage=mlm has no {override.root}; it is a setting of stage=sentiment"
     if stage == "sentiment" and override.root == "control":
         return (

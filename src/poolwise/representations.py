@@ -90,6 +90,7 @@ class Representation(nn.Module, ABC):
             states, h_l layer l's, m the mask.
         uses_pooler: whether the encoder's pooler is read; where it is not, stage 2 trains without one.
         learned: whether it has parameters of its own, which stage 2 begins and trains.
+        drawn: whether these parameters begin at random.
         reads_tokens: whether it needs the states of all tokens, so that `StoredStates` will not do.
         reads_lower_layers: whether it reads layers below the last one too.
         lowest_layer: the lowest that may stand for the last.
@@ -103,6 +104,7 @@ class Representation(nn.Module, ABC):
     formula: ClassVar[str]
     uses_pooler: ClassVar[bool] = False
     learned: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = False
     reads_lower_layers: ClassVar[bool] = False
     lowest_layer: ClassVar[int] = 0
@@ -229,6 +231,7 @@ class ClsLinear(Representation):
     name = "cls_linear"
     formula = "tanh(W h[0] + b) with W, b drawn fresh in stage 2"
     learned = True
+    drawn = True
 
     def __init__(self, encoder: EncoderShape, **shared: Any) -> None:
         """Args:

@@ -401,11 +401,20 @@ class SentimentSettings(CommonSettings):
     """How many labelled training texts of each class are used; None for all."""
     label_seed: int
     """Draws these, or the folds of a probe."""
+    head_seed: int
+    """Draws the head, and dropout."""
+    order_seed: int
+    """Decides the order of the batches."""
+    pooler_seed: int
+    """Draws a pooler that the checkpoint lacks, `cls_linear`, and what is to be reinitialised."""
     encoder: str
     stage1: Stage1Choice
     stage1_command: str
     """The command that makes the stage-1 encoder, for the message that it is missing."""
 
+
+STAGE_2_SEEDS = ("label_seed", "head_seed", "order_seed", "pooler_seed")
+"""Seeds of stage 2, one for each source of variance; each is `seed` unless told otherwise."""
 
 ModelSettings = ScratchModel | PretrainedModel
 DataSettings = DemoData | FilesData | HubData

@@ -127,6 +127,23 @@ def test_a_random_pooler_of_several_seeds_stands_beside_the_one_probe_of_cls(tmp
     assert [names(folders) for folders in found] == [[["cls-1"] * 3], [["pooler-1", "pooler-2", "pooler-3"]]]
 
 
+def test_runs_are_paired_by_each_seed_that_both_depend_on(tmp_path):
+    for head in (1, 2):
+        seeds = {"head_seed": head, "order_seed": 1}
+        write_run(tmp_path, "cls", head, [], dev=0.9, **seeds)
+        for pooler in (1, 2):
+            write_run(tmp_path, "cls_linear", 10 * head + pooler, [], dev=0.9, **seeds, pooler_seed=pooler)
+    for file in (tmp_path / "sentiment").glob("*/record.json"):  # as several seeds that differ are written
+        record = json.loads(file.read_text())
+        record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
+        file.write_text(json.dumps(record))
+    found = matched([condition(tmp_path, "cls"), condition(tmp_path, "cls_linear")])
+    assert [names(folders) for folders in found] == [
+        [["cls-1", "cls-2"]],
+        [["cls_linear-11", "cls_linear-21"]],
+    ]
+
+
 def test_the_learning_rate_is_chosen_on_dev(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, "cls", seed, [1, 2], dev=0.9, learning_rate=1e-3)

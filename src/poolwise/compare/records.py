@@ -31,8 +31,9 @@ UNADAPTED = "not adapted"
 AFTER_PLAIN = "after plain MLM"
 """How they call one that MLM alone trained, for as long as the others (a budget of its own follows)."""
 
-SEEDS = ("seed", "head_seed", "order_seed", "pooler_seed", "label_seed")
-"""What may tell stage-2 runs of one condition on one encoder apart."""
+DRAWN_BY = ("head_seed", "order_seed", "pooler_seed")
+"""Seeds of stage 2, beside `seed` and `label_seed`; null in a record where they change nothing."""
+SEEDS = ("seed", "label_seed", *DRAWN_BY)
 OF_THE_ENCODER = ("weights", "tokenizer")
 """Entries of a stage-2 run's material that another stage-1 run changes."""
 
@@ -228,15 +229,18 @@ class Condition:
 
     @property
     def random(self) -> bool:
-        """Whether stage 2 drew anything: nothing is random in a probe of a trained encoder."""
-        return any("seed" in material for material in self.runs["material"])
+        """Whether stage 2 drew anything but labels: nothing is random in a probe of a trained encoder."""
+        return not {"seed", *DRAWN_BY}.isdisjoint(self.seeds())
 
     def seeds(self) -> pandas.DataFrame:
-        """A row a run: the seeds that it depends on, and its folder."""
-        own = SEEDS[:-1] if self.random else ()
-        drawn = SEEDS[-1:] if all("labels" in material for material in self.runs["material"]) else ()
-        columns = {name: self.runs.get(name, self.runs["seed"]).fillna(self.runs["seed"]) for name in own}
-        columns |= {name: self.runs[name] for name in (*drawn, *(["stage1_seed"] if self.adapted else []))}
+        """A row a run: the seeds that all of them depend on, and its folder."""
+        columns = {name: self.runs[name] for name in DRAWN_BY if name in self.runs and self.runs[name].notna().all()}
+        if all("seed" in material for material in self.runs["material"]):
+            columns["seed"] = self.runs["seed"]
+        if self.runs["draws_labels"].all():
+            columns["label_seed"] = self.runs["label_seed"]
+        if self.adapted:
+            columns["stage1_seed"] = self.runs["stage1_seed"]
         return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
 
     def answers(self) -> Bool[ndarray, "S R N"]:
@@ -270,6 +274,9 @@ def matched(conditions: Sequence[Condition]) -> list[Folders] | None:
         right_hand = table.rename(columns={"folder": f"folder{place}"})
         shared = [name for name in right_hand if name in joined]
         joined = joined.merge(right_hand, on=shared) if shared else joined.merge(right_hand, how="cross")
+    for place, condition in enumerate(conditions):
+        if condition.random:  # one run in the place of several would hide their spread
+            joined = joined.drop_duplicates(f"folder{place}")
     if joined.empty:
         return None
     units = [rows for _, rows in joined.groupby("stage1_seed")] if "stage1_seed" in joined else [joined]

@@ -13,35 +13,35 @@ from poolwise.compare.records import REPORTED_METRIC
 SOURCES = {
     "stage-1 run": "stage1_seed",
     "label draw": "label_seed",
-    "fresh pooler": "pooler_seed",
     "head": "head_seed",
     "order of the texts": "order_seed",
+    "fresh pooler": "pooler_seed",
     "seed of stage 2": "seed",
 }
-"""Outer sources first. A source that goes with one before it is told with it."""
+"""Outer sources first. Sources that go together, as where all follow `seed`, are told as one."""
 CONDITION = "encoder and representation"
 
 
 def variance_table(runs: pandas.DataFrame) -> dict[str, VarianceComponent]:
     """Standard deviation in points, and share, of each source that has several levels in the runs of one setting.
 
-    Conditions differ by more than chance, so they are a factor before all others, and left out of the shares. Seeds
-    that follow `seed` are told together, as the first of them.
+    Conditions differ by more than chance, so they are a factor before all others, and left out of the shares.
     """
-    if not runs["draws_labels"].all():
-        runs = runs.drop(columns="label_seed", errors="ignore")
     accuracies = 100 * runs[REPORTED_METRIC].to_numpy(dtype=float)
     conditions = list(zip(runs["encoder_key"], runs["repr"], strict=True))
-    factors: dict[str, Sequence[Hashable]] = {CONDITION: conditions}
-    partitions = {_partition(conditions)}
+    sources: dict[tuple[int, ...], list[str]] = {}
     for source, column in SOURCES.items():
-        levels = [str(value) for value in runs.get(column, pandas.Series(0, runs.index))]
+        used = column in runs and runs[column].notna().any()
+        if not used or (source == "label draw" and not runs["draws_labels"].all()):
+            continue
+        levels = [str(level) for level in runs[column].fillna(runs["seed"])]
         if source == "stage-1 run":
             levels = [f"{encoder} {level}" for encoder, level in zip(runs["encoder_key"], levels, strict=True)]
-        partition = _partition(levels)
-        if len(set(levels)) > 1 and partition not in partitions:
-            partitions.add(partition)
-            factors[source] = levels
+        if len(set(levels)) > 1:
+            sources.setdefault(_partition(levels), []).append(source)
+    sources.pop(_partition(conditions), None)
+    factors: dict[str, Sequence[Hashable]] = {CONDITION: conditions}
+    factors |= {_named(names): partition for partition, names in sources.items()}
     if len(factors) == 1:
         return {}
     found = {name: part for name, part in variance_components(accuracies, factors).items() if name != CONDITION}
@@ -52,6 +52,11 @@ def variance_table(runs: pandas.DataFrame) -> dict[str, VarianceComponent]:
         for name, part in told.items()
         if name != THE_REST or len(told) > 1
     }
+
+
+def _named(sources: Sequence[str]) -> str:
+    """`seed of stage 2` is what the others follow: it is named where it stands alone."""
+    return ", ".join(name for name in sources if name != "seed of stage 2" or len(sources) == 1)
 
 
 def _partition(levels: Sequence[Hashable]) -> tuple[int, ...]:

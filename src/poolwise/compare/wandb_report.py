@@ -78,7 +78,8 @@ def project_of(records: Iterable[Mapping[str, Any]]) -> WandbProject:
 def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Path, opening: Sequence[str] = ()) -> str:
     """Save the report to the account of whoever is logged in, else write its JSON spec into `folder`.
 
-    `opening` are sentences above all sections. The report that an earlier call saved is updated; `SAVED_FILE` in `folder` says which that is.
+    `opening` are sentences above all sections. The report that an earlier call saved is updated;
+    `SAVED_FILE` in `folder` says which that is.
 
     Returns:
         Where it lies, and if on this disk, why.

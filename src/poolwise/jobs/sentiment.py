@@ -70,6 +70,7 @@ class SentimentJob(Job):
         self.corpus = labelled_corpus(settings)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
+        self.seeds = self._seeds()
         self.identity = self._identity()
         self.pooler_status = ""
         classes = len(self.corpus.label_names)
@@ -93,12 +94,14 @@ class SentimentJob(Job):
 
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen
-        count, depends = settings.labels_per_class, self._depends_on_seed
+        count = settings.labels_per_class
         drawn = count is not None or folds_of(settings.protocol) is not None
         labels = {**({} if count is None else {"per_class": count}), "label_seed": settings.label_seed}
+        # One `seed` where all are the same, as before there were several.
+        seeds = {"seed": min(self.seeds.values())} if len(set(self.seeds.values())) == 1 else self.seeds
         material = {
             "stage": "sentiment",
-            **({"seed": settings.seed} if depends else {}),
+            **seeds,
             **({"labels": labels} if drawn else {}),
             "weights": chosen.fingerprint,
             "tokenizer": tokenizer_hash(chosen.tokenizer),
@@ -118,12 +121,12 @@ class SentimentJob(Job):
             )
         )
         stage1_seed = chosen.flat["stage1_seed"]
-        seeds = [f"seed{settings.seed}"] if depends else []
-        seeds += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
-        seeds += [f"labelseed{settings.label_seed}"] if drawn else []
+        words = [f"{name.replace('_', '')}{seed}" for name, seed in seeds.items()]
+        words += [] if stage1_seed is None else [f"stage1seed{stage1_seed}"]
+        words += [f"labelseed{settings.label_seed}"] if drawn else []
         return RunIdentity(
             stage="sentiment",
-            name="-".join([condition, *seeds]),
+            name="-".join([condition, *words]),
             condition=condition,
             material=material,
             condition_material=without_seeds({**material, "weights": chosen.condition}),
@@ -134,8 +137,9 @@ class SentimentJob(Job):
                 "encoder_condition": chosen.condition,
                 "repr": self.representation_label,
                 "protocol": self.protocol_label,
-                "seed": settings.label_seed if drawn and not depends else settings.seed,
-                "label_seed": settings.label_seed,
+                "seed": seeds.get("seed", settings.label_seed if drawn and not seeds else settings.seed),
+                "label_seed": settings.label_seed if drawn else None,
+                **{name: self.seeds.get(name) for name in ("head_seed", "order_seed", "pooler_seed")},
             },
         )
 
@@ -146,12 +150,23 @@ class SentimentJob(Job):
         in_folds = "" if folds is None else f" in {folds} folds"
         return self.settings.protocol.name + in_folds + ("" if count is None else f" on {count} labels a class")
 
+    def _seeds(self) -> dict[str, int]:
+        """The seeds that change a number, by name: in a probe, only where encoder or pooler are drawn by them."""
+        path, trains = self.chosen.path, isinstance(self.protocol, TrainedProtocol)
+        lacks_pooler = self.kind.uses_pooler and (path is None or not checkpoints.has_pooler(path))
+        anew = isinstance(self.protocol, Finetune) and "reinitialise" in material_of(self.protocol)
+        changes = {
+            "seed": path is None,  # draws the encoder
+            "head_seed": trains,
+            "order_seed": trains,
+            "pooler_seed": lacks_pooler or self.kind.drawn or anew,
+        }
+        return {name: getattr(self.settings, name) for name, does in changes.items() if does}
+
     @property
-    def _depends_on_seed(self) -> bool:
-        """Whether `seed` changes a number: in a probe, only where encoder or pooler are drawn by it."""
-        path = self.chosen.path
-        drawn = path is None or (self.kind.uses_pooler and not checkpoints.has_pooler(path))
-        return drawn or isinstance(self.settings.protocol, TrainedProtocol)
+    def seed(self) -> int:
+        """Of the global generators, from which head and dropout are drawn."""
+        return self.settings.head_seed
 
     def texts(self) -> dict[str, TokenisedTexts]:
         """The labelled splits as token ids, all of them."""
@@ -174,13 +189,19 @@ class SentimentJob(Job):
         settings, chosen = self.settings, self.chosen
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
-            model = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
-            self.pooler_status = "random"
+            model, other = (
+                encoder.build_from_scratch(settings.model, chosen.tokenizer, seed).body
+                for seed in (settings.seed, settings.pooler_seed)
+            )
+            model.pooler, self.pooler_status = other.pooler, "random"
         else:
             model, self.pooler_status = encoder.load_encoder(
-                chosen.path, settings.seed, pooler_required=settings.encoder == "stage1"
+                chosen.path, settings.pooler_seed, pooler_required=settings.encoder == "stage1"
             )
-        representation = build_representation(self.representation, EncoderShape.of(model.config))
+        shape = EncoderShape.of(model.config)
+        build_representation(self.representation, shape)  # so that the head comes after it in its generator, as ever
+        with encoder.drawn_with(settings.pooler_seed):
+            representation = build_representation(self.representation, shape)
         drawn_anew = isinstance(self.protocol, Finetune) and self.protocol.reinitialise.pooler
         if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS and not drawn_anew:
             what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
@@ -190,7 +211,7 @@ class SentimentJob(Job):
             )
         layers = reinitialised_layers(settings)
         if drawn_anew or layers:
-            encoder.reinitialise(model, drawn_anew, layers, settings.seed)
+            encoder.reinitialise(model, drawn_anew, layers, settings.pooler_seed)
         if drawn_anew:
             self.pooler_status = "random"
         elif layers and self.pooler_status not in DISTRUSTED_POOLERS:
@@ -204,7 +225,7 @@ class SentimentJob(Job):
         model, representation = self.load()
         every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
-        data = labelled_data(texts, protocol.batch_size, settings.seed, settings.workers)
+        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers)
         is_frozen = isinstance(protocol, Frozen)
         if is_frozen:
             examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}

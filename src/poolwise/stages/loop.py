@@ -121,6 +121,11 @@ class Job(ABC):
         return self.next_steps
 
     @property
+    def seed(self) -> int:
+        """Of the global generators."""
+        return self.settings.seed
+
+    @property
     def folder(self) -> Path:
         """Where the run lies."""
         return self.identity.folder(self.settings.runs_dir)
@@ -166,7 +171,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         RunRecord(job.identity, folder, settings.config) as record,
         loggers(settings.logger, record, settings.runs_dir) as run_loggers,
     ):
-        lightning.seed_everything(settings.seed, workers=True, verbose=False)
+        lightning.seed_everything(job.seed, workers=True, verbose=False)
 
         def announce_start(facts: dict[str, str]) -> None:
             show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
