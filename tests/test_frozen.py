@@ -166,11 +166,11 @@ def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program,
 
 
 def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Each text's class by scikit-learn, of a probe on the other folds, one of which chooses C; its scores there."""
+    """Each text's class by scikit-learn, of a probe on the other folds, and what it scores inside these."""
     answers, scores = np.empty_like(labels), []
     for fold in range(folds.max() + 1):
         others = folds != fold
-        split = PredefinedSplit(np.where(folds[others] == (fold + 1) % (folds.max() + 1), 0, -1))
+        split = PredefinedSplit(folds[others])
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         grid = {"logisticregression__C": STRENGTHS}
         search = GridSearchCV(model, grid, cv=split, scoring="f1_macro").fit(vectors[others], labels[others])

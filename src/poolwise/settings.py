@@ -229,8 +229,8 @@ class Probe:
     strengths: tuple[Positive, ...]
     """Inverse weights of the penalty to choose from on dev."""
     folds: Annotated[int | None, Bounds(at_least=3.0)]
-    """Of the training texts, where there is neither dev nor test: one is predicted, one serves as dev, the rest are
-    left to fit on. None for the splits of the data."""
+    """Of the training texts, where there is neither dev nor test: each is predicted by a probe of the others, which
+    choose the penalty among themselves. None for the splits of the data."""
 
 
 OFF: dict[str, Any] = {

@@ -57,10 +57,10 @@ def test_the_best_on_dev_is_taken_and_of_equals_the_strongest_penalty() -> None:
 
 
 def folds_of(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[Fold]:
-    def macro_f1(dev: np.ndarray, probe: Probe) -> float:
-        return float(f1_score(labels[dev], probe.logits(vectors[dev]).argmax(axis=1), average="macro"))
+    def figures(dev: np.ndarray, probe: Probe) -> dict[str, float]:
+        return {"f1": float(f1_score(labels[dev], probe.logits(vectors[dev]).argmax(axis=1), average="macro"))}
 
-    return list(fit_folds(vectors, labels, int(labels.max()) + 1, folds, macro_f1))
+    return fit_folds(vectors, labels, int(labels.max()) + 1, folds, figures, "f1")
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -71,9 +71,10 @@ def test_folds_are_the_nested_cross_validation_of_scikit_learn(classes: int) -> 
     for number, fold in enumerate(folds_of(vectors, labels, folds)):
         assert (fold.held_out == (folds == number)).all()
         others = ~fold.held_out
-        split = PredefinedSplit(np.where(fold.dev[others], 0, -1))
         model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8, max_iter=5000))
-        reference = GridSearchCV(model, grid, cv=split, scoring="f1_macro").fit(vectors[others], labels[others])
+        reference = GridSearchCV(model, grid, cv=PredefinedSplit(folds[others]), scoring="f1_macro")
+        reference.fit(vectors[others], labels[others])
+        assert fold.dev_figures["f1"] == pytest.approx(reference.best_score_, abs=0.003)
         assert fold.probe.strength == reference.best_params_["logisticregression__C"]
         answers = fold.probe.logits(vectors[fold.held_out]).argmax(axis=1)
         assert (answers == reference.predict(vectors[fold.held_out])).mean() > 0.997

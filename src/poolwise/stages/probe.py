@@ -3,9 +3,10 @@
 Shapes: N examples, D vector size, C classes, K rows of weights: 1 for two classes, else C.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -56,7 +57,7 @@ def fit(
 
     Vectors are standardised first. The penalty leaves the bias free; two classes share one row of weights. This is
     what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors. There is one minimum:
-    `start`, a probe of the same vectors or of most of them, changes how soon it is found.
+    `start`, a probe of the same vectors, changes how soon it is found.
     """
     exact = vectors.astype(np.float64)
     middle, scale = exact.mean(axis=0), exact.std(axis=0)
@@ -87,10 +88,17 @@ def fit_best(
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probe:
     """The probe with the highest score on dev, of equal ones that with the strongest penalty."""
+    return max(fit_each(vectors, labels, classes, strengths), key=score)
+
+
+def fit_each(
+    vectors: Float[ndarray, "N D"], labels: Int[ndarray, " N"], classes: int, strengths: Sequence[float]
+) -> list[Probe]:
+    """A probe of each strength, the strongest penalty first."""
     probes: list[Probe] = []
     for strength in sorted(strengths):
         probes.append(fit(vectors, labels, classes, strength, probes[-1] if probes else None))
-    return max(probes, key=score)
+    return probes
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,14 @@ class Fold:
     """What is fitted for one fold.
 
     Attributes:
-        held_out: (N,) the fold's own examples: neither probe has read them.
-        dev: (N,) those of the next fold, which `chosen` has not read.
-        chosen: on all other folds, of the strength that is best on `dev`.
-        probe: of this strength, on all folds but the one held out.
+        held_out: (N,) the fold's own examples.
+        probe: on all others, of the strength that is best on these.
+        dev_figures: of this strength, the mean over the other folds.
     """
 
     held_out: Bool[ndarray, " N"]
-    dev: Bool[ndarray, " N"]
-    chosen: Probe
     probe: Probe
+    dev_figures: dict[str, float]
 
 
 def fit_folds(
@@ -115,29 +121,41 @@ def fit_folds(
     labels: Int[ndarray, " N"],
     classes: int,
     folds: Int[ndarray, " N"],
-    score: Callable[[Bool[ndarray, " N"], Probe], float],
+    figures_on: Callable[[Bool[ndarray, " N"], Probe], Mapping[str, float]],
+    selection_metric: str,
     strengths: Sequence[float] = STRENGTHS,
-) -> Iterator[Fold]:
-    """Nested cross-validation, a fold at a time: the strength is chosen without the fold that is then predicted.
+) -> list[Fold]:
+    """Nested cross-validation: the strength for a fold is chosen by cross-validation of the other folds.
 
-    SentEval (Conneau and Kiela 2018) chooses it by a second cross-validation of the other folds. Here one of these
-    serves as dev, each fold once, which takes a ninth of its fits for ten folds.
+    This is SentEval's (Conneau and Kiela 2018), except that these folds are not drawn anew inside: then what is fitted
+    without folds i and j serves both, and K folds take K (K - 1) / 2 fits of each strength.
 
     Args:
         vectors: (N, D).
         labels: (N,) class ids.
         classes: C.
-        folds: (N,) the fold of each example, numbered from 0.
-        score: on some examples, (N,), of a probe; the higher the better.
+        folds: (N,) the fold of each example, numbered from 0; three or more.
+        figures_on: of a probe on some examples, (N,).
+        selection_metric: the one of these figures whose highest mean decides; of equal ones the strongest penalty.
         strengths: to choose from.
     """
-    count = int(folds.max()) + 1
-    for number in range(count):
-        held_out, dev = folds == number, folds == (number + 1) % count
-        rest = ~(held_out | dev)
-        chosen = fit_best(vectors[rest], labels[rest], classes, partial(score, dev), strengths)
-        probe = fit(vectors[~held_out], labels[~held_out], classes, chosen.strength, chosen)
-        yield Fold(held_out, dev, chosen, probe)
+    numbers = range(int(folds.max()) + 1)
+    inner: dict[tuple[int, int], list[Mapping[str, float]]] = {}
+    for one, other in combinations(numbers, 2):
+        rest = (folds != one) & (folds != other)
+        probes = fit_each(vectors[rest], labels[rest], classes, strengths)
+        for held_out, dev in ((one, other), (other, one)):
+            inner[held_out, dev] = [figures_on(folds == dev, probe) for probe in probes]
+    found = []
+    for number in numbers:
+        of_strengths = zip(*(inner[number, dev] for dev in numbers if dev != number), strict=True)
+        means = [{name: fmean(each[name] for each in figures) for name in figures[0]} for figures in of_strengths]
+        scores = [mean[selection_metric] for mean in means]
+        best = scores.index(max(scores))
+        rest = folds != number
+        probe = fit(vectors[rest], labels[rest], classes, sorted(strengths)[best])
+        found.append(Fold(~rest, probe, means[best]))
+    return found
 
 
 def _class_logits(rows: Float[ndarray, "N K"]) -> Float[ndarray, "N C"]:
