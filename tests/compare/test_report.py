@@ -92,7 +92,7 @@ def test_the_report_says_where_poolers_come_from(tmp_path):
     noted = {"pooler_status": "trained", "gradient_norm": 0.1234, "relative_distance_moved": 0.5, "geometry": {}}
     for seed in (1, 2):
         write_run(tmp_path, "pooler", seed, [0], dev=0.9, stage1_provenance=noted)
-        write_run(tmp_path, "cls", seed, [0], dev=0.9, objective=None)
+        write_run(tmp_path, "cls", seed, [0], dev=0.9, objective=None, stage1_provenance={})
     page = write_report(tmp_path).page.read_text()
     row = "<td>demo, tiny, after stage 1 with bow</td>" + "".join(
         f'<td class="number">{cell}</td>' for cell in ("1", "trained", "0.123", "0.500", "none", "none", "none")

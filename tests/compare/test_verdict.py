@@ -106,6 +106,17 @@ def test_several_encoders_are_compared_over_their_stage_1_runs(three_encoders):
     assert len(words.hypotheses["H1"]) == len(words.hypotheses["H2"]) == 2
 
 
+def test_one_stage_1_run_claims_nothing_of_others(tmp_path):
+    for seed in (1, 2, 3):
+        for objective, wrong in (("bow", [0]), ("none", list(range(40)))):
+            for name in ("cls", "pooler"):
+                write_run(tmp_path, name, seed, wrong, dev=1 - len(wrong) / 100, objective=objective)
+    *_, between, gave = told(tmp_path)[1].notes
+    limit = r"\(one stage-1 run of each encoder: said of these alone\)\."
+    assert re.search(rf"cls after plain MLM by 19\.5 points \(.*\) {limit}", between)
+    assert re.search(rf"as cls shows it, \+19\.5 points \([^)]*\) {limit}", gave)
+
+
 def test_the_overview_counts_settings_and_hypotheses(three_encoders):
     for seed in (1, 2, 3):
         write_run(three_encoders, "mean", seed, [], dev=0.9, labels=8)

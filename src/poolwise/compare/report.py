@@ -239,7 +239,7 @@ def _provenance(runs: pandas.DataFrame) -> Table | None:
     rows = {}
     for run in runs.to_dict("records"):
         noted = run.get("stage1_provenance")
-        if isinstance(noted, dict):
+        if isinstance(noted, dict) and noted:
             geometry = noted.get("geometry", {})
             rows[run["material"]["weights"]] = [
                 f"{run['data']}, {run['model']}, {run['adaptation']}",

@@ -81,18 +81,23 @@ def _many(labels: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two conditions by name, and the first less the second (None where no runs can be paired)."""
+    """Two conditions by name, and the first less the second (None where no runs can be paired).
+
+    Attributes:
+        between_encoders: whether it says something of stage 1, or of adapting.
+    """
 
     first: str
     second: str
     gap: Estimate | None
+    between_encoders: bool
 
 
 def compare(first: Condition, second: Condition, named: Callable[[Condition], str]) -> Comparison:
     """First less second in test accuracy, paired by seeds and test examples."""
     answers = paired_answers([first, second])
     gap = None if answers is None else paired_difference(answers[0], answers[1])
-    return Comparison(named(first), named(second), gap)
+    return Comparison(named(first), named(second), gap, first.adaptation != second.adaptation)
 
 
 @dataclass
@@ -210,8 +215,16 @@ def _sentence(comparison: Comparison, adjusted_p: float, pairs: int = 1) -> str:
     gap = comparison.gap
     assert gap is not None
     words = _capital(in_words(comparison.first, comparison.second, gap, adjusted_p, MARGIN, pairs))
-    alone = gap.stage1_runs == gap.stage2_runs == 1
-    return words + (" (one run each: said of these alone)." if alone else ".")
+    return f"{words}{_said_of(gap, comparison.between_encoders)}."
+
+
+def _said_of(gap: Estimate, between_encoders: bool) -> str:
+    """What a claim is limited to, where that is less than a reader would think."""
+    if gap.stage1_runs > 1:
+        return ""
+    if between_encoders:
+        return " (one stage-1 run of each encoder: said of these alone)"
+    return " (one run each: said of these alone)" if gap.stage2_runs == 1 else ""
 
 
 def _capital(words: str) -> str:
@@ -272,7 +285,8 @@ def _worth_of_pooler(setting: Setting, adaptation: str, baseline: str) -> list[s
 
 def _change(gap: Estimate) -> str:
     shown = "p < 0.001" if gap.p < 0.001 else f"p = {gap.p:.3f}"
-    return f"{gap.points:+.1f} points (95 % interval {gap.low:+.1f} to {gap.high:+.1f}, {shown})"
+    words = f"{gap.points:+.1f} points (95 % interval {gap.low:+.1f} to {gap.high:+.1f}, {shown})"
+    return words + _said_of(gap, between_encoders=True)
 
 
 def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
