@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException)
+"""What a config that cannot be composed raises."""
+
 Plain = dict[str, Any]
 Kind = TypeVar("Kind")
 
@@ -162,7 +165,7 @@ def let_through(arguments: Sequence[str]) -> list[str]:
     choices = [str(override) for override in overrides_in(arguments) if override.is_choice]
     try:
         known = keys_of(composed(first_job(choices)))
-    except (HydraException, OmegaConfBaseException):
+    except COMPOSING_ERRORS:
         return list(arguments)  # Hydra will say what is wrong, in its own words
 
     def strange(override: Override | None) -> bool:

@@ -13,11 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from poolwise import machine
-from poolwise.app import composed, jobs_of, leave, planned, prepared, register_schemas
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, leave, planned, prepared, register_schemas
 from poolwise.command_line import stage_of
 from poolwise.runs import hash_of, read_record
 from poolwise.settings import SELECTION_METRIC, UserError, take_all
@@ -83,7 +80,7 @@ def main() -> None:
         tune(given.settings, given.trials)
     except UserError as error:
         leave(error)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING_ERRORS as error:
         leave(UserError(str(error)))
 
 

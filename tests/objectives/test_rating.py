@@ -45,9 +45,9 @@ def test_it_is_marked_in_record_card_and_tables(program, tmp_path):
     stage2 = ["stage=sentiment", "objective@stage1.objective=rating", *SMALL_STAGE2, "logger=csv"]
     assert program(*stage2) == 0
     moved = (file.parent / "export").rename(tmp_path / "elsewhere")
-    assert program("stage=sentiment", f"encoder={moved}", *SMALL_STAGE2, "logger=csv") == 0
+    assert program("stage=sentiment", f"encoder={moved}", "seed=2", *SMALL_STAGE2, "logger=csv") == 0
     found = [json.loads(each.read_text()) for each in (tmp_path / "runs/sentiment").glob("*/record.json")]
-    assert {run["objective"] for run in found} == {"rating (reads labels)", None}
+    assert [run["objective"] for run in found] == ["rating (reads labels)"] * 2
     assert f"{moved} (reads labels)" in {run["encoder"] for run in found}
 
 

@@ -253,7 +253,7 @@ def _provenance(runs: pandas.DataFrame) -> Table | None:
     return Table([*columns, "uniformity"], list(rows.values())) if rows else None
 
 
-def _figure(value: float | None, digits: int) -> str:
+def _figure(value: float | int | None, digits: int) -> str:
     return "none" if value is None or pandas.isna(value) else f"{value:.{digits}f}"
 
 
