@@ -234,7 +234,7 @@ def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, t
     assert pooled["parameters"] - mixed["parameters"] == 32 * 33 - 3
     assert {(run["status"], run["pooler_status"]) for run in found.values()} == {("finished", "random")}
     report = write_report(tmp_path / "runs")
-    assert {row[0] for row in report.sections[0].rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
+    assert {row[0] for row in report.sections[0].table.rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
 
 
 def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):

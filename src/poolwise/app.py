@@ -210,7 +210,7 @@ def problems_of_first_job(arguments: Sequence[str]) -> list[str]:
         typed_settings(composed(first_job([str(override) for override in overrides_in(arguments)])))
     except UserError as error:
         return list(error.messages)
-    except (HydraException, OmegaConfBaseException):
+    except COMPOSING_ERRORS:
         pass
     return []
 

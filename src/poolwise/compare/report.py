@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
 from jinja2 import Environment
 from markupsafe import Markup
@@ -300,6 +299,10 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
     tried = runs.groupby("setting")["tried"].nunique()
     if (tried > 1).any():
         found.append("Some representations had other learning rates to choose from than others of their setting.")
-    if any(np.isnan(value) for value in runs["stage1_seed"]):
-        found.append("An encoder that is not adapted has no stage-1 runs; its own runs are dealt out beside theirs.")
+    unadapted = runs["stage1_seed"].isna()
+    if unadapted.any() and not unadapted.all():
+        found.append(
+            "An encoder that is not adapted has no stage-1 runs: its own runs are dealt out beside theirs, and where "
+            "nothing in them is random, the same one stands beside each."
+        )
     return found
