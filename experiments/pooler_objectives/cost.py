@@ -48,7 +48,8 @@ class Runner:
         self.size = arguments.batch // (2 if self.objective.needs.arrangement == "views" else 1)
         batches = MaskedBatches(texts, tokenizer, masking, 1, self.objective.needs)
         self.batches = (batches[request] for request in LengthGroupedBatches(texts.lengths, self.size, seed=1))
-        self.optimizer = torch.optim.AdamW(weight_decay_groups((self.model, self.objective), 0.01), lr=1e-5)
+        trained = [*self.model.parameters(), *self.objective.parameters()]
+        self.optimizer = torch.optim.AdamW(weight_decay_groups(trained, 0.01), lr=1e-5)
 
     def step(self) -> tuple[float, float]:
         """Seconds a text, and a token, of one step."""
