@@ -71,13 +71,14 @@ def write_run(
     protocol: str = "finetune",
     labels: int | None = None,
     learning_rate: float = 1e-3,
+    examples: int = EXAMPLES,
     **further: Any,
 ) -> Path:
     """A finished stage-2 run whose test predictions are wrong at the given examples. Its folder.
 
     Without an objective its encoder is not adapted; `further` goes into the record.
     """
-    answers = torch.arange(EXAMPLES) % 2
+    answers = torch.arange(examples) % 2
     guesses = answers.clone()
     guesses[wrong] = 1 - guesses[wrong]
     flat = {
@@ -100,10 +101,10 @@ def write_run(
     material |= {} if protocol == "probe" else {"seed": seed}
     material |= {"labels": {"per_class": labels, "label_seed": seed}} if labels else {}
     identity = RunIdentity("sentiment", f"{name}-{seed}", name, material, {}, flat)
-    accuracy = 1 - len(wrong) / EXAMPLES
+    accuracy = 1 - len(wrong) / examples
     metrics = dict.fromkeys(METRICS, accuracy) | {"dev/macro_f1": dev}
     columns = {
-        "examples": torch.arange(EXAMPLES),
+        "examples": torch.arange(examples),
         "labels": answers,
         "logits": torch.nn.functional.one_hot(guesses, 2).float(),
     }

@@ -19,6 +19,7 @@ def notebook(request):
     return found
 
 
+@pytest.mark.slow
 def test_it_runs_and_writes_nothing_beside_itself(notebook):
     before = set(NOTEBOOKS.rglob("*"))
     place = {"metadata": {"path": str(NOTEBOOKS)}}

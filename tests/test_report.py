@@ -22,15 +22,17 @@ def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
     assert any(line.startswith("Use mean, the best on dev") for line in lines)
     places = {line[:9].strip(): line[9:] for line in lines[-6:]}
     assert places == {
-        "page": f"{tmp_path}/report/index.html",
-        "Markdown": f"{tmp_path}/report/report.md",
-        "table": f"{tmp_path}/report/comparison.csv",
-        "figures": f"{tmp_path}/report/figures",
+        "page": f"{tmp_path}/report-data=demo/index.html",
+        "Markdown": f"{tmp_path}/report-data=demo/report.md",
+        "table": f"{tmp_path}/report-data=demo/comparison.csv",
+        "figures": f"{tmp_path}/report-data=demo/figures",
         "records": f"{tmp_path}/sentiment/*/record.json",
         "W&B runs": f"{tmp_path}/wandb",
     }
-    assert all((tmp_path / "report" / name).is_file() for name in ("index.html", "comparison.csv", "report.md"))
-    assert (tmp_path / "report/figures/accuracy-1.svg").is_file()
+    assert all(
+        (tmp_path / "report-data=demo" / name).is_file() for name in ("index.html", "comparison.csv", "report.md")
+    )
+    assert (tmp_path / "report-data=demo/figures/accuracy-1.svg").is_file()
     assert max(map(len, lines[:-6])) <= 80
 
 

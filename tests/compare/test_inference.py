@@ -164,7 +164,9 @@ def test_difference_of_differences():
     parts = [paired_difference(pooler, linear), paired_difference(pooler_before, linear_before)]
     assert gap.example_error == pytest.approx(math.hypot(*(part.example_error for part in parts)), rel=0.1)
     same = difference_of_differences(pooler, linear, pooler, linear)
-    assert (same.points, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.points, same.p) == (0, 1)
+    examples = pooler.shape[-1]
+    assert same.high == -same.low == pytest.approx(1.96 * 100 / (examples + 2), rel=1e-3)  # nothing is known for sure
 
 
 def apart(only_second, only_first):

@@ -160,6 +160,53 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path):
     assert set(kept["tried"]) == {"0.001 0.002"}
 
 
+def test_a_rate_that_was_tried_once_is_not_chosen_by_luck(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "cls", seed, [], dev=0.8, learning_rate=1e-3)
+    write_run(tmp_path, "cls", 4, [], dev=0.9, learning_rate=2e-3)
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    assert sorted(kept["seed"]) == [1, 2, 3]
+
+
+def test_a_broken_folder_is_left_out(runs, caplog):
+    folders = sorted((runs / "sentiment").iterdir())
+    (folders[0] / "predictions.parquet").write_bytes(b"PAR1")
+    (folders[1] / "predictions.parquet").unlink()
+    for folder, change in ((folders[2], {"material": None}), (folders[3], {"metrics": {"dev/macro_f1": None}})):
+        record = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps({**record, **change}))
+    assert len(read_runs(runs, "sentiment")) == len(folders) - 4
+    assert caplog.text.count("is broken and left out") == 4
+
+
+def test_runs_that_share_a_draw_of_labels_are_one_unit(tmp_path):
+    for draw in (1, 2):
+        for head in (1, 2, 3):
+            seeds = {"label_seed": draw, "head_seed": head, "order_seed": head}
+            for name in ("cls", "mean"):
+                write_run(tmp_path, name, 10 * draw + head, [draw, 10 + head], dev=0.9, labels=8, **seeds)
+    for file in (tmp_path / "sentiment").glob("*/record.json"):
+        record = json.loads(file.read_text())
+        record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
+        file.write_text(json.dumps(record))
+    pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
+    for answers in (pair[0].answers(), *paired_answers(pair)):
+        assert answers.shape == (1, 2, EXAMPLES)
+        shares = answers[0][:, [1, 2, 11, 12, 13]].tolist()
+        assert shares[0] == pytest.approx([0, 1, 2 / 3, 2 / 3, 2 / 3])
+        assert shares[1] == pytest.approx([1, 0, 2 / 3, 2 / 3, 2 / 3])
+
+
+def test_stage_1_runs_with_unlike_many_runs_count_alike(tmp_path):
+    for stage1_seed, seeds in ((11, (1, 2, 3)), (12, (1,))):
+        for seed in seeds:
+            write_run(tmp_path, "cls", seed, [seed], dev=0.9, stage1_seed=stage1_seed)
+    answers = condition(tmp_path, "cls").answers()
+    assert answers.shape == (2, 1, EXAMPLES)
+    assert answers[0, 0, 1:4].tolist() == pytest.approx([2 / 3] * 3)
+    assert answers[1, 0, 1:4].tolist() == [0.0, 1.0, 1.0]
+
+
 def test_probes_have_no_learning_rate_and_all_stay(tmp_path):
     folder = write_run(tmp_path, "cls", 1, [], dev=0.9, protocol="probe")
     record = json.loads((folder / "record.json").read_text())
@@ -175,6 +222,7 @@ def test_selection_by_keys_of_config_and_record(runs):
     assert set(selected(found, ["repr=cls,mean"])["repr"]) == {"cls", "mean"}
     assert len(selected(found, ["repr.name=cls", "seed=2,3"])) == 2
     assert len(selected(found, ["protocol=finetune", "objective=bow"])) == 9
+    assert len(selected(found, ["protocol.epochs=2.0", "seed=1e0"])) == 3
     with pytest.raises(UserError, match=r"repr=max: no finished run has this; there are: cls, mean, pooler"):
         selected(found, ["repr=max"])
     with pytest.raises(UserError, match=r"rerp=cls: not KEY=VALUE with a key of the config.*did you mean repr"):

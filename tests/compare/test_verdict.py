@@ -60,6 +60,19 @@ def test_runs_that_answer_like_a_constant_are_not_recommended(tmp_path):
     assert "always answering the most frequent class has 50.0 %" in answer
 
 
+def test_the_answer_says_what_its_runs_differ_in(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "cls", seed, [seed], dev=0.9, protocol="probe", labels=8)
+    assert "over 3 label draws)" in told(tmp_path)[1].answer
+
+
+def test_few_texts_show_no_equivalence(tmp_path):
+    for seed in (1, 2, 3):
+        for name in ("mean", "cls"):
+            write_run(tmp_path, name, seed, [1], dev=0.9 if name == "mean" else 0.8)
+    assert "Cannot tell mean from cls" in told(tmp_path)[1].answer
+
+
 def test_all_that_cannot_be_told_is_one_sentence(tmp_path):
     for seed in (1, 2, 3):
         for place, name in enumerate(("mean", "cls", "max")):
@@ -69,8 +82,8 @@ def test_all_that_cannot_be_told_is_one_sentence(tmp_path):
 
 def test_conditions_that_answer_alike_are_equivalent(tmp_path):
     for seed in (1, 2, 3):
-        write_run(tmp_path, "mean", seed, [1], dev=0.9)
-        write_run(tmp_path, "cls", seed, [1], dev=0.8)
+        write_run(tmp_path, "mean", seed, [1], dev=0.9, examples=1000)
+        write_run(tmp_path, "cls", seed, [1], dev=0.8, examples=1000)
     assert told(tmp_path)[1].answer.endswith("). mean is equivalent within 0.5 to cls.")
 
 
@@ -117,6 +130,15 @@ def test_one_stage_1_run_claims_nothing_of_others(tmp_path):
     assert re.search(rf"as cls shows it, \+19\.5 points \([^)]*\) {limit}", gave)
 
 
+def test_the_baseline_is_the_plain_mlm_of_the_same_budget(tmp_path):
+    for seed in (1, 2, 3):
+        for objective, wrong in (("bow-90s", 0), ("none-90s", 20), ("none", 40), (None, 60)):
+            write_run(tmp_path, "cls", seed, list(range(wrong)), dev=1 - wrong / 100, objective=objective)
+    gave = [note for note in told(tmp_path)[1].notes if note.startswith("What stage 1 gave")]
+    assert len(gave) == 1
+    assert "bow-90s against after plain MLM-90s: to the encoder, as cls shows it, +10.0" in gave[0]
+
+
 def test_the_overview_counts_settings_and_hypotheses(three_encoders):
     for seed in (1, 2, 3):
         write_run(three_encoders, "mean", seed, [], dev=0.9, labels=8)
@@ -127,7 +149,7 @@ def test_the_overview_counts_settings_and_hypotheses(three_encoders):
     assert words[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
     assert words[1].startswith("H1, pooler beats cls, asked 2 times: ")
     assert words[1].endswith(", on average -7.5 points.")
-    assert words[2].startswith("H2, cls_linear beats cls, asked 2 times: equivalent within 0.5 2 times")
+    assert words[2].startswith("H2, cls_linear beats cls, asked 2 times: open 2 times")
     assert overview(found[:1]) == []
 
 

@@ -39,11 +39,12 @@ def disputed_examples(shares: Float[ndarray, "R N"], count: int = SHOWN) -> list
 def disputed_texts(conditions: Sequence[Condition]) -> list[DisputedText] | None:
     """The texts on which these conditions, on one test set, disagree most; None where the texts are not to be had.
 
-    They are read from where the runs read them, and must still be the same ones.
+    They are read from where the runs read them, and must still be the same ones. Nothing is fetched: texts of the hub
+    are not shown.
     """
     run = conditions[0].runs.iloc[0]
     data = run["config"].get("data", {})
-    if data.get("source") not in DATA_SOURCES:
+    if data.get("source") not in ("demo", "files"):
         return None
     kind = DATA_SOURCES[data["source"]]
     try:

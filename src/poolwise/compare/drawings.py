@@ -86,7 +86,7 @@ def labels_drawn(family: Sequence[Setting], name: str) -> Drawing:
 def _efficiency_line(label: str, found: Sequence[tuple[float, Condition]]) -> EfficiencyLine:
     estimates = [mean_accuracy(condition.answers()) for _, condition in found]
     counts = [None if np.isnan(labels) else int(labels) for labels, _ in found]
-    low, high = ([getattr(each, end) for each in estimates] for end in ("low", "high"))
+    low, high = zip(*(_interval(condition) for _, condition in found), strict=True)
     points = [each.points for each in estimates]
     return EfficiencyLine(label, counts, np.array(points), np.array(low), np.array(high))
 

@@ -57,7 +57,8 @@ class Estimate:
         points: the mean.
         deviation: standard deviation (K - 1) over units, in points; NaN for a single unit.
         run_error: standard error from the draw of units, in points; 0 for a single unit.
-        example_error: standard error from the draw of examples with the units as they are, in points.
+        example_error: standard error from the draw of examples with the units as they are, in points; at least that of
+            answers which differ nowhere by Agresti and Min (2005), 1 / (N + 2), since no bootstrap of these sees any.
         joint_error: the part of both that is particular to unit and example, in points; 0 for a single unit.
         stage1_runs, stage2_runs, examples: S, R, N.
     """
@@ -128,7 +129,7 @@ def _estimate(values: Float[ndarray, "S R N"]) -> Estimate:
         points=float(means.mean()),
         deviation=float(means.std(ddof=1)) if units > 1 else math.nan,
         run_error=float(by_runs.std()),
-        example_error=float(drawn.mean(axis=1).std()),
+        example_error=max(float(drawn.mean(axis=1).std()), 100 / (examples + 2)),
         joint_error=float(joint.std()),
         stage1_runs=stage1_runs,
         stage2_runs=stage2_runs,

@@ -4,6 +4,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, C classes.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,11 +14,15 @@ import numpy as np
 import pandas
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from pyarrow import parquet
 
+from poolwise.compare.inference import Answers
 from poolwise.objectives.none import NoObjective
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, hash_of, read_record, without_seeds
 from poolwise.settings import SELECTION_METRIC, UserError
-from poolwise.words import nearest, some
+from poolwise.words import first_line, nearest, some
+
+log = logging.getLogger(__name__)
 
 METRICS = [
     f"{split}/{name}"
@@ -28,6 +33,7 @@ REPORTED_METRIC = "test/accuracy"
 DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed", "re-initialised")
 UNADAPTED = "not adapted"
 """How tables call an encoder that no stage 1 of poolwise trained."""
+PLAIN = NoObjective.name
 AFTER_PLAIN = "after plain MLM"
 """How they call one that MLM alone trained, for as long as the others (a budget of its own follows)."""
 
@@ -50,10 +56,28 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
     rows: list[dict[str, Any]] = []
     for folder in sorted((runs / stage).glob("*")):
         record = read_record(folder)
-        if record is not None and record["status"] == "finished":
+        try:
+            if record is None or record["status"] != "finished":
+                continue
             compared = _compared(record) if stage == "sentiment" else {}
+            if stage == "sentiment":
+                _check_complete(record, folder)
             rows.append({**record, **record["metrics"], **compared, "folder": str(folder)})
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+            log.warning("%s is broken and left out (%s)", folder, first_line(error))
     return _told_apart(pandas.DataFrame(rows)) if stage == "sentiment" and rows else pandas.DataFrame(rows)
+
+
+NEEDED = ("material", "config", "representation", "pooler_status", "label_names", "started", "versions")
+
+
+def _check_complete(record: Mapping[str, Any], folder: Path) -> None:
+    """Raise a ValueError or an OSError unless all is there that a comparison reads."""
+    lacking = [name for name in NEEDED if name not in record]
+    lacking += [name for name in (SELECTION_METRIC, REPORTED_METRIC) if record["metrics"].get(name) is None]
+    if lacking:
+        raise ValueError(f"its record lacks {', '.join(lacking)}")
+    parquet.read_schema(folder / PREDICTIONS_FILE)
 
 
 def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +172,8 @@ def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFra
         if not equals or key not in known:
             raise UserError(f"{word}: not KEY=VALUE with a key of the config, such as data=demo{nearest(key, known)}")
         found = [_values(record, key) for record in runs.to_dict("records")]
-        kept = [bool(own & set(values.split(","))) for own in found]
+        wanted = {_normal(value) for value in values.split(",")}
+        kept = [not wanted.isdisjoint(map(_normal, own)) for own in found]
         if not any(kept):
             there = sorted(set().union(*found))
             raise UserError(f"{word}: no finished run has this; there are: {some(there, 12)}")
@@ -176,6 +201,14 @@ def _values(record: Mapping[str, Any], key: str) -> set[str]:
     return {_written(each) for each in (own, named) if each is not None}
 
 
+def _normal(text: str) -> str:
+    """One spelling of a value: 2e-3 is 0.002, True is true."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text.lower()
+
+
 def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -183,10 +216,15 @@ def _written(value: Any) -> str:
 def with_chosen_learning_rates(runs: pandas.DataFrame) -> pandas.DataFrame:
     """Of each condition's runs those of the learning rate that is best on dev; `tried` says which there were.
 
-    The mean of the selection metric decides, of equal ones the lower rate. Test is not looked at.
+    The mean of the selection metric decides, of equal ones the lower rate. Only rates with as many runs as any has are
+    chosen from: of many tried once, one is best by luck. Test is not looked at.
     """
     condition = ["setting", "encoder_key", "repr"]
-    mean = runs.groupby([*condition, "learning_rate"], dropna=False)[SELECTION_METRIC].transform("mean")
+    of_rate = runs.groupby([*condition, "learning_rate"], dropna=False)[SELECTION_METRIC]
+    often = of_rate.transform("size") == of_rate.transform("size").groupby([runs[key] for key in condition]).transform(
+        "max"
+    )
+    mean = of_rate.transform("mean").where(often)
     best = mean == mean.groupby([runs[key] for key in condition], dropna=False).transform("max")
     lowest = runs["learning_rate"].where(best).groupby([runs[key] for key in condition]).transform("min")
     tried = runs.groupby(condition)["learning_rate"].transform(
@@ -201,6 +239,7 @@ class Condition:
 
     Attributes:
         adaptation, label: the encoder and the representation in words.
+        objective: of its stage 1, with the budget; None for an encoder that no stage 1 of poolwise trained.
         representation: its name.
         runs: rows of `read_runs`.
     """
@@ -209,6 +248,7 @@ class Condition:
         """Take the rows, all of one condition."""
         first = runs.iloc[0]
         self.adaptation, self.representation = str(first["adaptation"]), str(first["repr"])
+        self.objective: str | None = first["objective"] if isinstance(first["objective"], str) else None
         self.label = max(runs["label"], key=len)  # a mark of one run's pooler is a mark of all
         self.runs = runs
 
@@ -232,6 +272,13 @@ class Condition:
         """Whether stage 2 drew anything but labels: nothing is random in a probe of a trained encoder."""
         return not {"seed", *DRAWN_BY}.isdisjoint(self.seeds())
 
+    @property
+    def unit(self) -> str:
+        """What its runs on one encoder differ in."""
+        if self.random or not self.runs["draws_labels"].all():
+            return "run"
+        return "fold draw" if self.runs["labels"].isna().all() else "label draw"
+
     def seeds(self) -> pandas.DataFrame:
         """A row a run: the seeds that all of them depend on, and its folder."""
         columns = {name: self.runs[name] for name in DRAWN_BY if name in self.runs and self.runs[name].notna().all()}
@@ -243,9 +290,15 @@ class Condition:
             columns["stage1_seed"] = self.runs["stage1_seed"]
         return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
 
-    def answers(self) -> Bool[ndarray, "S R N"]:
-        """Which test examples are answered right, in as many runs on each stage-1 run as all have."""
-        return _answers((matched([self]) or [[]])[0])
+    def answers(self) -> Answers:
+        """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many."""
+        seeds = self.seeds()
+        if not self.adapted:
+            return _answers(self, [list(seeds["folder"])])
+        units = [list(rows["folder"]) for _, rows in seeds.groupby("stage1_seed")]
+        if len({len(unit) for unit in units}) == 1:
+            return _answers(self, units)
+        return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units])
 
 
 Folders = list[list[str]]
@@ -292,14 +345,32 @@ def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFram
     return places.head(count).assign(folder=list(runs["folder"])[:count])
 
 
-def paired_answers(conditions: Sequence[Condition]) -> list[Bool[ndarray, "S R N"]] | None:
+def paired_answers(conditions: Sequence[Condition]) -> list[Answers] | None:
     """Which test examples each condition answers right, in runs that are paired; None where none can be."""
     folders = matched(conditions)
-    return None if folders is None else [_answers(of_one) for of_one in folders]
+    if folders is None:
+        return None
+    return [_answers(conditions[0], of_one, by=folders[0]) for of_one in folders]
 
 
-def _answers(folders: Folders) -> Bool[ndarray, "S R N"]:
-    return np.array([[right(folder) for folder in row] for row in folders])
+def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> Answers:
+    """(S, R, N). Runs on one stage-1 run that share a draw of labels, say, are no units of their own: of the seeds that
+    differ, the one with the fewest levels makes the units, and runs that share it count by their mean.
+
+    Args:
+        condition: whose seeds `by` has.
+        folders: S x R.
+        by: the folders of `condition` in the same places; None for `folders` themselves.
+    """
+    found = np.array([[right(folder) for folder in row] for row in folders])
+    if len(folders) > 1:
+        return found
+    seeds = condition.seeds().set_index("folder").loc[(by or folders)[0]].drop(columns="stage1_seed", errors="ignore")
+    levels = {name: seeds[name].nunique() for name in seeds if 1 < seeds[name].nunique() < len(seeds)}
+    if not levels:
+        return found
+    unit = seeds[min(levels, key=lambda name: levels[name])].to_numpy()
+    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]])
 
 
 @cache
@@ -337,6 +408,7 @@ def majority_share(folder: str) -> float:
 
 def steps_of(folder: str, metric: str) -> list[tuple[int, float]]:
     """Step and value wherever a run logged a metric."""
-    lines = (Path(folder) / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    file = Path(folder) / METRICS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     rows: Iterable[dict[str, Any]] = map(json.loads, lines)
     return [(int(row["step"]), float(row[metric])) for row in rows if metric in row]

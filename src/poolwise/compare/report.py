@@ -1,5 +1,6 @@
 """The comparison as files: one self-contained page that reads like a short paper, Markdown, CSV and figures."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ class Report:
 
 
 def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
-    """Read all finished stage-2 runs that are selected, and write the comparison into `report/` beside them.
+    """Read all finished stage-2 runs that are selected, and write the comparison into `report/` (of a selection
+    `report-SELECTION/`) beside them.
 
     Args:
         runs_folder: the folder of runs.
@@ -95,7 +97,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     settings = settings_of(runs)
     verdicts = [(setting, verdict(setting)) for setting in settings]
     detailed = _detailed(settings)
-    folder = runs_folder / "report"
+    folder = runs_folder / re.sub(r"[^A-Za-z0-9_.=-]", "_", "-".join(["report", *selection]))
     report = Report(
         runs=runs,
         overview=overview(verdicts),
@@ -130,6 +132,8 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     }
     try:
         report.figures.mkdir(parents=True, exist_ok=True)
+        for earlier in report.figures.glob("*.svg"):
+            earlier.unlink()
         write_atomically(report.csv, _csv(settings).to_csv(index=False))
         for drawing in _all_drawings(report):
             write_atomically(report.figures / f"{drawing.name}.svg", drawing.svg)

@@ -18,7 +18,7 @@ from poolwise.compare.inference import (
     paired_difference,
     smallest_detectable,
 )
-from poolwise.compare.records import AFTER_PLAIN, UNADAPTED, Condition, majority_share, paired_answers
+from poolwise.compare.records import PLAIN, UNADAPTED, Condition, majority_share, paired_answers
 from poolwise.words import counted
 
 MARGIN = 0.5
@@ -148,7 +148,7 @@ def _use(setting: Setting) -> str:
     answers = best.answers()
     accuracy = mean_accuracy(answers)
     name = best.name if len(setting.encoders) > 1 else best.label
-    told = f"test accuracy {accuracy.points:.1f} % ({_spread_in_words(accuracy)})"
+    told = f"test accuracy {accuracy.points:.1f} % ({_spread_in_words(accuracy, best.unit)})"
     constant = 100 * majority_share(best.runs["folder"].iloc[0])
     if accuracy.points <= constant + NO_BETTER:
         return (
@@ -158,12 +158,12 @@ def _use(setting: Setting) -> str:
     return f"Use {name}, the best on dev; {told}."
 
 
-def _spread_in_words(accuracy: Estimate) -> str:
+def _spread_in_words(accuracy: Estimate, unit: str) -> str:
     units = accuracy.stage1_runs if accuracy.stage1_runs > 1 else accuracy.stage2_runs
     interval = f"95 % interval {max(accuracy.low, 0):.1f} to {min(accuracy.high, 100):.1f}"
     if units == 1:
         return f"one run; {interval} by its test texts alone"
-    kind = "stage-1 run" if accuracy.stage1_runs > 1 else "run"
+    kind = "stage-1 run" if accuracy.stage1_runs > 1 else unit
     each = f" with {accuracy.stage2_runs} on each" if accuracy.stage1_runs > 1 and accuracy.stage2_runs > 1 else ""
     return f"{interval}; sd {accuracy.deviation:.1f} over {counted(units, kind)}{each}"
 
@@ -197,7 +197,7 @@ def _group_in_words(group: Sequence[Comparison], p_values: dict[int, float], pai
     if alike:
         words.append(f"{_capital(alike[0].first)} is equivalent within {MARGIN:g} to {_listed(alike)}.")
     if open_:
-        smallest = [smallest_detectable(each.gap, LEVEL / pairs) for each in open_ if each.gap is not None]
+        smallest = [smallest_detectable(each.gap) for each in open_ if each.gap is not None]
         low, high = f"{min(smallest):.1f}", f"{max(smallest):.1f}"
         above = low if low == high else f"{low} to {high}"
         words.append(
@@ -247,17 +247,28 @@ def _hypotheses(setting: Setting, adaptation: str, found: Verdict) -> list[str]:
 
 def _stage1_gave(setting: Setting) -> list[str]:
     """What each objective did to the encoder and to the pooler, against MLM alone or else the unadapted encoder."""
-    baseline = AFTER_PLAIN if AFTER_PLAIN in setting.encoders else UNADAPTED
-    if baseline not in setting.encoders:
-        return []
     notes = []
     for adaptation in setting.encoders:
-        if adaptation in (baseline, UNADAPTED):
+        baseline = _baseline(setting, adaptation)
+        if baseline is None:
             continue
         words = [*_effect_on_encoder(setting, adaptation, baseline), *_worth_of_pooler(setting, adaptation, baseline)]
         if words:
             notes.append(" ".join([f"What stage 1 gave, {adaptation} against {baseline}:", *words]))
     return notes
+
+
+def _baseline(setting: Setting, adaptation: str) -> str | None:
+    """What an encoder with an objective is held against: the plain MLM of the same budget, else the unadapted one."""
+    objectives = {encoder: conditions[0].objective for encoder, conditions in setting.encoders.items()}
+    name, _, budget = (objectives[adaptation] or PLAIN).partition("-")
+    if name == PLAIN:
+        return None
+    plain = [encoder for encoder, other in objectives.items() if other and other.partition("-")[::2] == (PLAIN, budget)]
+    if len(plain) == 1:
+        return plain[0]
+    others = [encoder for encoder, other in objectives.items() if other and other.partition("-")[0] == PLAIN]
+    return UNADAPTED if UNADAPTED in setting.encoders and not others else None
 
 
 def _effect_on_encoder(setting: Setting, adaptation: str, baseline: str) -> list[str]:
