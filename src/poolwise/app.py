@@ -353,7 +353,8 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_representation(config["repr"])
         found += problems_with_protocol(config)
         found += problems_with_folds(config)
-        found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
+        if config["labels_per_class"] != types.ALL_LABELS:
+            found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
         for name in types.STAGE_2_SEEDS:
             if config[name] != config["seed"]:  # which it is unless told otherwise
                 found += types.problems_with_value(types.Seed, config[name], name)
@@ -510,6 +511,7 @@ def problems_with_protocol(config: Plain) -> list[str]:
 def problems_with_folds(config: Plain) -> list[str]:
     """Check that a probe in folds is not to have few labels too."""
     folds, count = config["protocol"].get("folds"), config["labels_per_class"]
+    count = None if count == types.ALL_LABELS else count
     if folds is None or count is None:
         return []
     return [f"labels_per_class={count}: with protocol.folds={folds} a probe reads all of the other folds; give one"]
@@ -567,7 +569,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         **_common(config),
         representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
-        labels_per_class=config["labels_per_class"],
+        labels_per_class=None if config["labels_per_class"] == types.ALL_LABELS else config["labels_per_class"],
         **{name: config[name] for name in types.STAGE_2_SEEDS},
         encoder=config["encoder"],
         stage1=types.Stage1Choice(

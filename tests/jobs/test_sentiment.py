@@ -107,3 +107,11 @@ def test_files_without_labels_cannot_be_classified(tmp_path):
     found = settings("stage=sentiment", "data=files", f"data.text={tmp_path / 'texts.txt'}")
     with pytest.raises(UserError, match="needs labelled files"):
         labelled_corpus(found)
+
+
+def test_all_labels_are_the_same_run_as_none_drawn():
+    def identity(*overrides: str):
+        return SentimentJob(settings("stage=sentiment", "encoder=base", *SMALL_STAGE2, *overrides)).identity
+
+    assert identity("labels_per_class=all").key == identity("labels_per_class=null").key == identity().key
+    assert identity("labels_per_class=8").key != identity().key
