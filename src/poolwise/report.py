@@ -11,8 +11,6 @@ from rich.text import Text
 
 from poolwise.app import leave
 from poolwise.compare.report import COLUMNS, Report, Section, write_report
-from poolwise.compare.wandb_report import WandbProject, WandbSection, project_of, publish
-from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.settings import UserError
 
 SHOWN = ("representation", "runs", "test accuracy", "95 % interval", "dev F1")
@@ -50,22 +48,28 @@ def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb:
     Raises:
         UserError: there is nothing to compare, something cannot be written, or W&B refuses something.
     """
-    project = None
     if from_wandb:
+        from poolwise.compare.wandb_runs import fetch_runs  # W&B takes seconds to import
+
         fetched = fetch_runs(from_wandb, runs)
         print(fetched.in_words())
         runs = fetched.folder
-        project = WandbProject(*from_wandb.split("/"))
     report = write_report(runs, selection)
     show(report)
     if to_wandb:
-        sections = [
-            WandbSection(each.question, [each.answer, *each.notes], [each.table.flat], each.where)
-            for each in report.sections
-        ]
-        project = project or project_of(report.runs.to_dict("records"))
-        place = publish(sections, project, report.page.parent, report.overview)
-        show_place("in W&B", place)
+        show_place("in W&B", _in_wandb(report, from_wandb))
+
+
+def _in_wandb(report: Report, from_wandb: str | None) -> str:
+    """Publish the report in the project that its runs were read from, or logged to. Returns where it lies."""
+    from poolwise.compare.wandb_report import WandbProject, WandbSection, project_of, publish
+
+    sections = [
+        WandbSection(each.question, [each.answer, *each.notes], [each.table.flat], each.where)
+        for each in report.sections
+    ]
+    named = WandbProject(*from_wandb.split("/")) if from_wandb else project_of(report.runs.to_dict("records"))
+    return publish(sections, named, report.page.parent, report.overview)
 
 
 def show(report: Report) -> None:

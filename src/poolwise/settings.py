@@ -413,6 +413,8 @@ class SentimentSettings(CommonSettings):
     """The command that makes the stage-1 encoder, for the message that it is missing."""
 
 
+NO_OBJECTIVE = "none"
+"""The objective's name where MLM alone is trained."""
 ALL_LABELS = "all"
 """How `labels_per_class` says that no labels are drawn; null says so too."""
 STAGE_2_SEEDS = ("label_seed", "head_seed", "order_seed", "pooler_seed")

@@ -6,13 +6,12 @@ import pytest
 import wandb_workspaces.reports.v2 as reports
 
 from poolwise import report
-from poolwise.compare.records import read_runs
+from poolwise.compare.records import common_settings, read_runs
+from poolwise.compare.tables import markdown_table
 from poolwise.compare.wandb_report import (
     TITLE,
     WandbProject,
     WandbSection,
-    common_settings,
-    markdown_table,
     project_of,
     publish,
 )

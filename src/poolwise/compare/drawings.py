@@ -28,7 +28,6 @@ from poolwise.compare.figures import (
     projection,
     reliability_diagram,
 )
-from poolwise.compare.inference import mean_accuracy
 from poolwise.compare.records import REPORTED_METRIC, Condition, components, predictions, steps_of
 from poolwise.compare.verdict import Setting
 from poolwise.settings import SELECTION_METRIC
@@ -50,7 +49,7 @@ class Drawing:
 def accuracies_drawn(setting: Setting, name: str) -> Drawing:
     """Every run, the mean and its interval."""
     rows = [
-        AccuracyRow(each.label, _accuracies(each), _interval(each), adaptation)
+        AccuracyRow(each.label, _accuracies(each), each.interval, adaptation)
         for adaptation, conditions in setting.encoders.items()
         for each in conditions
     ]
@@ -61,11 +60,6 @@ def accuracies_drawn(setting: Setting, name: str) -> Drawing:
 def _accuracies(condition: Condition) -> ndarray:
     accuracies: ndarray = 100 * condition.runs[REPORTED_METRIC].to_numpy(dtype=float)
     return accuracies
-
-
-def _interval(condition: Condition) -> tuple[float, float]:
-    accuracy = mean_accuracy(condition.answers())
-    return max(accuracy.low, 0.0), min(accuracy.high, 100.0)
 
 
 def labels_drawn(family: Sequence[Setting], name: str) -> Drawing:
@@ -84,10 +78,9 @@ def labels_drawn(family: Sequence[Setting], name: str) -> Drawing:
 
 
 def _efficiency_line(label: str, found: Sequence[tuple[float, Condition]]) -> EfficiencyLine:
-    estimates = [mean_accuracy(condition.answers()) for _, condition in found]
     counts = [None if np.isnan(labels) else int(labels) for labels, _ in found]
-    low, high = zip(*(_interval(condition) for _, condition in found), strict=True)
-    points = [each.points for each in estimates]
+    low, high = zip(*(condition.interval for _, condition in found), strict=True)
+    points = [condition.accuracy.points for _, condition in found]
     return EfficiencyLine(label, counts, np.array(points), np.array(low), np.array(high))
 
 

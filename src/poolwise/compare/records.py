@@ -6,7 +6,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, C classes.
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from pyarrow import parquet
 
-from poolwise.compare.inference import Answers
-from poolwise.objectives.none import NoObjective
+from poolwise.compare.inference import Answers, Estimate, mean_accuracy
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, hash_of, read_record, without_seeds
-from poolwise.settings import SELECTION_METRIC, UserError
+from poolwise.settings import NO_OBJECTIVE, SELECTION_METRIC, UserError
 from poolwise.words import first_line, nearest, some
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,9 @@ METRICS = [
     for name in ("accuracy", "macro_f1", "matthews", "loss", "calibration_error")
 ]
 REPORTED_METRIC = "test/accuracy"
-DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed", "re-initialised")
+DISTRUSTED_POOLERS = ("random", "stale", "never trained", "collapsed")
 UNADAPTED = "not adapted"
 """How tables call an encoder that no stage 1 of poolwise trained."""
-PLAIN = NoObjective.name
 AFTER_PLAIN = "after plain MLM"
 """How they call one that MLM alone trained, for as long as the others (a budget of its own follows)."""
 
@@ -86,7 +84,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
     optimisation = dict(protocol.get("optimisation", {}))
     learning_rate = optimisation.pop("learning_rate", None)
     labels = dict(material.pop("labels", {}))
-    shared = {key: value for key, value in material.items() if key not in ("representation", "stage1", *OF_THE_ENCODER)}
+    shared = {key: value for key, value in material.items() if key not in ("representation", *OF_THE_ENCODER)}
     shared |= {"protocol": {**protocol, "optimisation": optimisation}}
     names = [record.get("numerics_version", 1), record["data"], record["model"]]  # the first days' are of version 1
     family = hash_of([names, without_seeds(shared)])[:8]
@@ -108,7 +106,7 @@ def _adaptation(record: Mapping[str, Any]) -> str:
     objective = record["objective"]
     if objective is not None:
         name, dash, budget = str(objective).partition("-")
-        return f"{AFTER_PLAIN}{dash}{budget}" if name == NoObjective.name else f"after stage 1 with {objective}"
+        return f"{AFTER_PLAIN}{dash}{budget}" if name == NO_OBJECTIVE else f"after stage 1 with {objective}"
     return UNADAPTED if record["encoder"] == "base" else f"encoder {record['encoder']}"
 
 
@@ -158,6 +156,17 @@ def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
     return found
+
+
+FILTERED_SETTINGS = ("data", "model", "encoder", "objective", "protocol", "repr")
+
+
+def common_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What tells the runs of these records from others in W&B: the values of settings that all have, and conditions."""
+    rows = list(records)
+    names = (*FILTERED_SETTINGS, "condition")
+    values: dict[str, set[Any]] = {name: {row.get(name) for row in rows} for name in names}
+    return {name: sorted(found) for name, found in values.items() if all(isinstance(each, str) for each in found)}
 
 
 def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFrame:
@@ -289,6 +298,16 @@ class Condition:
         if self.adapted:
             columns["stage1_seed"] = self.runs["stage1_seed"]
         return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
+
+    @cached_property
+    def accuracy(self) -> Estimate:
+        """In points, with what its interval rests on."""
+        return mean_accuracy(self.answers())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of `accuracy`, in points, as far as it lies between 0 and 100."""
+        return max(self.accuracy.low, 0.0), min(self.accuracy.high, 100.0)
 
     def answers(self) -> Answers:
         """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many."""

@@ -12,11 +12,17 @@ from markupsafe import Markup
 
 from poolwise.compare.disagreement import DisputedText, disputed_texts
 from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
-from poolwise.compare.inference import mean_accuracy
-from poolwise.compare.records import METRICS, Condition, read_runs, selected, with_chosen_learning_rates
+from poolwise.compare.records import (
+    METRICS,
+    Condition,
+    common_settings,
+    read_runs,
+    selected,
+    with_chosen_learning_rates,
+)
+from poolwise.compare.tables import Table, markdown_table
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, overview, settings_of, verdict
-from poolwise.compare.wandb_report import common_settings
 from poolwise.runs import write_atomically
 from poolwise.settings import UserError
 from poolwise.words import counted, duration
@@ -28,23 +34,6 @@ PERCENT_METRICS = {
     "calibration": "test/calibration_error",
 }
 COLUMNS = ["representation", "runs", "test accuracy", "95 % interval", *PERCENT_METRICS, "loss", "learning rate"]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text cells under column names; `group` says of each row which encoder it is on, empty where all are on one."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    group: Sequence[str] = ()
-
-    @property
-    def flat(self) -> list[Sequence[str]]:
-        """Names of columns and rows, the groups as a column."""
-        if not self.group:
-            return [self.columns, *self.rows]
-        rows = [[group, *row] for group, row in zip(self.group, self.rows, strict=True)]
-        return [["encoder", *self.columns], *rows]
 
 
 @dataclass(frozen=True)
@@ -147,6 +136,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
 def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
     environment = Environment(autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["markdown"] = lambda table: markdown_table(table.flat)
     environment.filters["drawn"] = Markup  # our own drawings, whose labels matplotlib escapes
     rendered = environment.from_string(text).render(**parts)
     return rendered.replace(" %", "&nbsp;%") if escaped else rendered
@@ -178,14 +168,13 @@ def _table(setting: Setting) -> Table:
 
 
 def _cells(condition: Condition) -> list[str]:
-    accuracy = mean_accuracy(condition.answers())
     runs = condition.runs
     rate, tried = runs["learning_rate"].iloc[0], len(runs["tried"].iloc[0].split())
     return [
         condition.label,
         str(len(runs)),
         mean_and_spread(runs["test/accuracy"], 100.0, 1),
-        f"{max(accuracy.low, 0):.1f} to {min(accuracy.high, 100):.1f}",
+        "{:.1f} to {:.1f}".format(*condition.interval),
         *(mean_and_spread(runs[metric], 100.0, 1) for metric in PERCENT_METRICS.values()),
         mean_and_spread(runs["test/loss"], 1.0, 3),
         "none" if pandas.isna(rate) else f"{rate:g}" + (f" of {tried}" if tried > 1 else ""),
@@ -222,7 +211,7 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
     rows = []
     for setting in settings:
         for each in setting.conditions:
-            first, accuracy = each.runs.iloc[0], mean_accuracy(each.answers())
+            first, accuracy = each.runs.iloc[0], each.accuracy
             row: dict[str, Any] = {
                 **{name: first[name] for name in ("data", "model", "protocol", "labels", "setting")},
                 **{"encoder": each.adaptation, "representation": each.representation, "label": each.label},

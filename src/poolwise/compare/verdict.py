@@ -14,11 +14,11 @@ from poolwise.compare.inference import (
     equivalent,
     holm,
     in_words,
-    mean_accuracy,
     paired_difference,
     smallest_detectable,
 )
-from poolwise.compare.records import PLAIN, UNADAPTED, Condition, majority_share, paired_answers
+from poolwise.compare.records import UNADAPTED, Condition, majority_share, paired_answers
+from poolwise.settings import NO_OBJECTIVE
 from poolwise.words import counted
 
 MARGIN = 0.5
@@ -85,19 +85,22 @@ class Comparison:
 
     Attributes:
         between_encoders: whether it says something of stage 1, or of adapting.
+        trusted: whether the first has no pooler that nothing trained, or that is not what it was.
     """
 
     first: str
     second: str
     gap: Estimate | None
     between_encoders: bool
+    trusted: bool
 
 
 def compare(first: Condition, second: Condition, named: Callable[[Condition], str]) -> Comparison:
     """First less second in test accuracy, paired by seeds and test examples."""
     answers = paired_answers([first, second])
     gap = None if answers is None else paired_difference(answers[0], answers[1])
-    return Comparison(named(first), named(second), gap, first.adaptation != second.adaptation)
+    between, trusted = first.adaptation != second.adaptation, first.label == first.representation
+    return Comparison(named(first), named(second), gap, between, trusted)
 
 
 @dataclass
@@ -145,12 +148,10 @@ def verdict(setting: Setting) -> Verdict:
 
 def _use(setting: Setting) -> str:
     best = setting.best
-    answers = best.answers()
-    accuracy = mean_accuracy(answers)
     name = best.name if len(setting.encoders) > 1 else best.label
-    told = f"test accuracy {accuracy.points:.1f} % ({_spread_in_words(accuracy, best.unit)})"
+    told = f"test accuracy {best.accuracy.points:.1f} % ({_spread_in_words(best)})"
     constant = 100 * majority_share(best.runs["folder"].iloc[0])
-    if accuracy.points <= constant + NO_BETTER:
+    if best.accuracy.points <= constant + NO_BETTER:
         return (
             f"Use none of these yet: the best on dev, {name}, has a {told}, and always answering the most frequent "
             f"class has {constant:.1f} %. Train longer, or on more text."
@@ -158,12 +159,13 @@ def _use(setting: Setting) -> str:
     return f"Use {name}, the best on dev; {told}."
 
 
-def _spread_in_words(accuracy: Estimate, unit: str) -> str:
+def _spread_in_words(condition: Condition) -> str:
+    accuracy = condition.accuracy
     units = accuracy.stage1_runs if accuracy.stage1_runs > 1 else accuracy.stage2_runs
-    interval = f"95 % interval {max(accuracy.low, 0):.1f} to {min(accuracy.high, 100):.1f}"
+    interval = "95 % interval {:.1f} to {:.1f}".format(*condition.interval)
     if units == 1:
         return f"one run; {interval} by its test texts alone"
-    kind = "stage-1 run" if accuracy.stage1_runs > 1 else unit
+    kind = "stage-1 run" if accuracy.stage1_runs > 1 else condition.unit
     each = f" with {accuracy.stage2_runs} on each" if accuracy.stage1_runs > 1 and accuracy.stage2_runs > 1 else ""
     return f"{interval}; sd {accuracy.deviation:.1f} over {counted(units, kind)}{each}"
 
@@ -260,15 +262,17 @@ def _stage1_gave(setting: Setting) -> list[str]:
 
 def _baseline(setting: Setting, adaptation: str) -> str | None:
     """What an encoder with an objective is held against: the plain MLM of the same budget, else the unadapted one."""
-    objectives = {encoder: conditions[0].objective for encoder, conditions in setting.encoders.items()}
-    name, _, budget = (objectives[adaptation] or PLAIN).partition("-")
-    if name == PLAIN:
+    parts = {
+        encoder: (conditions[0].objective or "").partition("-")[::2] for encoder, conditions in setting.encoders.items()
+    }
+    name, budget = parts[adaptation]
+    if name in ("", NO_OBJECTIVE):
         return None
-    plain = [encoder for encoder, other in objectives.items() if other and other.partition("-")[::2] == (PLAIN, budget)]
+    plain = [encoder for encoder, other in parts.items() if other == (NO_OBJECTIVE, budget)]
     if len(plain) == 1:
         return plain[0]
-    others = [encoder for encoder, other in objectives.items() if other and other.partition("-")[0] == PLAIN]
-    return UNADAPTED if UNADAPTED in setting.encoders and not others else None
+    any_plain = any(other == NO_OBJECTIVE for other, _ in parts.values())
+    return UNADAPTED if UNADAPTED in setting.encoders and not any_plain else None
 
 
 def _effect_on_encoder(setting: Setting, adaptation: str, baseline: str) -> list[str]:
@@ -310,8 +314,8 @@ def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
     found = [f"Of {counted(len(told), 'setting')}, the best on dev was {words}."]
     for name, (first, second) in HYPOTHESES.items():
         comparisons = [each for _, each_verdict in told for each in each_verdict.hypotheses.get(name, [])]
-        kinds = {"": [each for each in comparisons if "(" not in each.first]}
-        kinds[" with an untrained pooler"] = [each for each in comparisons if "(" in each.first]
+        kinds = {"": [each for each in comparisons if each.trusted]}
+        kinds[" with an untrained pooler"] = [each for each in comparisons if not each.trusted]
         asked_of = [f"asked {_times(len(asked))}{kind}: {_fared(asked)}" for kind, asked in kinds.items() if asked]
         if asked_of:
             found.append(f"{name}, {first} beats {second}, {'; '.join(asked_of)}.")

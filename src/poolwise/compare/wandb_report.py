@@ -1,7 +1,6 @@
 """The comparison as a report in W&B, or as the JSON of one where no account can be reached."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces import expr
 
+from poolwise.compare.tables import markdown_table
 from poolwise.runs import write_atomically
 from poolwise.settings import SELECTION_METRIC, UserError
 from poolwise.tracking import wandb_account, what_hinders
@@ -21,7 +21,6 @@ SAVED_FILE = "wandb_report.json"
 SPEC_FILE = "wandb_report_spec.json"
 DEFAULT_PROJECT = "poolwise"
 """The project of `conf/logger/wandb.yaml`, for runs that were not logged to W&B."""
-FILTERED_SETTINGS = ("data", "model", "encoder", "objective", "protocol", "repr")
 CONDITION = "condition"
 """Of a record; W&B calls it the run's group."""
 
@@ -49,13 +48,6 @@ class WandbSection:
     answers: Sequence[str]
     tables: Sequence[Sequence[Sequence[str]]]
     where: Mapping[str, Sequence[str]]
-
-
-def common_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What tells the runs of these records from others in W&B: the values of settings that all have, and conditions."""
-    rows = list(records)
-    values: dict[str, set[Any]] = {name: {row.get(name) for row in rows} for name in (*FILTERED_SETTINGS, CONDITION)}
-    return {name: sorted(found) for name, found in values.items() if all(isinstance(each, str) for each in found)}
 
 
 def project_of(records: Iterable[Mapping[str, Any]]) -> WandbProject:
@@ -198,13 +190,6 @@ def _panels(section: WandbSection, project: WandbProject) -> reports.PanelGrid:
             ),
         ],
     )
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text cells in Markdown: the first is the head, and all columns but the first are set to the right."""
-    lines = ["| " + " | ".join(re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", cell) for cell in row) + " |" for row in rows]
-    rule = "|" + "|".join([":--", *("--:" for _ in rows[0][1:])]) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def spec_of(report: reports.Report) -> str:

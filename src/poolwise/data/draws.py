@@ -22,12 +22,7 @@ def balanced_draw(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int
     Raises:
         UserError: a class has fewer.
     """
-    found = np.bincount(labels, minlength=len(names))
-    if (found < count).any():
-        few = int(found.argmin())
-        raise UserError(
-            f"labels_per_class={count}: the training texts hold {found[few]} of class {names[few]!r}; at most so many"
-        )
+    _check_enough(labels, names, count, "labels_per_class")
     order = np.random.default_rng(seed).permutation(len(labels))
     drawn = [order[labels[order] == label][:count] for label in range(len(names))]
     return np.sort(np.concatenate(drawn))
@@ -45,14 +40,19 @@ def stratified_folds(labels: Int[ndarray, " N"], names: tuple[str, ...], count: 
     Raises:
         UserError: a class has fewer examples than there are folds.
     """
-    found = np.bincount(labels, minlength=len(names))
-    if (found < count).any():
-        few = int(found.argmin())
-        raise UserError(
-            f"protocol.folds={count}: the training texts hold {found[few]} of class {names[few]!r}; at most so many"
-        )
+    _check_enough(labels, names, count, "protocol.folds")
     order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_class] = np.arange(len(labels)) % count
     return folds
+
+
+def _check_enough(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int, setting: str) -> None:
+    """Raise a UserError that names the setting unless each class has `count` examples."""
+    found = np.bincount(labels, minlength=len(names))
+    if (found < count).any():
+        few = int(found.argmin())
+        raise UserError(
+            f"{setting}={count}: the training texts hold {found[few]} of class {names[few]!r}; at most so many"
+        )

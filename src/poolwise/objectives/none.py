@@ -6,12 +6,13 @@ from torch import Tensor
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import PoolerLoss, Surroundings
+from poolwise.settings import NO_OBJECTIVE
 
 
 class NoObjective(PoolerLoss):
     """The usual remedy: a pooler is saved with the model, and no loss reads it. Its gradient is None."""
 
-    name = "none"
+    name = NO_OBJECTIVE
 
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(surroundings, weight=0.0, weight_schedule="constant", schedule_share=0.5)
