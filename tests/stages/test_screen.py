@@ -126,6 +126,7 @@ def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(MaskedLanguageModelling, "training_step", stopped)
+    signals.signal(signals.SIGINT, signals.default_int_handler)  # a background shell has it ignored
     handlers = [signals.getsignal(number) for number in (signals.SIGINT, signals.SIGTERM)]
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == code
     for number, handler in zip((signals.SIGINT, signals.SIGTERM), handlers, strict=True):
