@@ -137,10 +137,10 @@ def all_in_one(tmp_path: Path) -> list[str]:
 def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program, tmp_path, all_in_one):
     stage1 = [setting.replace("stage1.", "pretraining.") for setting in all_in_one]
     assert program("stage=mlm", *stage1) == 0
-    folds = ["stage=sentiment", *all_in_one, "protocol=probe", "protocol.folds=4"]
+    folds = ["stage=sentiment", *all_in_one, "protocol=probe", "protocol.folds=3"]
     assert program(*folds, "repr=cls,mean", "seed=1,2", "-m") == 0
     runs = read_runs(tmp_path / "runs", "sentiment")
-    assert set(runs["protocol"]) == {"probe in 4 folds"}
+    assert set(runs["protocol"]) == {"probe in 3 folds"}
     assert runs["setting"].nunique() == 1
     assert sorted(zip(runs["repr"], runs["label_seed"], strict=True)) == [
         ("cls", 1),
@@ -155,7 +155,7 @@ def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program,
     assert predictions["component_1"].notna().all()
     (file,) = (tmp_path / "cache/states").glob("*/mean.npy")
     vectors, labels = np.load(file)[-1], predictions["label"].to_numpy()
-    expected, scores = nested_answers(vectors, labels, stratified_folds(labels, ("0", "1"), 4, seed=1))
+    expected, scores = nested_answers(vectors, labels, stratified_folds(labels, ("0", "1"), 3, seed=1))
     assert of_mean["test/accuracy"] == pytest.approx((expected == labels).mean(), abs=0.003)
     assert of_mean["dev/macro_f1"] == pytest.approx(np.mean(scores), abs=0.003)
     pairs = matched([Condition(runs[runs["repr"] == name]) for name in ("cls", "mean")])

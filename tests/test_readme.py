@@ -12,6 +12,7 @@ import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import report
+from poolwise.app import composed, first_job, prepared, register_schemas, typed_settings
 from poolwise.inspect import inspect_checkpoint
 
 README = (REPOSITORY / "README.md").read_text()
@@ -44,6 +45,18 @@ def test_the_commands_are_those_of_the_project():
     assert {"demo", "test"} <= set(named)
 
 
+def test_the_settings_of_every_command_are_right(tmp_path):
+    """Quick: nothing is run. What a command reads need not be there."""
+    register_schemas()
+    commands = [shlex.split(command)[2:] for command in COMMANDS if command.startswith("python train.py")]
+    for words in commands:
+        if "--help" not in words:
+            named = [word.replace("=FOLDER", "=made/by/stage1") for word in words]
+            typed_settings(composed(first_job([word for word in prepared(named) if word != "-m"])))
+    assert len(commands) == 14
+
+
+@pytest.mark.slow
 def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_texts.txt").write_text("\n".join(text for text, _ in ROWS) + "\n")
