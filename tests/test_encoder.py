@@ -301,7 +301,13 @@ def test_a_broken_provenance_is_named(exported, content):
 @pytest.mark.parametrize("layers", [1, 2, 5])
 def test_parameters_are_counted_without_drawing_them(tokenizer, layers):
     sizes = {"hidden_size": 16, "layers": layers, "attention_heads": 2, "intermediate_size": 24}
-    rates = {"mlm_learning_rate": 1e-3, "finetune_learning_rate": 1e-3, "finetune_epochs": 1}
+    rates = {
+        "mlm_learning_rate": 1e-3,
+        "mlm_batch_size": 16,
+        "mlm_pooler_learning_rate": None,
+        "finetune_learning_rate": 1e-3,
+        "finetune_epochs": 1,
+    }
     shape = ScratchModel("scratch", "s", 100, **sizes, dropout=0.0, initializer_range=0.1, **rates)
     assert scratch_parameters(shape, tokenizer) == build_from_scratch(shape, tokenizer, 1).num_parameters()
 

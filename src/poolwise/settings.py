@@ -257,6 +257,8 @@ class ScratchModel:
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     initializer_range: Positive
     mlm_learning_rate: Positive
+    mlm_batch_size: Count
+    mlm_pooler_learning_rate: Positive | None
     finetune_learning_rate: Positive
     finetune_epochs: Count
 
@@ -270,7 +272,9 @@ class PretrainedModel:
     path: str
     package: str | None
     mlm_learning_rate: Positive
-    """What suits this encoder, as the two below: `pretraining` and `protocol` refer to it unless told otherwise."""
+    """What suits this encoder, as the four below: `pretraining` and `protocol` refer to it unless told otherwise."""
+    mlm_batch_size: Count
+    mlm_pooler_learning_rate: Positive | None
     finetune_learning_rate: Positive
     finetune_epochs: Count
 
