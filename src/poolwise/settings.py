@@ -258,7 +258,7 @@ class ScratchModel:
     initializer_range: Positive
     mlm_learning_rate: Positive
     mlm_batch_size: Count
-    mlm_pooler_learning_rate: Positive | None
+    mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
     finetune_learning_rate: Positive
     finetune_epochs: Count
 
@@ -274,7 +274,7 @@ class PretrainedModel:
     mlm_learning_rate: Positive
     """What suits this encoder, as the four below: `pretraining` and `protocol` refer to it unless told otherwise."""
     mlm_batch_size: Count
-    mlm_pooler_learning_rate: Positive | None
+    mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
     finetune_learning_rate: Positive
     finetune_epochs: Count
 
