@@ -346,7 +346,7 @@ def test_pooler_only_training_of_a_checkpoint_end_to_end(program, tmp_path, caps
     assert "after training its pooler alone on" in (cured / "README.md").read_text()
     assert program("stage=sentiment", *second, "repr=pooler") == 0
     (run,) = records(tmp_path / "runs/sentiment")
-    assert run["objective"] == "bow-pooler_only"
+    assert run["objective"] == "bow+halves-pooler_only"
     assert run["pooler_status"] in ("trained", "collapsed")
     assert len(write_report(tmp_path / "runs").sections) == 1
 
