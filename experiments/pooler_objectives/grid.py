@@ -26,7 +26,7 @@ EPOCHS = {"mr": 3, "imdb": 1, "demo": 1}
 BATCH_SIZES = {"mr": 64, "imdb": 32, "demo": 64}
 MAX_LENGTH = 64
 EQUAL_TIME_STEPS = {"mr": 318, "imdb": 137}
-"""What plain MLM does in the time of `combined`: 1.092 times the 291 and 125 steps, the larger of the cost ratios found.
+"""What plain MLM does in the time of `combined`: 1.092 times the 291 and 125 steps, the larger cost ratio found.
 
 Steps and not seconds, because the machine is shared: three equal runs took 594 to 703 s.
 """

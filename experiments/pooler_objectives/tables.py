@@ -22,7 +22,7 @@ from scipy import stats
 HERE = Path(__file__).parent
 COUNTS = ("8", "32", "128", "all")
 RESAMPLES = 2000
-PLAIN, UNADAPTED = "none", "unadapted"
+PLAIN, EQUAL_TIME, UNADAPTED = "none", "equal_time", "unadapted"
 
 
 @dataclass
@@ -117,7 +117,7 @@ def difference(first: dict[int, ndarray], second: dict[int, ndarray]) -> dict[st
 def differences(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[dict[str, object]]:
     """The pooler of each condition less what the hypotheses and aims hold it against."""
     for (encoder, data, name), condition in conditions.items():
-        references = [(PLAIN, "fresh"), (name, "cls"), (name, "mean"), (UNADAPTED, "mean")]
+        references = [(PLAIN, "fresh"), (EQUAL_TIME, "fresh"), (name, "cls"), (name, "mean"), (UNADAPTED, "mean")]
         for other, representation in dict.fromkeys(references):
             reference = conditions.get((encoder, data, other))
             if reference is None:
