@@ -138,7 +138,7 @@ class Comparison:
     @property
     def trusted(self) -> bool:
         """Whether the first has no pooler that nothing trained, or that is not what it was."""
-        return self.conditions[0].label == self.conditions[0].representation
+        return bool(self.conditions[0].label == self.conditions[0].representation)
 
     @property
     def outcome(self) -> str:
