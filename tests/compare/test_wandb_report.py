@@ -130,7 +130,7 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
         ["pooler (random)", "3", "84.5 ± 0.5"],
     ]
     overview, answer = (text_of(block) for block in blocks_of(spec, "paragraph")[1:3])
-    assert overview.startswith("H1 (pooler beats cls), after stage 1 with bow: cls beats pooler (random) by 10.5 points")
+    assert overview.startswith("H1 (pooler beats cls), after stage 1 with bow: cls beats pooler (random)")
     assert answer.startswith("Use mean after stage 1 with bow, the best on dev")
 
 
