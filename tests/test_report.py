@@ -19,7 +19,7 @@ def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
     assert rows[0][:5] == ["mean", "2", "95.0", "±", "0.0"]
     assert rows[0][8:] == ["90.0", "±", "0.0"]
     assert rows[1][:5] == ["pooler", "(random)", "2", "85.0", "±"]
-    assert any(line.startswith("Use mean, the best on dev") for line in lines)
+    assert any(line.startswith("Use mean after stage 1 with bow, the best on dev") for line in lines)
     places = {line[:9].strip(): line[9:] for line in lines[-6:]}
     assert places == {
         "page": f"{tmp_path}/report-data=demo/index.html",

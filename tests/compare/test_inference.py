@@ -7,6 +7,7 @@ from scipy import stats
 
 from poolwise.compare import inference
 from poolwise.compare.inference import (
+    THE_REST,
     Estimate,
     difference_of_differences,
     equivalent,
@@ -86,13 +87,6 @@ def test_the_unit_is_the_stage_1_run_where_there_are_several():
     single = paired_difference(right[:1, :1], np.zeros_like(right[:1, :1]))
     assert (single.points, single.run_error, single.joint_error) == (60, 0.0, 0.0)
     assert single.example_error == pytest.approx(100 * (0.6 * 0.4 / 1000) ** 0.5, rel=0.04)
-    assert several.holds_for == (
-        "stage-1 runs like these 3 with 2 stage-2 runs on each, and test examples like these 1,000"
-    )
-    assert one.holds_for == (
-        "this one stage-1 run only: stage-2 runs on it like these 2, and test examples like these 1,000"
-    )
-    assert single.holds_for == "the runs at hand only: test examples like these 1,000"
 
 
 def test_accuracy_is_a_mean_with_the_same_interval():
@@ -195,10 +189,26 @@ def test_permutation_swaps_all_runs_of_an_example_together():
     assert permutation_p(*threefold) == pytest.approx(exact, abs=3 * (exact / inference.DRAWS) ** 0.5)
 
 
+def test_permutation_of_a_difference_of_differences_swaps_all_four():
+    first, second = apart(12, 30)
+    same = np.ones_like(first)
+    assert permutation_p(first, second, same, same) == permutation_p(first, second)
+    assert permutation_p(first, second, first, second) == 1
+
+
 def test_holm_by_hand():
-    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm(np.array([0.4, 0.9])) == pytest.approx([0.8, 0.9])
-    assert holm(np.array([0.7, 0.6])) == pytest.approx([1.0, 1.0])
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005]), 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.4, 0.9]), 2) == pytest.approx([0.8, 0.9])
+    assert holm(np.array([0.7, 0.6]), 2) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_of_some_of_a_family_is_never_below_holm_of_all():
+    assert holm(np.array([0.01, 0.004]), 5) == pytest.approx([0.04, 0.02])
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        every = random.uniform(size=8) ** 3
+        told = random.permutation(8)[:3]
+        assert (holm(every[told], 8) >= holm(every, 8)[told] - 1e-12).all()
 
 
 def test_the_smallest_detectable_difference():
@@ -264,9 +274,9 @@ def test_variance_of_a_nested_table_is_the_textbooks():
     stage1_variance = (between - within) / ((9 - (4 + 9 + 16) / 9) / 2)
     found = variance_components(values, {"stage-1 run": labels})
     assert found["stage-1 run"].deviation == pytest.approx(stage1_variance**0.5)
-    assert found["the rest"].deviation == pytest.approx(within**0.5)
+    assert found[THE_REST].deviation == pytest.approx(within**0.5)
     assert found["stage-1 run"].share == pytest.approx(stage1_variance / (stage1_variance + within))
-    assert (found["stage-1 run"].degrees_of_freedom, found["the rest"].degrees_of_freedom) == (2, 6)
+    assert (found["stage-1 run"].degrees_of_freedom, found[THE_REST].degrees_of_freedom) == (2, 6)
 
 
 def test_variance_of_a_crossed_table_is_the_textbooks():
@@ -278,7 +288,7 @@ def test_variance_of_a_crossed_table_is_the_textbooks():
     left = table - table.mean(axis=(1, 2), keepdims=True) - table.mean(axis=(0, 2), keepdims=True) + table.mean()
     rest = np.square(left).sum() / 18
     by_run, by_draw = table.mean(axis=(1, 2)).var(ddof=1), table.mean(axis=(0, 2)).var(ddof=1)
-    assert found["the rest"].deviation == pytest.approx(rest**0.5)
+    assert found[THE_REST].deviation == pytest.approx(rest**0.5)
     assert found["stage-1 run"].deviation == pytest.approx((by_run - rest / 8) ** 0.5)
     assert found["label draw"].deviation == pytest.approx((by_draw - rest / 6) ** 0.5)
 
@@ -291,7 +301,7 @@ def test_sources_that_the_runs_cannot_tell_apart_are_not_told():
     )
     assert found["head seed"].deviation == pytest.approx(2**0.5)
     assert found["stage-1 run"].deviation == pytest.approx((4**2 / 2 - 2 / 2) ** 0.5)
-    for name in ("data order", "the rest"):
+    for name in ("data order", THE_REST):
         assert math.isnan(found[name].deviation)
         assert math.isnan(found[name].share)
         assert found[name].degrees_of_freedom == 0
@@ -306,7 +316,7 @@ def test_a_single_run_tells_no_source():
 def test_negative_variances_are_reported_as_0():
     found = variance_components(np.array([80.0, 84.0, 81.0, 83.0]), {"stage-1 run": [1, 1, 2, 2]})
     assert found["stage-1 run"].deviation == found["stage-1 run"].share == 0
-    assert found["the rest"].share == 1
+    assert found[THE_REST].share == 1
 
 
 def test_ten_pairs_are_quick():

@@ -43,7 +43,7 @@ def test_report_files_agree(runs):
     assert first[-2:] == ["0.950 ± 0.000", "0.001"]
     assert page.cells[: len(first)] == first
     assert page.loaded == []
-    assert "Use mean, the best on dev" in page.text
+    assert "Use mean after stage 1 with bow, the best on dev" in page.text
     assert page.pictures == len(list(written.figures.glob("*.svg"))) == len(section.drawings) + len(section.details)
     assert [file.name for file in written.page.parent.rglob("*draft*")] == []
 

@@ -1,8 +1,13 @@
 import re
 
+import numpy as np
+import pandas
 import pytest
+from scipy import stats
 
 from helpers import EXAMPLES, write_run
+from poolwise.compare import records
+from poolwise.compare.inference import LEVEL
 from poolwise.compare.records import read_runs
 from poolwise.compare.verdict import Setting, Verdict, overview, settings_of, verdict
 
@@ -20,7 +25,7 @@ def test_the_answer_names_the_best_on_dev_and_what_it_rests_on(runs):
     assert setting.label == "demo, tiny, finetune"
     assert [each.label for each in setting.conditions] == ["mean", "cls", "pooler (random)"]
     assert re.match(
-        r"Use mean, the best on dev; test accuracy 95\.0 % "
+        r"Use mean after stage 1 with bow, the best on dev; test accuracy 95\.0 % "
         r"\(95 % interval 9\d\.\d to 9\d\.\d; sd 0\.0 over 3 runs\)\.",
         words.answer,
     )
@@ -28,13 +33,41 @@ def test_the_answer_names_the_best_on_dev_and_what_it_rests_on(runs):
 
 def test_differences_and_hypotheses_in_words(runs):
     _, words = told(runs)
-    (note,) = words.notes
+    note, tested = words.notes
     interval = r"\(95 % interval \d\.\d to 1\d\.\d, p [<=] 0\.00\d\)"
     assert re.search(rf"mean beats pooler \(random\) by 10\.5 points {interval}\.", words.answer)
     assert re.search(r"Cannot tell mean from cls: these runs see differences above \d\.\d only\.", words.answer)
-    assert re.match(rf"H1, pooler beats cls: cls beats pooler \(random\) by 10\.5 points {interval}\.", note)
-    assert "H2" not in note
-    assert list(words.hypotheses) == ["H1"]
+    beaten = rf"cls beats pooler \(random\) by 10\.5 points {interval}\."
+    assert re.fullmatch(rf"After stage 1 with bow: H1 \(pooler beats cls\): {beaten}", note)
+    assert "for 1 planned comparison (H1, H2 and what stage 1 gave) and, apart, for 2 unplanned comparisons (" in tested
+    assert "agrees at 0.05 in 3 of 3" in tested
+    assert [(each.question, each.outcome) for each in words.planned] == [("H1", "the opposite")]
+
+
+def test_a_planned_pair_is_told_with_its_one_p(tmp_path):
+    wrong = {"cls": [10, 12, 14], "pooler": [27, 24, 33], "mean": [30, 34, 29], "cls_linear": [11, 10, 13]}
+    for name, counts in wrong.items():
+        for seed, count in enumerate(counts):
+            write_run(tmp_path, name, seed, list(range(count)), dev=1 - sum(counts) / 1000)
+    _, words = told(tmp_path)
+    (h1, h2), others = words.planned, words.unplanned
+    assert (h1.question, h2.question) == ("H1", "H2")
+    pairs = [tuple(condition.label for condition in each.conditions) for each in others]
+    assert pairs == [("cls_linear", "pooler"), ("cls_linear", "mean")]
+    assert [each.family for each in (h1, h2, *others)] == [2, 2, 4, 4]  # of 6 pairs, 2 are planned
+    assert h1.p == pytest.approx(2 * h1.gap.p)
+    assert min(each.p for each in others) == pytest.approx(4 * min(each.gap.p for each in others))
+
+
+def test_the_same_sentence_in_the_answer_and_under_the_hypothesis(tmp_path):
+    for name, counts in {"cls": [10, 12, 14], "pooler": [40, 44, 38], "mean": [50, 54, 49]}.items():
+        for seed, count in enumerate(counts):
+            write_run(tmp_path, name, seed, list(range(count)), dev=1 - sum(counts) / 1000)
+    setting, words = told(tmp_path)
+    (h1,) = words.planned
+    assert h1.sentence.startswith("cls beats pooler by 14.3 points")
+    assert all(f"{h1.sentence}." in text for text in (words.answer, words.notes[0], overview([(setting, words)])[0]))
+    assert {frozenset(each.conditions) for each in words.unplanned}.isdisjoint({frozenset(h1.conditions)})
 
 
 def test_one_run_claims_nothing_of_other_runs(tmp_path):
@@ -56,7 +89,9 @@ def test_runs_that_answer_like_a_constant_are_not_recommended(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, "cls", seed, HALF, dev=0.4)
     answer = told(tmp_path)[1].answer
-    assert answer.startswith("Use none of these yet: the best on dev, cls, has a test accuracy 50.0 %")
+    assert answer.startswith(
+        "Use none of these yet: the best on dev, cls after stage 1 with bow, has a test accuracy 50.0 %"
+    )
     assert "always answering the most frequent class has 50.0 %" in answer
 
 
@@ -107,7 +142,8 @@ def test_several_encoders_are_compared_over_their_stage_1_runs(three_encoders):
     assert list(setting.encoders) == ["after stage 1 with bow", "after plain MLM", "not adapted"]
     assert words.answer.startswith("Use pooler after stage 1 with bow, the best on dev; test accuracy 99.0 %")
     assert "sd 0.5 over 3 stage-1 runs" in words.answer
-    first, second, between, gave = words.notes
+    first, second = words.notes[:2]
+    between, gave, tested = words.notes[2:]
     assert first.startswith("After stage 1 with bow: ")
     assert second.startswith("After plain MLM: ")
     assert "pooler after stage 1 with bow beats pooler after plain MLM by 24.0 points" in between
@@ -115,8 +151,10 @@ def test_several_encoders_are_compared_over_their_stage_1_runs(three_encoders):
     assert gave.startswith("What stage 1 gave, after stage 1 with bow against after plain MLM:")
     assert "to the encoder, as cls shows it, +5.0 points" in gave
     # (pooler - cls_linear) with the objective: 2 points; without: -17
-    assert "To the pooler (pooler less cls_linear, with the objective less without it) +19.0 points" in gave
-    assert len(words.hypotheses["H1"]) == len(words.hypotheses["H2"]) == 2
+    assert "to the pooler (pooler less cls_linear, with the objective less without it) +19.0 points" in gave
+    assert [each.question for each in words.planned] == ["H1", "H2", "encoder", "pooler", "H1", "H2"]
+    assert {each.family for each in words.planned} == {6}
+    assert "for 6 planned comparisons (H1, H2 and what stage 1 gave) and, apart, for" in tested
 
 
 def test_one_stage_1_run_claims_nothing_of_others(tmp_path):
@@ -124,8 +162,8 @@ def test_one_stage_1_run_claims_nothing_of_others(tmp_path):
         for objective, wrong in (("bow", [0]), ("none", list(range(40)))):
             for name in ("cls", "pooler"):
                 write_run(tmp_path, name, seed, wrong, dev=1 - len(wrong) / 100, objective=objective)
-    *_, between, gave = told(tmp_path)[1].notes
-    limit = r"\(one stage-1 run of each encoder: said of these alone\)\."
+    between, gave, _ = told(tmp_path)[1].notes[-3:]
+    limit = r"\(one stage-1 run of each encoder: said of these alone\)[.;]"
     assert re.search(rf"cls after plain MLM by 19\.5 points \(.*\) {limit}", between)
     assert re.search(rf"as cls shows it, \+19\.5 points \([^)]*\) {limit}", gave)
 
@@ -139,26 +177,137 @@ def test_the_baseline_is_the_plain_mlm_of_the_same_budget(tmp_path):
     assert "bow-90s against after plain MLM-90s: to the encoder, as cls shows it, +10.0" in gave[0]
 
 
-def test_the_overview_counts_settings_and_hypotheses(three_encoders):
+def overview_of(folder) -> list[str]:
+    return overview([(setting, verdict(setting)) for setting in settings_of(read_runs(folder, "sentiment"))])
+
+
+def test_the_overview_counts_settings_and_claims(three_encoders):
+    one = overview_of(three_encoders)
     for seed in (1, 2, 3):
         write_run(three_encoders, "mean", seed, [], dev=0.9, labels=8)
         write_run(three_encoders, "cls", seed, [0], dev=0.8, labels=8)
-    found = [(setting, verdict(setting)) for setting in settings_of(read_runs(three_encoders, "sentiment"))]
-    assert found[0][0].labels == 8
-    words = overview(found)
-    assert words[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
-    assert words[1].startswith("H1, pooler beats cls, asked 2 times: ")
-    assert words[1].endswith(", on average -7.5 points.")
-    assert words[2].startswith("H2, cls_linear beats cls, asked 2 times: open 2 times")
-    assert overview(found[:1]) == []
+    several = overview_of(three_encoders)
+    assert several[0] == "Of 2 settings, the best on dev was mean in 1, pooler in 1."
+    assert several[1:] == one
+    h1, h2, encoder, pooler = one
+    assert re.fullmatch(
+        r"H1 \(pooler beats cls\): shown in none of 2(, the opposite in 1)?, on average -7\.5 points\.", h1
+    )
+    assert h2 == "H2 (cls_linear beats cls): shown in none of 2, on average +0.0 points."
+    where = "after stage 1 with bow against after plain MLM"
+    assert encoder.startswith(
+        f"The objective helps the encoder (cls with it beats cls without), {where}: +5.0 points ("
+    )
+    assert pooler.startswith(
+        f"The objective trains the pooler (pooler less cls_linear, else cls, gains by it), {where}: +19.0 points ("
+    )
+
+
+def test_the_overview_of_one_setting_and_encoder_answers_with_the_encoders_name(tmp_path):
+    for seed in (1, 2, 3):
+        for name, wrong in (("pooler", 2), ("cls", 4)):
+            write_run(tmp_path, name, seed, list(range(wrong)), dev=1 - wrong / 100, objective=None)
+    (h1,) = overview_of(tmp_path)
+    assert h1.startswith("H1 (pooler beats cls), not adapted: cannot tell pooler from cls")
 
 
 def test_the_overview_tells_untrained_poolers_apart(runs):
     write_run(runs, "pooler", 1, [0], dev=0.9, labels=8)
     write_run(runs, "cls", 1, [0, 1, 2, 3], dev=0.8, labels=8)
-    words = overview([(setting, verdict(setting)) for setting in settings_of(read_runs(runs, "sentiment"))])
-    assert re.fullmatch(
-        r"H1, pooler beats cls, asked once: \w.* once, on average \+1\.5 points; "
-        r"asked once with an untrained pooler: the opposite shown once, on average -10\.5 points\.",
-        words[1],
+    assert overview_of(runs)[1] == (
+        "H1 (pooler beats cls): shown in none of 1, on average +1.5 points; "
+        "with an untrained pooler shown in none of 1, the opposite in 1, on average -10.5 points."
     )
+
+
+def test_settings_come_by_data_model_and_protocol_and_few_labels_first(tmp_path):
+    for protocol, labels in (("probe", None), ("probe", 32), ("finetune", None), ("probe", 8)):
+        write_run(tmp_path, "cls", 1, [0], dev=0.9, protocol=protocol, labels=labels)
+    assert [
+        setting.label.removeprefix("demo, tiny, ") for setting in settings_of(read_runs(tmp_path, "sentiment"))
+    ] == [
+        "finetune",
+        "probe on 8 labels a class",
+        "probe on 32 labels a class",
+        "probe",
+    ]
+
+
+REPRESENTATIONS = ["pooler", "cls", "cls_linear", "mean", "max", "cls_mean", "mean_last4", "attention"]
+ENCODERS = {"bow": "after stage 1 with bow", "none": "after plain MLM", "halves": "after stage 1 with halves"}
+
+
+def alike(random, encoders: int, representations: int, runs: tuple[int, int], examples: int):
+    """Runs of conditions that nothing but chance sets apart, and the answers of each by its folder.
+
+    As in the simulations of intervals: an answer is right where a sum of normal draws is above 0, of the text, of what
+    is particular to text and condition or run, and of how good a stage-1 run is, that run for one representation, and
+    a stage-2 run (1 point each, where there are several). Dev ranks runs by how good they are.
+    """
+    stage1_runs, stage2_runs = runs
+    point = 0.09  # of the sum; 1 point of accuracy near 85 %
+    shape = (encoders, representations, stage1_runs, stage2_runs)
+    several = (stage1_runs > 1, stage1_runs > 1, stage1_runs * stage2_runs > 1)
+    parts = [(encoders, 1, stage1_runs, 1), (encoders, representations, stage1_runs, 1), shape]
+    good = sum(random.normal(size=part) * point * there for part, there in zip(parts, several, strict=True))
+    texts = 1.8 + 1.6 * random.normal(size=examples)
+    texts = texts + 0.4 * random.normal(size=(encoders, representations, 1, 1, examples))
+    right = texts + 0.35 * random.normal(size=(encoders, 1, stage1_runs, 1, examples)) + good[..., None]
+    right = right + 0.5 * random.normal(size=(*shape, examples)) > 0
+    rows, answers = [], {}
+    for place in np.ndindex(shape):
+        encoder, representation, stage1_seed, seed = place
+        name, folder = REPRESENTATIONS[representation], f"{random.integers(2**62)}"
+        objective, adaptation = list(ENCODERS.items())[encoder]
+        answers[folder] = right[place]
+        rows.append(
+            {"adaptation": adaptation, "objective": objective, "repr": name, "label": name, "folder": folder}
+            | {"stage1_seed": stage1_seed, "seed": seed, "material": {"seed": seed, "protocol": {"name": "finetune"}}}
+            | {"setting": "s", "setting_label": "s", "family": "s", "data": "d", "model": "m", "labels": np.nan}
+            | {"draws_labels": False, "dev/macro_f1": 0.85 + good[place]}
+        )
+    return pandas.DataFrame(rows), answers
+
+
+def called_different(monkeypatch, settings: int, *design) -> tuple[int, int]:
+    """In how many of so many settings of alike conditions a planned, and an unplanned, comparison is shown."""
+    random, labels = np.random.default_rng(0), np.arange(design[-1]) % 2
+    planned = unplanned = 0
+    for _ in range(settings):
+        runs, answers = alike(random, *design)
+        logits = {folder: np.eye(2)[np.where(right, labels, 1 - labels)] for folder, right in answers.items()}
+        # where a run's file is read: all that follows is what reads of the report
+        monkeypatch.setattr(records, "predictions", lambda folder, found=logits: (found[folder], labels, labels))
+        (setting,) = settings_of(runs)
+        found = verdict(setting)
+        planned += any(each.p <= LEVEL for each in found.planned)
+        unplanned += any(each.p <= LEVEL for each in found.unplanned)
+    return planned, unplanned
+
+
+def most(settings: int) -> float:
+    """Of so many, what a share of 5 % exceeds once in 1,000 times."""
+    return stats.binom.ppf(0.999, settings, 0.05)
+
+
+@pytest.mark.parametrize(("design", "settings"), [((2, 3, (3, 1), 300), 10), ((1, 4, (1, 3), 300), 10)])
+def test_alike_conditions_are_seldom_called_different(monkeypatch, design, settings):
+    assert max(called_different(monkeypatch, settings, *design)) <= most(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "design",
+    [
+        (1, 4, (1, 1), 800),
+        (1, 4, (1, 3), 800),
+        (1, 4, (3, 1), 800),
+        (1, 8, (5, 1), 800),
+        (2, 4, (1, 3), 800),
+        (2, 4, (5, 1), 3000),
+        (3, 4, (3, 1), 800),
+        (2, 3, (3, 3), 800),
+    ],
+)
+def test_alike_conditions_are_called_different_at_most_as_often_as_claimed(monkeypatch, design):
+    assert max(called_different(monkeypatch, 300, *design)) <= most(300)

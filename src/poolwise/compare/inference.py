@@ -14,8 +14,6 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import optimize, stats
 
-from poolwise.words import counted
-
 LEVEL = 0.05
 POWER = 0.8
 DRAWS = 2000
@@ -101,17 +99,6 @@ class Estimate:
             return 1.0
         return 0.0 if beyond(FARTHEST) < 0 else float(2 * stats.norm.sf(optimize.brentq(beyond, 0, FARTHEST)))
 
-    @property
-    def holds_for(self) -> str:
-        """What the claim generalises over, in words."""
-        texts = f"test examples like these {self.examples:,}"
-        if self.stage1_runs > 1:
-            on_each = counted(self.stage2_runs, "stage-2 run")
-            return f"stage-1 runs like these {self.stage1_runs} with {on_each} on each, and {texts}"
-        if self.stage2_runs > 1:
-            return f"this one stage-1 run only: stage-2 runs on it like these {self.stage2_runs}, and {texts}"
-        return f"the runs at hand only: {texts}"
-
 
 def _estimate(values: Float[ndarray, "S R N"]) -> Estimate:
     """The mean of values in points, such as 100 for a right answer; for a difference, from -100 to 100."""
@@ -191,7 +178,7 @@ def _in_points(first: Answers, second: Answers) -> Float[ndarray, "S R N"]:
     return difference
 
 
-def permutation_p(first: Answers, second: Answers) -> float:
+def permutation_p(first: Answers, second: Answers, *baseline: Answers) -> float:
     """The check of `Estimate.p` by swapping the two conditions' answers, two-sided, in (0, 1].
 
     Null: for these very runs, each example is as likely to be answered so by the first condition and so by the second
@@ -204,11 +191,13 @@ def permutation_p(first: Answers, second: Answers) -> float:
 
     Args:
         first, second: (S, R, N).
+        baseline: the other two of `difference_of_differences`; each then goes with its own in a swap.
 
     Raises:
         ValueError: the shapes differ.
     """
-    by_example = _in_points(first, second).mean(axis=(0, 1))
+    less = _in_points(*baseline) if baseline else 0.0
+    by_example = (_in_points(first, second) - less).mean(axis=(0, 1))
     sizes, counts = np.unique(np.abs(by_example), return_counts=True)
     kept = np.random.default_rng(0).binomial(counts, 0.5, (DRAWS, len(counts)))
     sums = (2 * kept - counts) @ sizes
@@ -216,15 +205,20 @@ def permutation_p(first: Answers, second: Answers) -> float:
     return float(1 + (np.abs(sums) >= abs(by_example.sum()) - rounding).sum()) / (DRAWS + 1)
 
 
-def holm(p_values: Float[ndarray, " P"]) -> Float[ndarray, " P"]:
+def holm(p_values: Float[ndarray, " P"], family: int) -> Float[ndarray, " P"]:
     """Holm's (1979) adjusted p-values: where those up to 0.05 are believed, any is wrongly so with 5 % at most.
 
-    The k-th smallest of P is multiplied by P - k + 1, is no less than the one before it, and at most 1. Assumes
-    nothing about how the pairs depend on each other.
+    The k-th smallest is multiplied by F - k + 1, is no less than the one before it, and at most 1. Assumes nothing
+    about how the pairs depend on each other.
+
+    Args:
+        p_values: (P,).
+        family: F, the number of pairs that could have been told, P or more. Those that are not told count as if their
+            p-values were the largest, which gives no smaller adjusted ones than Holm's over all F would.
     """
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    adjusted[order] = np.maximum.accumulate(p_values[order] * (family - np.arange(len(p_values))))
     return np.minimum(adjusted, 1.0)
 
 
@@ -261,13 +255,17 @@ def in_words(
     if adjusted_p <= LEVEL:
         better, worse = (first, second) if difference.points > 0 else (second, first)
         gap, reach = abs(difference.points), difference.reach(LEVEL / 2)
-        shown_p = "p < 0.001" if adjusted_p < 0.001 else f"p = {adjusted_p:.3f}"
         interval = f"95 % interval {gap - reach:.1f} to {gap + reach:.1f}"
-        return f"{better} beats {worse} by {gap:.1f} points ({interval}, {shown_p})"
+        return f"{better} beats {worse} by {gap:.1f} points ({interval}, {p_in_words(adjusted_p)})"
     if equivalent(difference, margin, LEVEL / pairs):
         return f"{first} and {second} are equivalent within {margin:g}"
     smallest = smallest_detectable(difference, LEVEL / pairs)
     return f"cannot tell {first} from {second}: these runs see differences above {smallest:.1f} only"
+
+
+def p_in_words(p: float) -> str:
+    """Three digits, as far as they say something."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ class VarianceComponent:
     degrees_of_freedom: int
 
 
-THE_REST = "the rest"
+THE_REST = "the rest (interactions, and what no seed here names)"
 
 
 def variance_components(

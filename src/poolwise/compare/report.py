@@ -273,8 +273,8 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
     found = [
         "Rows are ordered by macro F1 on dev, by which a choice should be made; test was read once a run.",
         "Intervals take differences of runs as normal, and join the spread over runs with the draw of test texts; "
-        "with few runs they are wide. Where one condition is held against several, p-values allow for that (Holm); "
-        "those of H1 and H2 stand for one comparison each. Conditions count as equivalent within 0.5 points.",
+        "with few runs they are wide. p-values allow for the comparisons of one setting (Holm; planned and unplanned "
+        "ones apart), not for the number of settings. Conditions count as equivalent within 0.5 points.",
     ]
     if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() <= 1:
         found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")

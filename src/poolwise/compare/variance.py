@@ -3,7 +3,7 @@
 Shapes: L runs.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import pandas
 
@@ -18,34 +18,42 @@ SOURCES = {
     "fresh pooler": "pooler_seed",
     "seed of stage 2": "seed",
 }
-"""Outer sources first. Sources that go together, as where all follow `seed`, are told as one."""
-CONDITION = "encoder and representation"
+"""Outer sources first. The last is what those before it follow unless they have a seed of their own."""
+CONDITION = ["encoder_key", "repr"]
+ON_ONE_RUN = [*CONDITION, "stage1_seed"]
+WITHIN = {
+    "stage-1 run": ["encoder_key"],
+    "label draw": [],
+    "head": ON_ONE_RUN,
+    "order of the texts": ["label_seed"],
+    "fresh pooler": ON_ONE_RUN,
+    "seed of stage 2": ON_ONE_RUN,
+}
+"""What a seed draws something else in. A seed of stage 1 makes a run of each encoder, which its representations share.
+All conditions train on the texts that a label draw gives, and in the order that an order seed gives those. A head or a
+pooler is another one on each representation and stage-1 run, even where its first numbers are the same."""
+BY_REPRESENTATION = "stage-1 run, unlike by representation"
 
 
 def variance_table(runs: pandas.DataFrame) -> dict[str, VarianceComponent]:
     """Standard deviation in points, and share, of each source that has several levels in the runs of one setting.
 
-    Conditions differ by more than chance, so they are a factor before all others, and left out of the shares.
+    Conditions differ by more than chance, so they are a factor before all others, and left out of the shares. Sources
+    that go together, as where all follow `seed`, are told as one, nested in all that any of them is nested in. What a
+    stage-1 run gives to some of its representations only is a source of its own where several runs on each show it.
     """
-    accuracies = 100 * runs[REPORTED_METRIC].to_numpy(dtype=float)
-    conditions = list(zip(runs["encoder_key"], runs["repr"], strict=True))
-    sources: dict[tuple[int, ...], list[str]] = {}
-    for source, column in SOURCES.items():
-        used = column in runs and runs[column].notna().any()
-        if not used or (source == "label draw" and not runs["draws_labels"].all()):
-            continue
-        levels = [str(level) for level in runs[column].fillna(runs["seed"])]
-        if source == "stage-1 run":
-            levels = [f"{encoder} {level}" for encoder, level in zip(runs["encoder_key"], levels, strict=True)]
-        if len(set(levels)) > 1:
-            sources.setdefault(_partition(levels), []).append(source)
-    sources.pop(_partition(conditions), None)
-    factors: dict[str, Sequence[Hashable]] = {CONDITION: conditions}
-    factors |= {_named(names): partition for partition, names in sources.items()}
+    counts = runs["material"].map(lambda material: "seed" in material)
+    runs = runs.assign(seed=runs["seed"].where(counts), label_seed=runs["label_seed"].where(runs["draws_labels"]))
+    factors: dict[str, Sequence[Hashable]] = {"condition": _levels(runs, CONDITION)}
+    for names in _together(runs):
+        nested_in = dict.fromkeys(column for name in names for column in WITHIN[name])
+        factors[", ".join(names)] = _levels(runs, dict.fromkeys([*nested_in, SOURCES[names[0]]]))
+        if names == ["stage-1 run"] and runs.duplicated(ON_ONE_RUN).any():
+            factors[BY_REPRESENTATION] = _levels(runs, ON_ONE_RUN)
     if len(factors) == 1:
         return {}
-    found = {name: part for name, part in variance_components(accuracies, factors).items() if name != CONDITION}
-    told = {name: part for name, part in found.items() if part.degrees_of_freedom > 0}
+    found = variance_components(100 * runs[REPORTED_METRIC].to_numpy(dtype=float), factors)
+    told = {name: part for name, part in found.items() if name != "condition" and part.degrees_of_freedom > 0}
     total = sum(part.deviation**2 for part in told.values())
     return {
         name: VarianceComponent(part.deviation, part.deviation**2 / total if total else 0.0, part.degrees_of_freedom)
@@ -54,9 +62,25 @@ def variance_table(runs: pandas.DataFrame) -> dict[str, VarianceComponent]:
     }
 
 
-def _named(sources: Sequence[str]) -> str:
-    """`seed of stage 2` is what the others follow: it is named where it stands alone."""
-    return ", ".join(name for name in sources if name != "seed of stage 2" or len(sources) == 1)
+def _together(runs: pandas.DataFrame) -> list[list[str]]:
+    """The sources that vary; in one list those that never vary apart within a condition, where both draw something."""
+    groups: list[list[str]] = []
+    for source, column in SOURCES.items():
+        drawn = runs[runs[column].notna()] if column in runs else runs[:0]
+        levels = _partition(_levels(drawn, [*CONDITION, column])) if len(drawn) else ()
+        if len(set(levels)) == drawn.groupby(CONDITION).ngroups:  # one level in each condition
+            continue
+        alike = [group for group in groups if levels == _partition(_levels(drawn, [*CONDITION, SOURCES[group[0]]]))]
+        if not alike:
+            groups.append([source])
+        elif column != "seed":
+            alike[0].append(source)
+    return groups
+
+
+def _levels(runs: pandas.DataFrame, columns: Iterable[str]) -> list[Hashable]:
+    """Of each run, its values in these columns; a seed that it does not depend on is one value for all."""
+    return list(zip(*(runs[column].astype(str) for column in columns), strict=True))
 
 
 def _partition(levels: Sequence[Hashable]) -> tuple[int, ...]:
