@@ -14,7 +14,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from poolwise.app import leave, quieten
+from poolwise.app import quieten
 from poolwise.checkpoints import (
     PROVENANCE_FILE,
     TOKENIZER_FILES,
