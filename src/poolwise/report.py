@@ -16,7 +16,7 @@ from poolwise.settings import UserError, leave
 SHOWN = ("representation", "runs", "test accuracy", "95 % interval", "dev F1")
 """Columns on the terminal, so that they fit 80 characters; page, Markdown and CSV hold all."""
 MEASURED = ("runs", "test accuracy", "95 % interval", "dev F1")
-SHOWN_AT_A_GLANCE = ("setting", "use", "encoder", "test accuracy")
+SHOWN_AT_A_GLANCE = ("setting", "use", "test accuracy", "encoder")
 MOST_SECTIONS = 3
 """Up to so many settings are printed whole; of more, what they say together."""
 

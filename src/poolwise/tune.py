@@ -162,10 +162,9 @@ def confirmation(words: Sequence[str]) -> dict[str, str]:
         kept = [word for word in words if not word.startswith(f"{name}=")]
         if keys.isdisjoint(job.identity.key for job in _jobs([*kept, f"{name}={fresh[0]}"])):
             return {"next": shlex.join(["python", "train.py", *kept, f"{name}={','.join(fresh)}", "-m"])}
-    chosen = trial[0].settings
-    assert isinstance(chosen, SentimentSettings)
-    if chosen.encoder == "stage1":
-        others = f"stage1.seed={','.join(_fresh([chosen.stage1.seed]))}"
+    read = [job.settings for job in trial if isinstance(job.settings, SentimentSettings)]
+    if read[0].encoder == "stage1":
+        others = f"stage1.seed={','.join(_fresh([each.stage1.seed for each in read]))}"
         settings = [*(word for word in words if not word.startswith("stage1.seed=")), others]
         return {
             "first": f"{stage1_command(prepared([*settings, '-m']))} -m",
