@@ -242,7 +242,8 @@ def _values(record: Mapping[str, Any], place: str) -> set[str]:
     """
     found = {record.get(place)} if place in RECORD_KEYS else {record.get(OF_STAGE_1.get(place, ""))}
     if place == "stage1.objective":
-        found |= {str(name).partition("-")[0] for name in found if isinstance(name, str)}  # without its budget
+        names = {name.partition("-")[0] for name in found if isinstance(name, str)}  # without its budget
+        found |= names | ({"combined"} if any("+" in name for name in names) else set())
     if place.partition(".")[0] != "stage1" or record["encoder"] == "stage1":
         found |= _configured(record["config"], place.split("."))
     words = {_written(each) for each in found if not pandas.isna(each)}
