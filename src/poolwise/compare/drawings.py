@@ -150,7 +150,8 @@ def _some_projected(points: ndarray) -> ndarray:
     """Places of at most `PROJECTED_TEXTS` texts that have a place in the plane, evenly spread: the same ones of each
     representation."""
     there = np.flatnonzero(np.isfinite(points).all(axis=1))
-    return there[np.linspace(0, len(there) - 1, min(len(there), PROJECTED_TEXTS)).astype(int)]
+    shown: ndarray = there[np.linspace(0, len(there) - 1, min(len(there), PROJECTED_TEXTS)).astype(int)]
+    return shown
 
 
 def _learning_curve(condition: Condition) -> LearningCurve | None:
