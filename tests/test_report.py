@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,37 @@ def test_without_runs_the_program_says_how_to_make_some(tmp_path, monkeypatch, c
     assert leaving.value.code == 2
     assert f"no finished stage-2 run in {tmp_path}" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_of_many_settings_the_terminal_shows_what_they_say_together(tmp_path, monkeypatch, capsys):
+    for labels in (8, 32, 128, None):
+        for name, dev in (("mean", 0.9), ("pooler", 0.8)):
+            write_run(tmp_path, name, 1, [1], dev, protocol="probe", labels=labels, objective="combined-1000000tokens")
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    monkeypatch.setenv("COLUMNS", "80")
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the best on dev of 4 settings")
+    assert any(line.split()[:3] == ["probe", "on", "all"] for line in lines)
+    assert any(line.startswith("Use mean where one representation must serve all 4 settings") for line in lines)
+    assert max(map(len, lines[:-5])) <= 80
+
+
+def test_a_report_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, "mean", 1, [], dev=0.9)
+    (tmp_path / "report").write_text("a file in its place")
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit) as leaving:
+        report.main()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith(f"poolwise: the report could not be written to {tmp_path}/report: ")
+
+
+def test_a_report_of_records_starts_without_what_trains(tmp_path):
+    write_run(tmp_path, "mean", 1, [1], dev=0.9)
+    script = (
+        "import sys; from poolwise import report; sys.argv[1:] = ['--runs', sys.argv[1]]; report.main(); "
+        "print({'torch', 'lightning', 'transformers', 'datasets', 'hydra', 'wandb'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "set()"

@@ -40,7 +40,7 @@ from poolwise.command_line import (
     stage_of,
     with_paths_quoted,
 )
-from poolwise.settings import UserError, problems_with, take_all, typed, unknown_key
+from poolwise.settings import UserError, leave, problems_with, take_all, typed, unknown_key
 from poolwise.words import nearest
 
 if TYPE_CHECKING:
@@ -288,12 +288,6 @@ class SweepCheck(Callback):
         except HydraException as error:
             leave(UserError(str(error)))  # before Hydra makes the sweep's folder
         SweepCheck.jobs, SweepCheck.overrides = list(jobs.values()), list(config.hydra.overrides.task)
-
-
-def leave(error: UserError) -> None:
-    """Show the messages and end the program."""
-    print(f"poolwise: {error}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def quieten() -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from poolwise.app import leave, quieten
+from poolwise.app import quieten
 from poolwise.checkpoints import (
     PROVENANCE_FILE,
     TOKENIZER_FILES,
@@ -28,7 +28,7 @@ from poolwise.checkpoints import (
 from poolwise.encoder import check_finite, never_trained
 from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
 from poolwise.representations import REPRESENTATIONS
-from poolwise.settings import UserError
+from poolwise.settings import UserError, leave
 from poolwise.words import first_line, some
 
 INDEX_FILE = WEIGHTS_FILE + ".index.json"

@@ -6,24 +6,32 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from poolwise.app import leave
-from poolwise.compare.report import COLUMNS, Report, Section, write_report
-from poolwise.settings import UserError
+from poolwise.compare.report import Report, write_report
+from poolwise.compare.tables import Table
+from poolwise.settings import UserError, leave
 
 SHOWN = ("representation", "runs", "test accuracy", "95 % interval", "dev F1")
 """Columns on the terminal, so that they fit 80 characters; page, Markdown and CSV hold all."""
+MEASURED = ("runs", "test accuracy", "95 % interval", "dev F1")
+SHOWN_AT_A_GLANCE = ("setting", "use", "test accuracy", "encoder")
+MOST_SECTIONS = 3
+"""Up to so many settings are printed whole; of more, what they say together."""
 
 
 def main() -> None:
     """Write the report, and print it; as a report of W&B too, if asked."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.report", description=__doc__)
     parser.add_argument(
-        "selection", nargs="*", metavar="KEY=VALUE", help="only runs with this, such as data=demo repr=cls,mean"
+        "selection",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="only runs with this, written as train.py takes it: data=demo repr=cls,mean labels_per_class=8,all "
+        "objective=bow; study=NAME compares the trials of a study of poolwise.tune, which are left out else",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of runs (runs)")
     parser.add_argument(
         "--wandb",
         action="store_true",
@@ -73,13 +81,18 @@ def _in_wandb(report: Report, from_wandb: str | None) -> str:
 
 
 def show(report: Report) -> None:
-    """Print a table and the answer for each setting, and where the files lie."""
+    """Print the answers with a table of each setting, or of all at a glance if they are many; and where files lie."""
     console = Console()
-    for section in report.sections:
-        console.print(_table(section), Text(section.answer), *(Text(f"\n{note}") for note in section.notes), "")
-    if report.overview:
-        console.print(Text(" ".join(report.overview)), "")
-    console.print("mean ± standard deviation over runs, in points; in the order of macro F1 on dev\n")
+    if len(report.sections) <= MOST_SECTIONS:
+        for section in report.sections:
+            table = _table(section.table, SHOWN, section.question)
+            console.print(table, Text(section.answer), *(Text(f"\n{note}") for note in section.notes), "")
+        console.print("mean ± standard deviation over runs, in points; in the order of macro F1 on dev\n")
+    elif report.summary is not None:
+        title = f"the best on dev of {len(report.sections)} settings; each one's own answer is on the page"
+        console.print(_table(report.summary, SHOWN_AT_A_GLANCE, title))
+    for words in report.overview:
+        console.print(Text(words), "")
     runs = report.page.parent.parent
     places = {
         "page": report.page,
@@ -99,15 +112,15 @@ def show_place(name: str, place: Path | str) -> None:
     Console().print(f"{name:<9}{place}", markup=False, soft_wrap=True)
 
 
-def _table(section: Section) -> Table:
-    table = Table(*SHOWN, title=section.question, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    groups = section.table.group
-    for place, row in enumerate(section.table.rows):
-        if groups and (place == 0 or groups[place] != groups[place - 1]):
-            table.add_row(Text(groups[place], style="bold"))
-        table.add_row(*(row[COLUMNS.index(column)] for column in SHOWN))
+def _table(content: Table, shown: Sequence[str], title: str) -> RichTable:
+    table = RichTable(*shown, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    places = [content.columns.index(column) for column in shown]
+    for column in table.columns:
+        column.justify = "right" if column.header in MEASURED else "left"
+    for place, row in enumerate(content.rows):
+        if content.group and (place == 0 or content.group[place] != content.group[place - 1]):
+            table.add_row(Text(content.group[place], style="bold"))
+        table.add_row(*(Text(row[place]) for place in places))
     return table
 
 

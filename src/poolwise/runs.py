@@ -1,4 +1,7 @@
-"""Run keys and run records: what a run was, in files that need no account and no network."""
+"""Run keys and run records: what a run was, in files that need no account and no network.
+
+This module imports torch only where a run measures memory: a report reads records without it.
+"""
 
 import hashlib
 import json
@@ -18,11 +21,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ NUMERICS_VERSION = 1
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
+STUDY = "study"
+"""Entry of a record, also of a run's `flat` settings: the study of `poolwise.tune` that the run is a trial of."""
 RECORDED_LIBRARIES = ("poolwise torch lightning transformers datasets tokenizers hydra-core torchmetrics wandb").split()
 
 
@@ -180,9 +186,9 @@ class RunRecord:
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
             "git_commit": self._commit,
         }
-        write_atomically(self.folder / RECORD_FILE, json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
+        write_record(self.folder, record)
 
-    def write_predictions(self, predictions: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def write_predictions(self, predictions: Mapping[str, Mapping[str, "Tensor"]]) -> None:
         """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example.
 
         What else a split has of its examples, a number each, becomes a column of that name: NaN in other splits.
@@ -218,6 +224,18 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a record into a run's folder."""
+    write_atomically(folder / RECORD_FILE, json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
+
+
+def count_as_run(folder: Path) -> None:
+    """Make a finished trial of a study an ordinary run, as somebody asks for this very run."""
+    record = read_record(folder)
+    if record is not None and record.pop(STUDY, None) is not None:
+        write_record(folder, record)
+
+
 def finished(identity: RunIdentity, runs: Path) -> bool:
     """Whether this very run has been done."""
     record = read_record(identity.folder(runs))
@@ -240,6 +258,8 @@ def git_commit() -> str | None:
 
 def forget_peak_memory() -> None:
     """Start measuring peak memory anew: the jobs of a sweep share a process."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
@@ -251,6 +271,8 @@ def peak_memory_mib() -> dict[str, float]:
 
     Where the system cannot forget a peak (other than Linux), the figure is the process's own.
     """
+    import torch
+
     try:
         status = Path("/proc/self/status").read_text()
         resident = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024

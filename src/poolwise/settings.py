@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from poolwise.words import counted, duration, nearest
 
@@ -28,6 +28,12 @@ class UserError(Exception):
             return self.messages[0]
         lines = "\n".join(self.messages).splitlines()
         return "\n  ".join([counted(len(self.messages), "mistake"), *lines])
+
+
+def leave(error: UserError) -> NoReturn:
+    """Show the messages and end the program."""
+    print(f"poolwise: {error}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def take_all(steps: Iterable[Callable[[], object]]) -> None:

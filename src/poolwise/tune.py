@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, leave, planned, prepared, register_schemas
-from poolwise.command_line import stage_of
-from poolwise.runs import hash_of, read_record
-from poolwise.settings import SELECTION_METRIC, UserError, take_all
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared, register_schemas
+from poolwise.command_line import override_in, stage1_command, stage_of
+from poolwise.runs import STUDY, hash_of, read_record
+from poolwise.settings import SELECTION_METRIC, STAGE_2_SEEDS, SentimentSettings, UserError, leave, take_all
 from poolwise.words import counted
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def tune(words: Sequence[str], trials: int) -> None:
     ranges = [Range.read(**match.groupdict()) for match in matches.values() if match]
     if not ranges or stage_of(fixed) != "sentiment" or trials < 1:
         raise UserError("needs stage=sentiment, one range or more, such as repr.layer=1..6, and --trials above 0")
+    check_one_condition(words, fixed, trials)
     ends = [[f"{each.key}={each.low}" for each in ranges], [f"{each.key}={each.high}" for each in ranges]]
     jobs: list[Job] = []
     take_all(partial(lambda end: jobs.extend(_jobs([*fixed, *end])), end) for end in ends)
@@ -118,7 +119,7 @@ def tune(words: Sequence[str], trials: int) -> None:
         trial.set_user_attr("settings", chosen)
         show(f"trial {number + 1} of {trials}: {' '.join(chosen)}", {})
         try:
-            study.tell(trial, _score(_jobs([*fixed, *chosen])))
+            study.tell(trial, _score(_as_trials(_jobs([*fixed, *chosen]), file.stem)))
         except UserError:
             raise
         except Exception as error:  # out of memory, for one; the run's record holds all of it
@@ -128,11 +129,63 @@ def tune(words: Sequence[str], trials: int) -> None:
     if not finished:
         raise UserError(f"no trial gave a {SELECTION_METRIC}; their records in {file.parents[1]} say why")
     best = study.best_trial.user_attrs["settings"]
-    seeds = [str(max(job.settings.seed for job in jobs) + further) for further in range(1, FRESH_SEEDS + 1)]
-    kept = [word for word in fixed if not word.startswith("seed=")]
-    command = shlex.join(["python", "train.py", *kept, *best, f"seed={','.join(seeds)}", "-m"])
     title = f"best of {counted(finished, 'trial')}: {SELECTION_METRIC} {study.best_value:.4f}, {' '.join(best)}"
-    show(title, {}, {"study": str(file), "next": command})
+    show(title, {}, {"study": str(file), **confirmation([*fixed, *best])})
+
+
+def check_one_condition(words: Sequence[str], fixed: Sequence[str], trials: int) -> None:
+    """Raise a UserError with a command for each choice if a setting other than a seed has several."""
+    for word in fixed:
+        override = override_in(word)
+        if override is None or not override.is_choice or "," not in override.value:
+            continue
+        place = words.index(word)
+        studies = [
+            [*words[:place], f"{override.key}={choice.strip()}", *words[place + 1 :]]
+            for choice in override.value.split(",")
+        ]
+        commands = [shlex.join(["python", "-m", "poolwise.tune", *each, "--trials", str(trials)]) for each in studies]
+        what = "representation" if override.key == "repr" else override.key
+        raise UserError("\n  ".join([f"{word}: a study is of one; run one study per {what}:", *commands]))
+
+
+def confirmation(words: Sequence[str]) -> dict[str, str]:
+    """What to do with the best settings, for the screen: runs of them that took no part in the search.
+
+    They have fresh seeds of stage 2, of the first name that changes the run; a run in which none of them does, as a
+    probe on all labels, has fresh stage-1 runs. Where there are none either, the same run is all there is.
+    """
+    trial = _jobs(words)
+    keys = {job.identity.key for job in trial}
+    for name in ("seed", *STAGE_2_SEEDS):
+        fresh = _fresh([getattr(job.settings, name) for job in trial])
+        kept = [word for word in words if not word.startswith(f"{name}=")]
+        if keys.isdisjoint(job.identity.key for job in _jobs([*kept, f"{name}={fresh[0]}"])):
+            return {"next": shlex.join(["python", "train.py", *kept, f"{name}={','.join(fresh)}", "-m"])}
+    read = [job.settings for job in trial if isinstance(job.settings, SentimentSettings)]
+    if read[0].encoder == "stage1":
+        others = f"stage1.seed={','.join(_fresh([each.stage1.seed for each in read]))}"
+        settings = [*(word for word in words if not word.startswith("stage1.seed=")), others]
+        return {
+            "first": f"{stage1_command(prepared([*settings, '-m']))} -m",
+            "next": shlex.join(["python", "train.py", *settings, "-m"]),
+        }
+    return {
+        "note": "nothing in this run is random, so fresh seeds would repeat it; other stage-1 runs (encoder=) or draws "
+        "of labels (labels_per_class=) would confirm it",
+        "next": shlex.join(["python", "train.py", *words]),
+    }
+
+
+def _fresh(seeds: Sequence[int]) -> list[str]:
+    return [str(max(seeds) + further) for further in range(1, FRESH_SEEDS + 1)]
+
+
+def _as_trials(jobs: Sequence["Job"], study: str) -> Sequence["Job"]:
+    """The jobs with the mark by which a report leaves them out; it does not enter their keys."""
+    for job in jobs:
+        job.identity = replace(job.identity, flat={**job.identity.flat, STUDY: study})
+    return jobs
 
 
 def _jobs(words: Sequence[str]) -> list["Job"]:

@@ -5,8 +5,8 @@ import pytest
 from helpers import EXAMPLES, write_run
 from poolwise.compare.disagreement import disputed_examples, disputed_texts
 from poolwise.compare.records import Condition, read_runs
+from poolwise.data.corpus import content_hash
 from poolwise.data.sources import load_demo
-from poolwise.data.tokens import content_hash
 from poolwise.settings import DemoData, typed
 
 DEMO = {"source": "demo", "name": "demo", "text": 8, "text_dev": 8, "train": 8, "dev": 8, "test": EXAMPLES}

@@ -45,7 +45,13 @@ def texts(svg):
 
 def marks(svg, style):
     """(x, y) of the marks whose style holds the words, in the order in which they are drawn; y points down."""
-    uses = [use for use in ElementTree.fromstring(svg).iter(f"{SVG}use") if style in use.get("style", "")]
+    groups = ElementTree.fromstring(svg).iter()
+    uses = [
+        use
+        for group in groups
+        for use in group.findall(f"{SVG}use")
+        if style in use.get("style", group.get("style", ""))  # marks that look alike have it from their group
+    ]
     return np.array([(float(use.get("x")), float(use.get("y"))) for use in uses]).reshape(-1, 2)
 
 

@@ -12,6 +12,7 @@ from poolwise.compare.records import (
     read_runs,
     selected,
     steps_of,
+    unlike_rates,
     with_chosen_learning_rates,
 )
 from poolwise.settings import UserError
@@ -166,6 +167,36 @@ def test_a_rate_that_was_tried_once_is_not_chosen_by_luck(tmp_path):
     write_run(tmp_path, "cls", 4, [], dev=0.9, learning_rate=2e-3)
     kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
     assert sorted(kept["seed"]) == [1, 2, 3]
+    assert set(kept["tried"]) == {"0.001"}  # what it was chosen from
+    assert unlike_rates(kept) == {}
+
+
+def test_unlike_learning_rates_are_found_in_each_setting(tmp_path):
+    for seed, (name, rate) in enumerate([("cls", 1e-3), ("cls", 2e-3), ("mean", 1e-3), ("pooler", 1e-3)]):
+        write_run(tmp_path, name, seed, [], dev=0.9, learning_rate=rate)
+        write_run(tmp_path, "cls", seed, [], dev=0.9, learning_rate=rate, labels=8)
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    assert unlike_rates(kept) == {"demo, tiny, finetune": {"0.001": ["mean", "pooler"], "0.001 0.002": ["cls"]}}
+    write_run(tmp_path, "cls", 9, [], dev=0.9, objective=None)
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    (found,) = unlike_rates(kept).values()
+    assert found["0.001"][0] == "cls not adapted"
+
+
+def test_trials_of_a_study_are_left_out_unless_asked_for(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9)
+    write_run(tmp_path, "cls", 2, [], dev=0.9, epochs=9, study="ab12")
+    write_run(tmp_path, "cls", 3, [], dev=0.9, study="cd34")
+    found = read_runs(tmp_path, "sentiment")
+    kept = selected(found, [])
+    assert list(kept["seed"]) == [1]
+    assert list(kept["setting_label"]) == ["demo, tiny, finetune"]  # not told apart from a trial of other epochs
+    assert list(selected(found, ["study=ab12"])["seed"]) == [2]
+    assert sorted(selected(found, ["study=ab12,cd34", "repr=cls"])["seed"]) == [2, 3]
+    with pytest.raises(UserError, match="study=x: no finished run has this; there are: ab12, cd34"):
+        selected(found, ["study=x"])
+    with pytest.raises(UserError, match=r"all finished runs are trials of poolwise\.tune.*study=NAME.*ab12, cd34"):
+        selected(found[found["study"].notna()], [])
 
 
 def test_a_broken_folder_is_left_out(runs, caplog):
@@ -229,6 +260,36 @@ def test_selection_by_keys_of_config_and_record(runs):
         selected(found, ["rerp=cls"])
     with pytest.raises(UserError, match="cls: not KEY=VALUE"):
         selected(found, ["cls"])
+
+
+def test_selection_takes_what_the_program_takes(tmp_path):
+    for seed, objective, stage1_seed in ((1, "bow-90s", 11), (2, "none", 1234567), (3, None, None)):
+        folder = write_run(tmp_path, "cls", seed, [], dev=0.9, objective=objective, stage1_seed=stage1_seed)
+        record = json.loads((folder / "record.json").read_text())
+        stage1 = {"epochs": 2, "objective": {"name": (objective or "bow").partition("-")[0]}, "seed": stage1_seed or 11}
+        record["config"] |= {
+            "stage1": stage1,  # of the unadapted encoder the defaults, which say nothing of it
+            "labels_per_class": 8 if seed == 2 else None,
+            "encoder": record["encoder"],
+            "model": {"name": "tiny", "path": "models/mine"},
+        }
+        (folder / "record.json").write_text(json.dumps(record))
+    found = read_runs(tmp_path, "sentiment")
+
+    def seeds(*selection):
+        return sorted(selected(found, selection)["seed"])
+
+    for key in ("objective@stage1.objective", "objective", "stage1.objective"):
+        assert seeds(f"{key}=bow") == seeds(f"{key}=bow-90s") == [1]
+        assert seeds(f"{key}=bow,none") == [1, 2]
+    assert seeds("stage1.seed=1234567") == seeds("stage1_seed=1234567") == [2]
+    assert seeds("stage1.epochs=2") == seeds("pretraining.epochs=2") == [1, 2]
+    assert seeds("encoder=base") == [3]
+    assert seeds("labels_per_class=all") == seeds("labels_per_class=null") == [1, 3]
+    assert seeds("labels_per_class=8,all", "protocol=finetune", "data=demo", "model=tiny") == [1, 2, 3]
+    assert seeds("model=models/mine", "repr=cls") == [1, 2, 3]
+    with pytest.raises(UserError, match=r"stage1\.seed=1234568: no finished run has this; there are: 11, 1234567"):
+        seeds("stage1.seed=1234568")
 
 
 def test_steps_are_read_where_a_metric_was_logged(runs):

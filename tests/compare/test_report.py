@@ -52,7 +52,7 @@ def test_markdown_has_the_same_words_and_cells(runs):
     written = write_report(runs)
     text = written.markdown.read_text()
     (section,) = written.sections
-    assert f"**demo, tiny, finetune.** {section.answer}\n" in text
+    assert f"## demo, tiny, finetune\n\n{section.answer}\n" in text
     for row in section.table.rows:
         assert f"| {' | '.join(row)} |\n" in text
     for drawing in section.drawings:
@@ -73,6 +73,12 @@ def test_label_counts_make_a_curve_and_encoders_a_grouped_table(tmp_path):
         "demo, tiny, probe on 32 labels a class",
         "demo, tiny, probe",
     ]
+    assert written.summary is not None
+    assert [row[:2] for row in written.summary.rows] == [
+        ["probe on 8 labels a class", "cls"],
+        ["probe on 32 labels a class", "cls"],
+        ["probe on all labels", "cls"],
+    ]
     assert len(written.labels) == 1
     assert [bool(section.details) for section in written.sections] == [False, False, True]
     assert list(written.sections[0].table.group) == ["after stage 1 with bow", "after plain MLM"]
@@ -86,6 +92,30 @@ def test_a_selection_leaves_out_other_runs(runs):
     assert [row[:2] for row in written.sections[0].table.rows] == [["mean", "2"], ["cls", "2"]]
     assert "4 finished runs of" in written.page.read_text()
     assert "selected by repr=cls,mean seed=1,2; 5 others" in written.page.read_text()
+
+
+def test_trials_and_unlike_learning_rates_are_told(tmp_path):
+    for seed, (name, rate) in enumerate([("cls", 1e-3), ("cls", 2e-3), ("mean", 1e-3)]):
+        write_run(tmp_path, name, seed, [seed], dev=0.9, learning_rate=rate)
+    write_run(tmp_path, "cls", 7, [], dev=0.9, study="ab12")
+    text = write_report(tmp_path).markdown.read_text()
+    assert "- **left out**: 1 trial of poolwise.tune; what compares those of a study: study=ab12\n" in text
+    assert "2 finished runs of" in text
+    assert "; 1 others not selected" in text
+    assert (
+        "Learning rates to choose from were not the same for all of demo, tiny, finetune: 0.001 for mean; 0.001, 0.002 "
+        "for cls. More of them are an advantage.\n"
+    ) in text
+    of_study = write_report(tmp_path, ["study=ab12"]).markdown.read_text()
+    assert "left out" not in of_study
+    assert "1 finished run of" in of_study
+
+
+def test_a_long_selection_has_a_folder_of_its_own(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9)
+    folders = {write_report(tmp_path, [f"seed=1,{'9' * 300}{end}"]).page.parent.name for end in (1, 2)}
+    assert len(folders) == 2
+    assert max(map(len, folders)) < 140
 
 
 def test_the_report_says_where_poolers_come_from(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from poolwise.data.corpus import check_filled, held_out, label_text, text_columns
+from poolwise.data.corpus import check_filled, content_hash, held_out, label_text, text_columns
 from poolwise.settings import UserError
 
 
@@ -60,3 +60,11 @@ def test_stage_1_reads_text_and_rating_only():
     rows = Dataset.from_dict({"label": [0], "rating": ["5"], "text": ["a"]})
     assert text_columns(rows).column_names == ["text", "rating"]
     assert text_columns(rows.remove_columns("rating")).column_names == ["text"]
+
+
+def test_content_hash_tells_texts_apart_where_joining_would_not():
+    def hashed(**columns):
+        return content_hash(Dataset.from_dict(columns))
+
+    assert hashed(text=["ab", "c"]) != hashed(text=["a", "bc"])
+    assert hashed(text=["ab"]) != hashed(text=["ab"], label=[0])

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.tokens import content_hash, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.tokens import tokenise, tokenizer_hash, train_wordpiece
 
 VOCABULARY_SCRIPT = """
 from datasets import Dataset
@@ -57,11 +57,6 @@ def test_tokenizer_hash_ignores_what_calls_change(tokenizer):
     before = tokenizer_hash(tokenizer)
     tokenizer(TEXTS, truncation=True, padding=True, max_length=5)
     assert tokenizer_hash(tokenizer) == before
-
-
-def test_content_hash_tells_texts_apart_where_joining_would_not():
-    assert content_hash(rows(["ab", "c"])) != content_hash(rows(["a", "bc"]))
-    assert content_hash(rows(["ab"])) != content_hash(rows(["ab"], label=[0]))
 
 
 def test_the_vocabulary_is_the_same_in_every_process():

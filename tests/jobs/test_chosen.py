@@ -8,8 +8,7 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.corpus import Corpus
-from poolwise.data.tokens import content_hash
+from poolwise.data.corpus import Corpus, content_hash
 from poolwise.jobs.chosen import texts_in_stage1
 
 TRAIN = Dataset.from_dict({"text": TEXTS[:4]})

@@ -11,8 +11,6 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from poolwise.compare.records import Condition, right
-from poolwise.data.sources import load_corpus
-from poolwise.data.tokens import content_hash
 from poolwise.settings import DATA_SOURCES, UserError, typed
 
 SHOWN = 8
@@ -46,6 +44,9 @@ def disputed_texts(conditions: Sequence[Condition]) -> list[DisputedText] | None
     data = run["config"].get("data", {})
     if data.get("source") not in ("demo", "files"):
         return None
+    from poolwise.data.corpus import content_hash  # here, as reading texts takes libraries that records do not need
+    from poolwise.data.sources import load_corpus
+
     kind = DATA_SOURCES[data["source"]]
     try:
         corpus = load_corpus(kind(**typed(kind, data)))

@@ -28,12 +28,22 @@ from poolwise.compare.figures import (
     projection,
     reliability_diagram,
 )
-from poolwise.compare.records import REPORTED_METRIC, Condition, components, predictions, steps_of
+from poolwise.compare.records import (
+    AFTER_PLAIN,
+    REPORTED_METRIC,
+    UNADAPTED,
+    Condition,
+    components,
+    predictions,
+    steps_of,
+)
 from poolwise.compare.verdict import Setting
 from poolwise.settings import SELECTION_METRIC
 
 FEWEST_LAYERS = 3
 """From so many layers of one encoder on there is a map of layers."""
+PROJECTED_TEXTS = 300
+"""Marks in a projection: more hide each other, and are most of a page's bytes."""
 GEOMETRY = ("effective_rank", "mean_cosine", "alignment", "uniformity")
 
 
@@ -65,7 +75,7 @@ def _accuracies(condition: Condition) -> ndarray:
 def labels_drawn(family: Sequence[Setting], name: str) -> Drawing:
     """Accuracy against the number of labels: the settings of one family, from few labels to all."""
     panels = []
-    for adaptation in dict.fromkeys(encoder for setting in family for encoder in setting.encoders):
+    for adaptation in sorted({encoder for setting in family for encoder in setting.encoders}, key=_least_changed_first):
         by_label: dict[str, list[tuple[float, Condition]]] = {}
         for setting in family:
             for each in setting.encoders.get(adaptation, []):
@@ -75,6 +85,12 @@ def labels_drawn(family: Sequence[Setting], name: str) -> Drawing:
     words = family[0].label.split(" on ")[0]
     caption = f"Test accuracy against the number of labels a class, {words}, with 95 % intervals."
     return Drawing(f"labels-{name}", caption, label_efficiency(panels))
+
+
+def _least_changed_first(adaptation: str) -> tuple[int, str]:
+    """The order of encoders where no figure decides, so that figures of several families can be compared."""
+    starts = (UNADAPTED, AFTER_PLAIN)
+    return next((place for place, start in enumerate(starts) if adaptation.startswith(start)), len(starts)), adaptation
 
 
 def _efficiency_line(label: str, found: Sequence[tuple[float, Condition]]) -> EfficiencyLine:
@@ -119,14 +135,23 @@ def details_drawn(setting: Setting, name: str) -> list[Drawing]:
         caption = f"How the vectors of test texts lie, {setting.label}."
         found.append(Drawing(f"geometry-{name}", caption, geometry(rows)))
     panels = [
-        ProjectionPanel(each.label, points, predictions(folder)[1])
+        ProjectionPanel(each.label, points[shown], predictions(folder)[1][shown])
         for each in conditions
         if (points := components(folder := each.runs["folder"].iloc[0])) is not None
+        for shown in [_some_projected(points)]
     ]
     if panels:
         caption = f"Vectors of test texts on their first two principal components, {where}; the first run of each."
         found.append(Drawing(f"projection-{name}", caption, projection(panels, _classes(best))))
     return found
+
+
+def _some_projected(points: ndarray) -> ndarray:
+    """Places of at most `PROJECTED_TEXTS` texts that have a place in the plane, evenly spread: the same ones of each
+    representation."""
+    there = np.flatnonzero(np.isfinite(points).all(axis=1))
+    shown: ndarray = there[np.linspace(0, len(there) - 1, min(len(there), PROJECTED_TEXTS)).astype(int)]
+    return shown
 
 
 def _learning_curve(condition: Condition) -> LearningCurve | None:

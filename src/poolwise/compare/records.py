@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from pyarrow import parquet
 
+from poolwise.command_line import SHORT_FORMS, in_stage_2
 from poolwise.compare.inference import Answers, Estimate, mean_accuracy
-from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, hash_of, read_record, without_seeds
-from poolwise.settings import NO_OBJECTIVE, SELECTION_METRIC, UserError
+from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, STUDY, hash_of, read_record, without_seeds
+from poolwise.settings import ALL_LABELS, NO_OBJECTIVE, SELECTION_METRIC, UserError
 from poolwise.words import first_line, nearest, some
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
     Stage-2 runs also have `setting` (a key of all that changes their numbers, less encoder, representation, seeds and
     learning rate: what is compared shares it), `family` (the same less the number of labels), `setting_label`,
     `adaptation` (what the encoder is, in words), `encoder_key` (the same as a key), `label` (the representation,
-    marked where its pooler should not be trusted), `learning_rate`, `labels` (a class; NaN for all) and `draws_labels`
-    (whether `label_seed` drew these, or folds).
+    marked where its pooler should not be trusted), `learning_rate`, `labels` (a class; NaN for all), `draws_labels`
+    (whether `label_seed` drew these, or folds) and `study` (of `poolwise.tune`; None for a run that is no trial).
     """
     rows: list[dict[str, Any]] = []
     for folder in sorted((runs / stage).glob("*")):
@@ -63,7 +64,10 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
             rows.append({**record, **record["metrics"], **compared, "folder": str(folder)})
         except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
             log.warning("%s is broken and left out (%s)", folder, first_line(error))
-    return _told_apart(pandas.DataFrame(rows)) if stage == "sentiment" and rows else pandas.DataFrame(rows)
+    found = pandas.DataFrame(rows)
+    if found.empty or stage != "sentiment":
+        return found
+    return pandas.concat([_told_apart(part) for _, part in found.groupby(found[STUDY].notna())]).sort_index()
 
 
 NEEDED = ("material", "config", "representation", "pooler_status", "label_names", "started", "versions")
@@ -99,6 +103,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rate": learning_rate,
         "labels": float("nan") if count is None else float(count),
         "draws_labels": count is not None or protocol.get("folds") is not None,
+        STUDY: record.get(STUDY),
     }
 
 
@@ -169,78 +174,144 @@ def common_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]
     return {name: sorted(found) for name, found in values.items() if all(isinstance(each, str) for each in found)}
 
 
+def is_asked_for(key: str, selection: Sequence[str]) -> bool:
+    """Whether a selection names a key."""
+    return any(word.partition("=")[0] == key for word in selection)
+
+
 def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFrame:
-    """The runs that fit all of `KEY=VALUE[,VALUE...]`, keys of the config (a group's is its name) or of the record.
+    """The runs that fit all of `KEY=VALUE[,VALUE...]`: keys as train.py takes them, or of the record.
+
+    Trials of `poolwise.tune` are left out, unless `study=` asks for those of a study.
 
     Raises:
         UserError: something is no such pair, names no key, or leaves no run.
     """
+    if not is_asked_for(STUDY, selection):
+        studies = sorted(set(runs[STUDY].dropna()))
+        runs = runs[runs[STUDY].isna()]
+        if runs.empty:
+            raise UserError(
+                "all finished runs are trials of poolwise.tune, which a report leaves out; those of a study are "
+                f"compared by {STUDY}=NAME; there are: {some(studies, 12)}"
+            )
     for word in selection:
         key, equals, values = word.partition("=")
-        known = {name for record in runs.to_dict("records") for name in _keys(record)}
-        if not equals or key not in known:
+        rows = runs.to_dict("records")
+        known = {name for record in rows for name in _keys(record)}
+        if not equals or _place(key) not in known:
             raise UserError(f"{word}: not KEY=VALUE with a key of the config, such as data=demo{nearest(key, known)}")
-        found = [_values(record, key) for record in runs.to_dict("records")]
+        found = [_values(record, _place(key)) for record in rows]
         wanted = {_normal(value) for value in values.split(",")}
         kept = [not wanted.isdisjoint(map(_normal, own)) for own in found]
         if not any(kept):
             there = sorted(set().union(*found))
-            raise UserError(f"{word}: no finished run has this; there are: {some(there, 12)}")
+            raise UserError(f"{word}: no finished run has this; there are: {some(there, 12) or 'none'}")
         runs = runs[kept]
     return runs
 
 
-RECORD_KEYS = ("data", "model", "encoder", "objective", "repr", "protocol", "stage1_seed", "condition", *SEEDS)
+RECORD_KEYS = ("data", "model", "encoder", "repr", "protocol", "condition", STUDY, *SEEDS)
+"""What a run is selected by in its record, under the same name."""
+OF_STAGE_1 = {"stage1.objective": "objective", "stage1.seed": "stage1_seed"}
+"""Places in the config of stage 2, and what the record says there; both are null for an encoder without a stage 1."""
+
+
+def _place(key: str) -> str:
+    """Where the config of stage 2 has what train.py, in either stage, or the record calls so."""
+    if key in SHORT_FORMS:
+        return f"stage1.{key}"
+    for place, name in OF_STAGE_1.items():
+        if key == name:
+            return place
+    key = in_stage_2(key) or key
+    return key.partition("@")[2] or key  # objective@stage1.objective lies at stage1.objective
 
 
 def _keys(record: Mapping[str, Any]) -> set[str]:
     """Of the record, of the config's settings, and of its groups."""
     config = _flat(record["config"])
     groups = {name.rsplit(".", depth)[0] for name in config for depth in range(1, name.count(".") + 1)}
-    return set(config) | groups | {key for key in RECORD_KEYS if key in record}
+    return set(config) | groups | {key for key in RECORD_KEYS if key in record} | set(OF_STAGE_1)
 
 
-def _values(record: Mapping[str, Any], key: str) -> set[str]:
-    """What a record may be selected by under a key: its own value, the config's, and the name of the config's group."""
-    value: Any = record["config"]
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    own = record.get(key) if key in RECORD_KEYS else None
-    named = value.get("name") if isinstance(value, Mapping) else value
-    return {_written(each) for each in (own, named) if each is not None}
+def _values(record: Mapping[str, Any], place: str) -> set[str]:
+    """What a record may be selected by at a place: what it says itself, and what the config has there.
+
+    The settings of stage 1 in the config are those of the run only where it read that stage-1 run.
+    """
+    found = {record.get(place)} if place in RECORD_KEYS else {record.get(OF_STAGE_1.get(place, ""))}
+    if place == "stage1.objective":
+        names = {name.partition("-")[0] for name in found if isinstance(name, str)}  # without its budget
+        found |= names | ({"combined"} if any("+" in name for name in names) else set())
+    if place.partition(".")[0] != "stage1" or record["encoder"] == "stage1":
+        found |= _configured(record["config"], place.split("."))
+    words = {_written(each) for each in found if not pandas.isna(each)}
+    if place == "labels_per_class" and "null" in words:
+        words.add(ALL_LABELS)
+    return words
+
+
+def _configured(config: Any, path: Sequence[str]) -> set[Any]:
+    """The value at a path of the config, `null` for none, or name and path of the group there; empty if not there."""
+    for part in path:
+        if not isinstance(config, Mapping) or part not in config:
+            return set()
+        config = config[part]
+    if isinstance(config, Mapping):
+        return {config[name] for name in ("name", "path") if config.get(name) is not None}
+    return {"null" if config is None else str(config) if isinstance(config, list) else config}
 
 
 def _normal(text: str) -> str:
     """One spelling of a value: 2e-3 is 0.002, True is true."""
     try:
-        return f"{float(text):g}"
+        return _written(float(text))
     except ValueError:
         return text.lower()
 
 
 def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)  # 15 digits, so that seeds stay whole
 
 
 def with_chosen_learning_rates(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Of each condition's runs those of the learning rate that is best on dev; `tried` says which there were.
+    """Of each condition's runs those of the learning rate that is best on dev; `tried` says which it was chosen from.
 
     The mean of the selection metric decides, of equal ones the lower rate. Only rates with as many runs as any has are
-    chosen from: of many tried once, one is best by luck. Test is not looked at.
+    chosen from: of many tried once, one is best by luck. Test is not looked at. A condition with more rates to choose
+    from than others has an advantage: see `unlike_rates`.
     """
     condition = ["setting", "encoder_key", "repr"]
+    keys = [runs[key] for key in condition]
     of_rate = runs.groupby([*condition, "learning_rate"], dropna=False)[SELECTION_METRIC]
-    often = of_rate.transform("size") == of_rate.transform("size").groupby([runs[key] for key in condition]).transform(
-        "max"
-    )
+    often = of_rate.transform("size") == of_rate.transform("size").groupby(keys).transform("max")
     mean = of_rate.transform("mean").where(often)
-    best = mean == mean.groupby([runs[key] for key in condition], dropna=False).transform("max")
-    lowest = runs["learning_rate"].where(best).groupby([runs[key] for key in condition]).transform("min")
-    tried = runs.groupby(condition)["learning_rate"].transform(
-        lambda rates: " ".join(map(_written, sorted(set(rates))))
-    )
+    best = mean == mean.groupby(keys, dropna=False).transform("max")
+    lowest = runs["learning_rate"].where(best).groupby(keys).transform("min")
+    tried = runs["learning_rate"].where(often).groupby(keys).transform(_distinct_in_words)
     kept = best & ((runs["learning_rate"] == lowest) | runs["learning_rate"].isna())
     return runs.assign(tried=tried)[kept]
+
+
+def _distinct_in_words(rates: "pandas.Series[float]") -> str:
+    return " ".join(map(_written, sorted(set(rates.dropna()))))
+
+
+def unlike_rates(runs: pandas.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """The settings whose conditions chose from unlike learning rates: by setting in words, conditions by their rates.
+
+    Args:
+        runs: of `with_chosen_learning_rates`.
+    """
+    found = {}
+    for _, rows in runs.groupby("setting"):
+        several = rows["encoder_key"].nunique() > 1
+        names = rows["repr"] + " " + rows["adaptation"] if several else rows["repr"]
+        by_rates = {str(rates): sorted(set(of_rates)) for rates, of_rates in names.groupby(rows["tried"])}
+        if len(by_rates) > 1:
+            found[str(rows["setting_label"].iloc[0])] = by_rates
+    return found
 
 
 class Condition:
@@ -290,6 +361,10 @@ class Condition:
 
     def seeds(self) -> pandas.DataFrame:
         """A row a run: the seeds that all of them depend on, and its folder."""
+        return self._seeds
+
+    @cached_property
+    def _seeds(self) -> pandas.DataFrame:
         columns = {name: self.runs[name] for name in DRAWN_BY if name in self.runs and self.runs[name].notna().all()}
         if all("seed" in material for material in self.runs["material"]):
             columns["seed"] = self.runs["seed"]
@@ -397,18 +472,23 @@ def predictions(
     folder: str, split: str = "test"
 ) -> tuple[Float[ndarray, "N C"], Int[ndarray, " N"], Int[ndarray, " N"]]:
     """Logits, labels and example numbers of a run's split, in the order of examples."""
-    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
-    rows = rows[rows["split"] == split].sort_values("example")
+    rows = _rows_of(folder, split, ["label", "logits"])
     return np.stack(list(rows["logits"])), rows["label"].to_numpy(), rows["example"].to_numpy()
 
 
 def components(folder: str) -> Float[ndarray, "N 2"] | None:
     """The test vectors on their first two principal components; None where the run kept none."""
-    rows = pandas.read_parquet(Path(folder) / PREDICTIONS_FILE)
-    rows = rows[rows["split"] == "test"].sort_values("example")
     names = ["component_1", "component_2"]
+    rows = _rows_of(folder, "test", names)
     found: ndarray | None = rows[names].to_numpy(dtype=float) if set(names) <= set(rows) else None
     return found
+
+
+def _rows_of(folder: str, split: str, columns: Sequence[str]) -> pandas.DataFrame:
+    """Of these columns those that a run kept of a split, and the example numbers, in the order of these."""
+    with parquet.ParquetFile(Path(folder) / PREDICTIONS_FILE) as file:  # pandas' own way takes twice as long
+        rows = file.read(columns=["split", "example", *columns]).to_pandas()
+    return rows[rows["split"] == split].sort_values("example")
 
 
 @cache

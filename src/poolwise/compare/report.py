@@ -16,16 +16,19 @@ from poolwise.compare.records import (
     METRICS,
     Condition,
     common_settings,
+    is_asked_for,
     read_runs,
     selected,
+    unlike_rates,
     with_chosen_learning_rates,
 )
+from poolwise.compare.summary import one_for_all, summary_table
 from poolwise.compare.tables import Table, markdown_table
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, overview, settings_of, verdict
-from poolwise.runs import write_atomically
+from poolwise.runs import STUDY, hash_of, write_atomically
 from poolwise.settings import UserError
-from poolwise.words import counted, duration
+from poolwise.words import counted, duration, some
 
 PERCENT_METRICS = {
     "dev F1": "dev/macro_f1",
@@ -33,7 +36,9 @@ PERCENT_METRICS = {
     "Matthews": "test/matthews",
     "calibration": "test/calibration_error",
 }
-COLUMNS = ["representation", "runs", "test accuracy", "95 % interval", *PERCENT_METRICS, "loss", "learning rate"]
+COLUMNS = ["representation", "runs", "test accuracy", "95 % interval", *PERCENT_METRICS, "loss"]
+LONGEST_NAME = 120
+"""Characters of a report's folder; file systems take some more."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says of which stage-2 runs, and where its files lie."""
+    """What a report says of which stage-2 runs, and where its files lie.
+
+    `summary` holds several settings at a glance; None where there is one.
+    """
 
     runs: pandas.DataFrame
     overview: Sequence[str]
+    summary: Table | None
     sections: Sequence[Section]
     labels: Sequence[Drawing]
     page: Path
@@ -86,10 +95,11 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     settings = settings_of(runs)
     verdicts = [(setting, verdict(setting)) for setting in settings]
     detailed = _detailed(settings)
-    folder = runs_folder / re.sub(r"[^A-Za-z0-9_.=-]", "_", "-".join(["report", *selection]))
+    folder = runs_folder / _folder_name(selection)
     report = Report(
         runs=runs,
-        overview=overview(verdicts),
+        overview=[*filter(None, [one_for_all(settings)]), *overview(verdicts)] if len(settings) > 1 else [],
+        summary=summary_table(settings) if len(settings) > 1 else None,
         sections=[
             Section(
                 question=setting.label,
@@ -133,6 +143,11 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     return report
 
 
+def _folder_name(selection: Sequence[str]) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.=-]", "_", "-".join(["report", *selection]))
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hash_of(list(selection))[:8]}"
+
+
 def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
     environment = Environment(autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
@@ -163,13 +178,15 @@ def _all_drawings(report: Report) -> Iterable[Drawing]:
 
 def _table(setting: Setting) -> Table:
     groups = [adaptation for adaptation, conditions in setting.encoders.items() for _ in conditions]
-    several = len(setting.encoders) > 1
-    return Table(COLUMNS, [_cells(each) for each in setting.conditions], groups if several else ())
+    rates = [_learning_rate(each) for each in setting.conditions]
+    rows = [_cells(each) for each in setting.conditions]
+    columns = [*COLUMNS, "learning rate"] if any(rates) else COLUMNS
+    rows = [[*row, rate or "none"] for row, rate in zip(rows, rates, strict=True)] if any(rates) else rows
+    return Table(columns, rows, groups if len(setting.encoders) > 1 else ())
 
 
 def _cells(condition: Condition) -> list[str]:
     runs = condition.runs
-    rate, tried = runs["learning_rate"].iloc[0], len(runs["tried"].iloc[0].split())
     return [
         condition.label,
         str(len(runs)),
@@ -177,8 +194,13 @@ def _cells(condition: Condition) -> list[str]:
         "{:.1f} to {:.1f}".format(*condition.interval),
         *(mean_and_spread(runs[metric], 100.0, 1) for metric in PERCENT_METRICS.values()),
         mean_and_spread(runs["test/loss"], 1.0, 3),
-        "none" if pandas.isna(rate) else f"{rate:g}" + (f" of {tried}" if tried > 1 else ""),
     ]
+
+
+def _learning_rate(condition: Condition) -> str | None:
+    """With the number of those that it was chosen from, if there was a choice; None of a probe."""
+    rate, tried = condition.runs["learning_rate"].iloc[0], len(condition.runs["tried"].iloc[0].split())
+    return None if pandas.isna(rate) else f"{rate:g}" + (f" of {tried}" if tried > 1 else "")
 
 
 def mean_and_spread(values: "pandas.Series[float]", scale: float, digits: int) -> str:
@@ -219,9 +241,8 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
                 **{"runs": len(each.runs), "stage1_runs": each.runs["stage1_seed"].nunique()},
                 **{"test/accuracy low": accuracy.low / 100, "test/accuracy high": accuracy.high / 100},
             }
-            for metric in METRICS:
-                values = each.runs[metric].agg(["mean", "std", "min", "max"])
-                row |= {f"{metric} {statistic}": value for statistic, value in values.items()}
+            statistics = each.runs[METRICS].astype(float).agg(["mean", "std", "min", "max"])
+            row |= {f"{metric} {name}": statistics.at[name, metric] for metric in METRICS for name in statistics.index}
             rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -256,16 +277,31 @@ def _facts(
     versions = [f"{name} {version}" for name, version in runs["versions"].iloc[0].items()]
     platforms = {tuple(material.get("platform", {}).values()) for material in runs["material"]}
     chosen = f", selected by {' '.join(selection)}" if selection else ""
-    left_out = len(found) - len(runs)
+    trials = _trials_left_out(found, selection)
+    left_out = len(found) - len(runs) - int(trials.sum())
     seconds = float(runs["wall_seconds"].sum())
     return {
         "runs": f"{counted(len(runs), 'finished run')} of {runs_folder}{chosen}"
         + (f"; {left_out} others not selected, or with a learning rate that was not the best on dev" * (left_out > 0)),
+        **trials_in_words(found[trials]),
         "made": f"{min(runs['started'])[:10]} to {max(runs['started'])[:10]}, {duration(seconds)} of running in all",
         "on": "; ".join(sorted(" ".join(map(str, platform)) for platform in platforms)),
         "commit": ", ".join(sorted({str(commit)[:12] for commit in runs["git_commit"]})),
         "versions of the first run": ", ".join(versions),
     }
+
+
+def _trials_left_out(found: pandas.DataFrame, selection: Sequence[str]) -> "pandas.Series[bool]":
+    """Of each run whether it is a trial of `poolwise.tune`, and the selection does not ask for those."""
+    return found[STUDY].notna() & (not is_asked_for(STUDY, selection))
+
+
+def trials_in_words(trials: pandas.DataFrame) -> dict[str, str]:
+    """How many trials were left out, and what selects those of a study; nothing where there are none."""
+    if trials.empty:
+        return {}
+    studies = some(f"{STUDY}={name}" for name in sorted(set(trials[STUDY])))
+    return {"left out": f"{counted(len(trials), 'trial')} of poolwise.tune; what compares those of a study: {studies}"}
 
 
 def _limits(runs: pandas.DataFrame) -> list[str]:
@@ -289,9 +325,12 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
     unknown = len(runs) - len(saw)
     if unknown:
         found.append(f"Whether stage 1 had read test texts is not known of {unknown} of {len(runs)} runs.")
-    tried = runs.groupby("setting")["tried"].nunique()
-    if (tried > 1).any():
-        found.append("Some representations had other learning rates to choose from than others of their setting.")
+    for setting, by_rates in unlike_rates(runs).items():
+        choices = "; ".join(f"{rates.replace(' ', ', ')} for {some(names, 4)}" for rates, names in by_rates.items())
+        found.append(
+            f"Learning rates to choose from were not the same for all of {setting}: {choices}. More of them are an "
+            "advantage."
+        )
     unadapted = runs["stage1_seed"].isna()
     if unadapted.any() and not unadapted.all():
         found.append(

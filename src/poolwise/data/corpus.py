@@ -1,8 +1,10 @@
 """What every source gives: texts for stage 1, labelled texts for stage 2."""
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 
@@ -13,6 +15,7 @@ RATING = "rating"
 """Column of stage-1 texts with a weak label, such as stars; only the objective `rating` reads it."""
 
 SPLITS = ("train", "dev", "test")
+ROWS_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,23 @@ class Corpus:
     text: dict[str, Dataset]
     labelled: dict[str, Dataset]
     label_names: tuple[str, ...]
+
+
+def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
+    """The data set in pieces, so that a corpus larger than memory passes through."""
+    yield from texts.iter(batch_size=ROWS_AT_A_TIME)
+
+
+def content_hash(texts: Dataset) -> str:
+    """SHA-256 over the texts and labels of a data set in their order; where they lie does not enter it."""
+    digest = hashlib.sha256()
+    for rows in batches_of_rows(texts):
+        for text, label in zip(rows["text"], rows.get("label", rows["text"]), strict=True):
+            kept = text.encode("utf-8", "surrogatepass")
+            digest.update(len(kept).to_bytes(8, "little") + kept)
+            if "label" in rows:
+                digest.update(int(label).to_bytes(8, "little", signed=True))
+    return digest.hexdigest()
 
 
 def text_columns(rows: Dataset) -> Dataset:

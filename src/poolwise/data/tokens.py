@@ -20,12 +20,12 @@ from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
+from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash
 from poolwise.data.masking import IGNORED_LABEL
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
 
-ROWS_AT_A_TIME = 1000
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET_SIZE = 1000
 """Characters kept, the most frequent ones; the default of `tokenizers`."""
@@ -125,18 +125,6 @@ def _flat(tokens: Dataset, pad_id: int) -> TokenisedTexts:
     )
 
 
-def content_hash(texts: Dataset) -> str:
-    """SHA-256 over the texts and labels of a data set in their order; where they lie does not enter it."""
-    digest = hashlib.sha256()
-    for rows in batches_of_rows(texts):
-        for text, label in zip(rows["text"], rows.get("label", rows["text"]), strict=True):
-            kept = text.encode("utf-8", "surrogatepass")
-            digest.update(len(kept).to_bytes(8, "little") + kept)
-            if "label" in rows:
-                digest.update(int(label).to_bytes(8, "little", signed=True))
-    return digest.hexdigest()
-
-
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what the tokenizer does; truncation and padding, which calls change, are left out."""
     description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -178,11 +166,6 @@ def _stands_alone(letter: str) -> bool:
     is_punctuation = unicodedata.category(letter)[0] in "PZ"
     is_ascii_sign = letter.isascii() and not letter.isalnum()
     return is_punctuation or is_ascii_sign or "CJK" in unicodedata.name(letter, "")
-
-
-def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
-    """The data set in pieces, so that a corpus larger than memory passes through."""
-    yield from texts.iter(batch_size=ROWS_AT_A_TIME)
 
 
 def document_frequencies(texts: TokenisedTexts, vocabulary_size: int) -> Int64[ndarray, " V"]:

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from poolwise.data.tokens import ROWS_AT_A_TIME, TokenisedTexts, document_frequencies
+from poolwise.data.corpus import ROWS_AT_A_TIME
+from poolwise.data.tokens import TokenisedTexts, document_frequencies
 
 TOPICS = 8
 """Few, so that texts of one topic within a pool still fill several batches of like length."""

@@ -8,8 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
-from poolwise.data.corpus import Corpus
-from poolwise.data.tokens import batches_of_rows, content_hash
+from poolwise.data.corpus import Corpus, batches_of_rows, content_hash
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer

@@ -17,11 +17,11 @@ from torch import Tensor
 from poolwise import checkpoints, encoder, representations
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
-from poolwise.data.corpus import SPLITS, Corpus
+from poolwise.data.corpus import SPLITS, Corpus, content_hash
 from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
-from poolwise.data.tokens import TokenisedTexts, content_hash, tokenizer_hash
+from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.start import model_label, tokenised, weights_bytes

@@ -6,10 +6,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from poolwise.data.corpus import RATING
+from poolwise.data.corpus import RATING, content_hash
 from poolwise.data.segmentation import segmenter
 from poolwise.data.sources import load_corpus
-from poolwise.data.tokens import content_hash, tokenizer_hash
+from poolwise.data.tokens import tokenizer_hash
 from poolwise.jobs.start import model_label, starting_point
 from poolwise.jobs.trainer import platform
 from poolwise.objectives import label_of, reads_ratings

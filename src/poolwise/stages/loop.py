@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from poolwise import machine
 from poolwise.data.module import TextDataModule
-from poolwise.runs import RECORD_FILE, RunIdentity, RunRecord, finished, read_record
+from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, count_as_run, finished, read_record
 from poolwise.settings import Budget, CommonSettings, Optimisation
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
@@ -145,6 +145,8 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
     number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
     if finished(job.identity, job.settings.runs_dir):
+        if STUDY not in job.identity.flat:
+            count_as_run(job.folder)
         show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, bool(sweep))
         return
     machine.check_room(job.settings.runs_dir, job.kept_bytes())
