@@ -184,6 +184,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         inputs_embeds: Float[Tensor, "B T H"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         masked_only: bool = False,
+        masked_positions: Int[Tensor, "M"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MaskedLMWithPoolerOutput:
@@ -197,6 +198,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             inputs_embeds: (B, T, H) in place of `input_ids`.
             labels: (B, T) token ids at masked positions, -100 elsewhere.
             masked_only: form logits (M, V) at the labelled positions only; the loss is the same.
+            masked_positions: (M,) places of the labelled positions among the B T ones, row by row, where they are
+                known: a GPU would have to be waited for to learn from `labels` how many there are.
             num_items_in_batch: what the summed loss is divided by, if not the number of labelled positions
                 (`transformers.Trainer` gives the count over accumulated batches).
 
@@ -222,9 +225,10 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         if labels is None:
             logits = self.mlm_logits(states)
         else:
-            masked = labels != IGNORED_LABEL
-            logits = self.mlm_logits(states[masked] if masked_only else states)
-            loss = masked_lm_loss(logits if masked_only else logits[masked], labels[masked], num_items_in_batch)
+            at = positions_of(labels) if masked_positions is None else masked_positions
+            logits = self.mlm_logits(states.flatten(0, 1).index_select(0, at) if masked_only else states)
+            of_masked = logits if masked_only else logits.flatten(0, 1).index_select(0, at)
+            loss = masked_lm_loss(of_masked, labels.flatten().index_select(0, at), num_items_in_batch)
         return MaskedLMWithPoolerOutput(
             loss=loss,
             logits=logits,
@@ -257,6 +261,11 @@ def model_class(family: Family) -> type[MaskedLMWithPooler]:
 
 
 BertForMaskedLMWithPooler = model_class(FAMILIES["bert"])
+
+
+def positions_of(labels: Int[Tensor, "B T"]) -> Int[Tensor, "M"]:
+    """The places of labelled positions among the B T ones, row by row."""
+    return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 def masked_lm_loss(

@@ -107,7 +107,8 @@ class LabelledBatches(Dataset[Batch]):
 class MaskedBatches(Dataset[Batch]):
     """Stage 1's batches of R rows, which `needs` says how to make.
 
-    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), and `tokens`, a count. On request
+    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), `masked_positions` (M,), the places of
+    what is labelled among the R T positions, and `tokens`, a count. On request
     `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
     of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
     """
@@ -174,6 +175,7 @@ class MaskedBatches(Dataset[Batch]):
             "input_ids": inputs,
             "attention_mask": torch.from_numpy(attention_mask),
             "labels": labels,
+            "masked_positions": (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1),
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
             "tokens": int(attention_mask.sum()),
             **of_pairs,

@@ -23,6 +23,7 @@ class Stage(lightning.LightningModule, ABC):
     Attributes:
         tokens: real (non-padding) ones that training batches held so far.
         seconds: of training so far; validation and the probing of gradients are left out.
+        logs_this_step: whether the step that runs is one in `log_every_n_steps`.
     """
 
     def __init__(self, optimisation: Optimisation, budget: Budget | None = None) -> None:
@@ -34,7 +35,7 @@ class Stage(lightning.LightningModule, ABC):
         self.seconds = 0.0
         self._batch_tokens = 0
         self._resumed_at: float | None = None
-        self._logs_this_step = False
+        self.logs_this_step = False
         self._whole: int | float = 1
 
     @abstractmethod
@@ -96,11 +97,11 @@ class Stage(lightning.LightningModule, ABC):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """See whether this step is logged: Lightning's bookkeeping costs a tiny BERT a fifth of each step."""
         self._batch_tokens = int(batch["tokens"])
-        self._logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self.logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log_training(self, figures: Mapping[str, Tensor | float]) -> None:
         """Log figures of a training step, if this is one in `log_every_n_steps`."""
-        if self._logs_this_step:
+        if self.logs_this_step:
             self.log_dict({f"train/{name}": value for name, value in figures.items()})
 
     def on_after_backward(self) -> None:
