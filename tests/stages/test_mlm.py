@@ -2,6 +2,7 @@ import lightning
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import BOW, CONSTANT, MASKING, TEXTS, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
@@ -178,8 +179,33 @@ def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     torch.testing.assert_close(stage.training_step(batch, 1), output.loss + 2.0 * losses["bow"])
 
 
+class WaitsForDevice(TorchDispatchMode):
+    """Counts operations after which the program would wait for a GPU: reading a number, learning a size."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += str(func).split(".")[1] in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["bow", "halves", "views", "decoder"])
+def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_batch, name):
+    """But once, in a pass with padding: transformers asks whether a mask is all ones."""
+    objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    stage.log = lambda *_: None
+    batch = training_batch(objective.needs)
+    stage.training_step(batch, 0).backward()  # what is made at the first step
+    with WaitsForDevice() as waits:
+        stage.training_step(batch, 0).backward()
+        stage.provenance.note_gradients()
+    assert waits.count == 1
+
+
 def test_masked_accuracy():
     logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    labels = torch.tensor([[-100, 1], [1, -100]])
-    assert masked_accuracy(logits, labels).item() == 0.5
-    assert masked_accuracy(logits[:0], torch.tensor([[-100]])).item() == 0.0
+    assert masked_accuracy(logits, torch.tensor([1, 1])).item() == 0.5
+    assert masked_accuracy(logits[:0], torch.tensor([], dtype=torch.int64)).item() == 0.0

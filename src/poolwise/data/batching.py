@@ -17,6 +17,7 @@ from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
 from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.packing import Packing
 from poolwise.settings import Masking
 
 BATCHES_PER_POOL = 50
@@ -108,7 +109,7 @@ class MaskedBatches(Dataset[Batch]):
     """Stage 1's batches of R rows, which `needs` says how to make.
 
     Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), `masked_positions` (M,), the places of
-    what is labelled among the R T positions, and `tokens`, a count. On request
+    what is labelled among the R T positions, `packing`, those of the tokens, and `tokens`, a count. On request
     `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
     of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
     """
@@ -170,14 +171,15 @@ class MaskedBatches(Dataset[Batch]):
             return torch.from_numpy(inputs), torch.from_numpy(labels)
 
         inputs, labels = masked(masking_at(self.masking, epoch, self.epochs), FIRST_DRAW)
-        attention_mask = np.tile(present, (copies, 1)).astype(np.int64)
+        present = np.tile(present, (copies, 1))
         batch: dict[str, Any] = {
             "input_ids": inputs,
-            "attention_mask": torch.from_numpy(attention_mask),
+            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "packing": Packing.of(present),
             "labels": labels,
             "masked_positions": (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1),
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
-            "tokens": int(attention_mask.sum()),
+            "tokens": int(present.sum()),
             **of_pairs,
         }
         if self.needs.ratings:
@@ -247,4 +249,5 @@ def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int)
         persistent_workers=workers > 0,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
         generator=torch.Generator().manual_seed(0),
+        pin_memory=torch.cuda.is_available(),  # copied while the GPU computes
     )

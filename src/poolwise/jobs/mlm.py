@@ -123,6 +123,8 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
+        if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
+            model.leave_out_padding()
         rows = load_corpus(settings.data).text
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):

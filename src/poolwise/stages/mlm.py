@@ -81,6 +81,7 @@ class MaskedLanguageModelling(Stage):
             labels=batch["labels"],
             masked_only=True,
             masked_positions=batch["masked_positions"],
+            packing=batch["packing"] if self.model.leaves_out_padding else None,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
