@@ -196,7 +196,7 @@ def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_b
     """But once, in a pass with padding: transformers asks whether a mask is all ones."""
     objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
     stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
-    stage.log = lambda *_: None
+    stage.trainer = quiet_trainer(1, Watcher())
     batch = training_batch(objective.needs)
     stage.training_step(batch, 0).backward()  # what is made at the first step
     with WaitsForDevice() as waits:

@@ -3,7 +3,9 @@
 Shapes: B texts, T tokens, N examples.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -39,34 +41,75 @@ Request = tuple[int, int]
 class LengthGroupedBatches(Sampler[list[Request]]):
     """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
-    With `topics` (N,), a batch holds texts of one topic first, and of like length second.
+    An epoch has the same number of batches each time, with like numbers of texts, or of tokens (`batch_tokens`). With
+    `topics` (N,), a batch holds texts of one topic first, and of like length second. Of several shards each yields as many
+    batches, and together they yield each example once.
     """
 
     def __init__(
-        self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int, topics: Int64[ndarray, " N"] | None = None
+        self,
+        lengths: Int64[ndarray, " N"],
+        batch_size: int,
+        seed: int,
+        topics: Int64[ndarray, " N"] | None = None,
+        batch_tokens: int | None = None,
+        shard: int = 0,
+        shards: int = 1,
     ) -> None:
+        """Args:
+        lengths: (N,), in tokens.
+        batch_size: the most texts a batch holds, where `batch_tokens` is None.
+        seed: of the order.
+        topics: (N,), or None for one topic.
+        batch_tokens: the most real tokens a batch holds on average over an epoch.
+        shard: which of the shards this is, counted from 0.
+        shards: how many there are.
+        """
         self.lengths = lengths
         self.topics = np.zeros_like(lengths) if topics is None else topics
-        self.batch_size = batch_size
+        self.weights = np.ones_like(lengths) if batch_tokens is None else lengths
+        self.batches = batches_an_epoch(lengths, batch_size, batch_tokens, shards)
         self.seed = seed
         self.epoch = 0
+        self.shard, self.shards = shard, shards
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to come, counted from 0; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return self.batches // self.shards
 
     def __iter__(self) -> Iterator[list[Request]]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
+        pools = -(-self.batches // BATCHES_PER_POOL)
+        firsts = [self.batches * pool // pools for pool in range(pools + 1)]
         batches: list[ndarray] = []
-        for pool in _chunks(order, self.batch_size * BATCHES_PER_POOL):
+        for first, last in pairwise(firsts):
+            start, end = (len(order) * batch // self.batches for batch in (first, last))
+            pool = order[start:end]
             alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
-            batches += _chunks(alike, self.batch_size)
-        for number in random.permutation(len(batches)):
+            batches += cut(alike, self.weights[alike], last - first)
+        for number in random.permutation(len(batches))[self.shard :: self.shards]:
             yield [(self.epoch, int(example)) for example in batches[number]]
+
+
+def batches_an_epoch(
+    lengths: Int64[ndarray, " N"], batch_size: int, batch_tokens: int | None = None, shards: int = 1
+) -> int:
+    """The fewest batches that hold so many texts at most, or so many tokens on average, and are as many in each shard."""
+    least = len(lengths) / batch_size if batch_tokens is None else lengths.sum() / batch_tokens
+    return min(math.ceil(least / shards), len(lengths) // shards) * shards
+
+
+def cut(examples: Int64[ndarray, " N"], weights: Int64[ndarray, " N"], parts: int) -> list[ndarray]:
+    """Cut an order into so many parts of like weight, none of them empty."""
+    middles = np.cumsum(weights) - weights / 2
+    bounds = np.searchsorted(middles, weights.sum() * np.arange(1, parts) / parts)
+    number = np.arange(1, parts)
+    bounds = np.maximum.accumulate(np.maximum(bounds, number) - number) + number
+    return np.split(examples, np.minimum(bounds, len(examples) - parts + number))
 
 
 class SortedBatches(Sampler[list[Request]]):

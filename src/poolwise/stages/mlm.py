@@ -85,7 +85,10 @@ class MaskedLanguageModelling(Stage):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """MLM loss + weight x loss of each objective, at the weights of this share of training."""
+        """MLM loss + weight x loss of each objective, at the weights of this share of training.
+
+        Of batches that are accumulated for one step, each counts by its masked positions.
+        """
         output = self.encode(batch)
         mlm: Tensor = output.loss
         losses = self.objective.losses(output.pooler_output, batch, self.model)
@@ -100,7 +103,7 @@ class MaskedLanguageModelling(Stage):
                     **loss_figures({name: loss.detach() for name, loss in losses.items()}),
                 }
             )
-        return torch.stack(list(weighted.values())).sum()
+        return self.as_part(torch.stack(list(weighted.values())).sum(), len(batch["masked_positions"]))
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -117,6 +120,7 @@ class MaskedLanguageModelling(Stage):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
+        super().on_before_optimizer_step(optimizer)
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
 
     def on_train_end(self) -> None:
