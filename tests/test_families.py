@@ -48,9 +48,9 @@ from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.bow import whole_word_ids
+from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
-from poolwise.packing import Packing
 from poolwise.settings import Optimisation, UserError
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 

@@ -245,6 +245,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         if masked_only and labels is None:
             raise ValueError("masked_only=True needs labels: they say which positions are masked")
         if packing is not None:
+            assert input_ids is not None
             body = self._body_without_padding(input_ids, token_type_ids, packing)
         else:
             body = self.body(

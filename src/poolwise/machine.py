@@ -61,8 +61,9 @@ def _threads_at_first() -> int:
 
 
 BF16_PAYS_FROM = 1.5
-"""How many times faster than in fp32 a matrix product must be in bf16 to make up for the casts around it. Seen: 4.6 (AMD,
-AVX-512 with bf16) and 0.55 (Intel, AVX-512 with bf16 as well, which is why the machine is asked and not its flags)."""
+"""How many times faster than in fp32 a matrix product must be in bf16 to make up for the casts around it.
+
+Seen: 4.6 (AMD, AVX-512 with bf16) and 0.55 (Intel, with the same flag, which is why the machine is timed)."""
 TRIES = 5
 
 

@@ -60,7 +60,7 @@ class Packing:
     def padded(self, packed: Float[Tensor, "1 K H"], shape: torch.Size) -> Float[Tensor, "B T H"]:
         """States of the tokens where they were in the padded batch of `shape` (B, T); 0 at padding."""
         empty = packed.new_zeros(shape.numel(), packed.shape[-1])
-        return empty.index_copy(0, self.places, packed[0]).unflatten(0, shape)
+        return empty.index_copy(0, self.places, packed[0]).view(*shape, -1)
 
 
 def packed_attention(
@@ -93,8 +93,8 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
-    texts = (_by_text(states, packing) for states in (query, key, value))
-    output = functional.scaled_dot_product_attention(*texts, dropout_p=dropout, scale=scaling)
+    queries, keys, values = (_by_text(states, packing) for states in (query, key, value))
+    output = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).values().unsqueeze(0), None
 
 

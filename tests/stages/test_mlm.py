@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import lightning
 import pytest
 import torch
@@ -179,6 +181,45 @@ def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     torch.testing.assert_close(stage.training_step(batch, 1), output.loss + 2.0 * losses["bow"])
 
 
+class Gradients(lightning.Callback):
+    """Keeps the gradients of each step, before they are clipped."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        found = {name: p.grad.clone() for name, p in stage.model.named_parameters() if p.grad is not None}
+        self.steps.append(found)
+
+
+def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_path):
+    """8 texts of unlike lengths, or 4 times 2 of them: the mean over masked positions, whichever batch they are in."""
+    texts = tokenise(Dataset.from_dict({"text": [*TEXTS, "Fine.", " ".join(TEXTS)]}), tokenizer, 64, tmp_path)
+    masking = replace(MASKING, mask_probability=0.4)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def gradients(batch_size: int, accumulated: int) -> dict[str, torch.Tensor]:
+        model.load_state_dict(start)
+        objective = build_objective({"name": "none"}, Surroundings(tokenizer, model.config, texts), seed=1)
+        stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+        seen = Gradients()
+        trainer = quiet_trainer(1, seen, accumulate_grad_batches=accumulated)
+        data = masked_data(
+            {"train": texts, "dev": texts}, tokenizer, masking, batch_size, 1, 0, needs=objective.needs, epochs=1
+        )
+        trainer.fit(stage, data)
+        (step,) = seen.steps
+        return step
+
+    whole, parts = gradients(8, 1), gradients(2, 4)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
 class WaitsForDevice(TorchDispatchMode):
     """Counts operations after which the program would wait for a GPU: reading a number, learning a size."""
 
@@ -187,7 +228,13 @@ class WaitsForDevice(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += str(func).split(".")[1] in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+        self.count += str(func).split(".")[1] in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "_unique2",
+            "equal",
+        )
         return func(*args, **(kwargs or {}))
 
 

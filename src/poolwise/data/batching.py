@@ -42,8 +42,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
     """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
     An epoch has the same number of batches each time, with like numbers of texts, or of tokens (`batch_tokens`). With
-    `topics` (N,), a batch holds texts of one topic first, and of like length second. Of several shards each yields as many
-    batches, and together they yield each example once.
+    `topics` (N,), a batch holds texts of one topic first, and of like length second. Several shards yield as many
+    batches each, and together each example once.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
 def batches_an_epoch(
     lengths: Int64[ndarray, " N"], batch_size: int, batch_tokens: int | None = None, shards: int = 1
 ) -> int:
-    """The fewest batches that hold so many texts at most, or so many tokens on average, and are as many in each shard."""
+    """The fewest batches, as many in each shard, that hold so many texts at most, or so many tokens on average."""
     least = len(lengths) / batch_size if batch_tokens is None else lengths.sum() / batch_tokens
     return min(math.ceil(least / shards), len(lengths) // shards) * shards
 
