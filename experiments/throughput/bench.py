@@ -60,6 +60,7 @@ def prepare(data: Path, folder: Path) -> None:
 
 
 def model_folder(folder: Path, size: str) -> Path:
+    """Where the encoder of a size lies."""
     return minilm_folder() if size == "minilm" else folder / "models" / size
 
 
@@ -96,6 +97,7 @@ def ours(folder: Path, size: str, data: str, seconds: float, *settings: str) -> 
 
 
 def of_record(record: dict[str, Any]) -> dict[str, float]:
+    """What is compared of a run."""
     peak = record["peak_memory_mib"]
     return {
         "tokens": record["tokens"],
@@ -109,8 +111,8 @@ def of_record(record: dict[str, Any]) -> dict[str, float]:
 def needed_flops(folder: Path, size: str, data: str, head: bool = True) -> float:
     """Of the matrix products that training on one real token needs: three times those of the forward pass.
 
-    Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it); of
-    the MLM head 2 H^2 + 2 H V at 15 % of positions.
+    Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it);
+    of the MLM head 2 H^2 + 2 H V at 15 % of positions.
     """
     place = model_folder(folder, size)
     config, tokenizer = BertConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)

@@ -3,8 +3,8 @@
     python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
     python experiments/throughput/worker.py limit
 
-SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`). What
-poolwise itself does is measured by its own program and read from its records.
+SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`).
+What poolwise itself does is measured by its own program and read from its records.
 """
 
 import argparse
@@ -44,6 +44,7 @@ class Clock(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time."""
         self.ends.append(time.perf_counter())
         if len(self.ends) > WARM_UP and self.ends[-1] - self.ends[WARM_UP - 1] > self.seconds:
             control.should_training_stop = True
@@ -57,6 +58,7 @@ class Counted:
         self.tokens: list[int] = []
 
     def __call__(self, rows: Any) -> Any:
+        """The batch, counted."""
         batch = self.collator(rows)
         self.tokens.append(int(batch["attention_mask"].sum()))
         return batch
@@ -133,10 +135,12 @@ def limit(seconds: float = 3.0) -> dict[str, float]:
 
 
 def device() -> str:
+    """Where to compute."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
+    """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("system")
     parser.add_argument("--model")
