@@ -36,6 +36,7 @@ test-slow: $(VENV)/.tests ## run the tests that take minutes
 
 bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer; needs ../shared/data and some 40 minutes
 	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput
+	$(RUN) experiments/throughput/summary.py
 
 lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

@@ -47,7 +47,13 @@ def prepare(data: Path, folder: Path) -> None:
     for name, (size, layers, heads) in SHAPES.items():
         if not (folder / "models" / name).exists():
             torch.manual_seed(0)
-            config = BertConfig(len(tokenizer), size, layers, heads, 4 * size)
+            config = BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=size,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                intermediate_size=4 * size,
+            )
             BertForMaskedLM(config).save_pretrained(folder / "models" / name)
             tokenizer.save_pretrained(folder / "models" / name)
     for split in ("train", "dev", "test"):
@@ -103,7 +109,7 @@ def of_record(record: dict[str, Any]) -> dict[str, float]:
         "tokens": record["tokens"],
         "seconds": record["training_seconds"],
         "steps": record["steps"],
-        "peak_bytes": peak.get("gpu", peak["resident"]) * 2**20,
+        "peak_mib": peak.get("gpu", peak["resident"]),
         "wall_seconds": record["wall_seconds"],
     }
 

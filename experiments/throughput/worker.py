@@ -9,7 +9,6 @@ What poolwise itself does is measured by its own program and read from its recor
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from poolwise.machine import BF16_PAYS_FROM, bf16_gain
+from poolwise.runs import peak_memory_mib
 
 WARM_UP = 3
 """Steps that are not counted."""
@@ -154,11 +154,8 @@ def main() -> None:
         found = encode(given.model, given.text, given.length)
     else:
         found = peer(given.system, given.model, given.text, given.length, given.seconds)
-    found["peak_bytes"] = (
-        torch.cuda.max_memory_allocated()
-        if device() == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peaks = peak_memory_mib()
+    found["peak_mib"] = peaks.get("gpu", peaks["resident"])
     print(json.dumps(found))
 
 
