@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import lightning
@@ -256,3 +257,20 @@ def test_masked_accuracy():
     logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert masked_accuracy(logits, torch.tensor([1, 1])).item() == 0.5
     assert masked_accuracy(logits[:0], torch.tensor([], dtype=torch.int64)).item() == 0.0
+
+
+@pytest.mark.slow
+def test_bf16_ends_within_the_noise_of_fp32(program, tmp_path):
+    """Dev perplexity of three seeds: the precisions differ by less than two standard errors of their difference."""
+    small = ["data.text=1500", "data.text_dev=300", "pretraining.epochs=2", "logger=csv", "seed=1,2,3", "-m"]
+    for precision in ("32-true", "bf16-mixed"):
+        assert program("stage=mlm", f"trainer.precision={precision}", *small) == 0
+    found = {"32-true": [], "bf16-mixed": []}
+    for file in (tmp_path / "runs/mlm").glob("*/record.json"):
+        record = json.loads(file.read_text())
+        found[record["material"]["platform"]["precision"]].append(record["metrics"]["dev/mlm_loss"])
+    full, half = (torch.tensor(values) for values in found.values())
+    assert len(full) == len(half) == 3
+    error = ((full.var() + half.var()) / 3).sqrt()
+    assert (full.mean() - half.mean()).abs() < 2 * error
+    assert (full.mean() - half.mean()).abs() / full.mean() < 0.02
