@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test test-slow lint
+.PHONY: help setup demo report test test-slow bench lint
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ test: $(VENV)/.tests ## set up, then run the tests; says which lines no test run
 
 test-slow: $(VENV)/.tests ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --durations=5
+
+bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer; needs ../shared/data and some 40 minutes
+	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput
+	$(RUN) experiments/throughput/summary.py
 
 lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

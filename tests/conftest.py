@@ -65,6 +65,12 @@ def surroundings(tokenizer: BertTokenizer, config: BertConfig, texts: TokenisedT
     return Surroundings(tokenizer, config, texts)
 
 
+@pytest.fixture(autouse=True)
+def one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of tests do not depend on what this machine multiplies fast."""
+    monkeypatch.setattr("poolwise.machine.bf16_gain", lambda device: 1.0)
+
+
 Program = Callable[..., int]
 
 

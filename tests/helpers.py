@@ -134,9 +134,10 @@ def read_wandb(folder: str) -> dict[str, Any]:
     return json.loads(found.stdout)
 
 
-def quiet_trainer(epochs: int, callback: lightning.Callback) -> lightning.Trainer:
+def quiet_trainer(epochs: int, callback: lightning.Callback, **further: Any) -> lightning.Trainer:
     """A trainer that writes nothing, logs each step and tells `callback` what happens."""
     return lightning.Trainer(
+        **further,
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,

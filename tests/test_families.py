@@ -48,6 +48,7 @@ from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.bow import whole_word_ids
+from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import Optimisation, UserError
@@ -513,3 +514,36 @@ def test_a_tokenizer_without_a_mask_token(own_config, own_tokenizer, program, ca
     small = [word for word in SMALL_RUN if not word.startswith("model.")]
     assert program("stage=mlm", *small, f"model={tmp_path / 'start'}", "data.max_length=32") != 0
     assert "has no mask token" in " ".join(capsys.readouterr().err.split())
+
+
+@EACH
+def test_without_padding_loss_states_and_gradients_are_the_same(own_model, own_batch, kind, tmp_path):
+    model = own_model.eval()
+    given = {name: own_batch[name] for name in ("input_ids", "attention_mask", "labels", "masked_positions")}
+    if not model.family.can_leave_out_padding:
+        with pytest.raises(ValueError, match="ModernBERT has an attention of its own"):
+            model.leave_out_padding()
+        return
+
+    def passed(**how: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        output = model(**given, masked_only=True, **how)
+        (output.loss + output.pooler_output.square().sum()).backward()
+        return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    padded, expected = passed()
+    model.leave_out_padding()
+    present = own_batch["attention_mask"].numpy().astype(bool)
+    assert not present.all()
+    packed, gradients = passed(packing=Packing.of(present))
+    at_tokens = own_batch["attention_mask"] == 1
+    torch.testing.assert_close(packed.loss, padded.loss)
+    torch.testing.assert_close(packed.pooler_output, padded.pooler_output)
+    torch.testing.assert_close(packed.last_hidden_state[at_tokens], padded.last_hidden_state[at_tokens])
+    assert (packed.last_hidden_state[~at_tokens] == 0).all()
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(passed()[0].last_hidden_state[at_tokens], padded.last_hidden_state[at_tokens])
+    model.save_pretrained(tmp_path / "saved")
+    assert "packed" not in (tmp_path / "saved/config.json").read_text()

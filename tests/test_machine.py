@@ -11,6 +11,9 @@ from huggingface_hub import constants
 from poolwise import machine
 from poolwise.settings import UserError
 
+MEASURED = machine.bf16_gain
+"""Before the tests' fixture takes its place."""
+
 
 def test_prepare_sets_what_is_not_set_already(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
@@ -70,3 +73,18 @@ def test_libraries_stay_offline_where_the_hub_does_not_answer(monkeypatch):
         monkeypatch.setattr(machine, "answers", lambda url, answer=answer: answer)
         machine.stay_offline_without_hub()
         assert constants.HF_HUB_OFFLINE == datasets.config.HF_HUB_OFFLINE == (not answer)
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(4.6, "bf16-mixed"), (1.0, "32-true")])
+def test_precision_is_what_this_machine_multiplies_fast(monkeypatch, gain, chosen):
+    monkeypatch.setattr(machine, "bf16_gain", lambda device: gain)
+    given = {"accelerator": "cpu", "precision": "auto", "devices": 1}
+    assert machine.trainer_arguments(given) == {**given, "precision": chosen}
+    assert machine.trainer_arguments({"precision": "64-true"}) == {"precision": "64-true"}
+
+
+def test_the_machine_is_asked_once(monkeypatch):
+    gain = MEASURED("cpu")
+    assert 0.05 < gain < 50
+    monkeypatch.setattr(torch, "ones", None)
+    assert MEASURED("cpu") == gain

@@ -304,6 +304,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # Lightning 2.6 reads its own trees with a class that torch 2.13 renames; nothing is wrong.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+    warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype")
 
 
 def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMSettings | types.SentimentSettings:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from poolwise.checkpoints import (
@@ -32,6 +33,7 @@ from poolwise.checkpoints import (
 )
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
+from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         family: its row of the table.
         pooler_origin: where the pooler's weights came from, in words.
         loading_info: missing and unexpected keys of the checkpoint; empty for a model from a config.
+        leaves_out_padding: whether passes that are given a `packing` compute no padding.
     """
 
     family: ClassVar[Family]
@@ -87,6 +90,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             self.post_init()
         self.pooler_origin = "fresh: model built from a config"
         self.loading_info: dict[str, set[str]] = {}
+        self.leaves_out_padding = False
 
     @property
     def body(self) -> Any:
@@ -117,6 +121,32 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
     def sentence_vectors(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor) -> Float[Tensor, "B H"]:
         """The pooler's outputs, in one encoder pass without the MLM head."""
         return self._pooled(self.body(input_ids, attention_mask=attention_mask))
+
+    def leave_out_padding(self) -> None:
+        """Have passes that are given a `packing` compute no padding. Others stay as they are.
+
+        Raises:
+            ValueError: the family's attention is not within whole texts, or has no position embeddings.
+        """
+        if not self.family.can_leave_out_padding:
+            raise ValueError(f"{self.family.name} has an attention of its own, which cannot leave out padding")
+        self.body.set_attn_implementation(PACKED)
+        self.leaves_out_padding = True
+
+    def _body_without_padding(
+        self, input_ids: Int[Tensor, "B T"], token_type_ids: Int[Tensor, "B T"] | None, packing: Packing
+    ) -> BaseModelOutputWithPooling:
+        types = None if token_type_ids is None else packing.packed(token_type_ids)
+        positions = packing.places % input_ids.shape[1] + self.family.first_position(self.config)
+        states = self.body(
+            packing.packed(input_ids),
+            **self._token_types(types),
+            position_ids=positions.unsqueeze(0),
+            packing=packing,
+            return_dict=True,
+        ).last_hidden_state
+        padded = packing.padded(states, input_ids.shape)
+        return BaseModelOutputWithPooling(last_hidden_state=padded, pooler_output=self.pooling_layer(padded))
 
     def _pooled(self, output: Any) -> Tensor:
         pooled: Tensor = output.pooler_output if self.family.has_pooler else self.pooler(output.last_hidden_state)
@@ -184,6 +214,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         inputs_embeds: Float[Tensor, "B T H"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         masked_only: bool = False,
+        masked_positions: Int[Tensor, "M"] | None = None,
+        packing: Packing | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MaskedLMWithPoolerOutput:
@@ -197,6 +229,10 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             inputs_embeds: (B, T, H) in place of `input_ids`.
             labels: (B, T) token ids at masked positions, -100 elsewhere.
             masked_only: form logits (M, V) at the labelled positions only; the loss is the same.
+            masked_positions: (M,) places of the labelled positions among the B T ones, row by row, where they are
+                known: a GPU would have to be waited for to learn from `labels` how many there are.
+            packing: where the tokens lie, after `leave_out_padding`, to compute these alone; states at padding are then
+                0, and there are no `hidden_states` of layers.
             num_items_in_batch: what the summed loss is divided by, if not the number of labelled positions
                 (`transformers.Trainer` gives the count over accumulated batches).
 
@@ -208,23 +244,28 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         """
         if masked_only and labels is None:
             raise ValueError("masked_only=True needs labels: they say which positions are masked")
-        body = self.body(
-            input_ids,
-            attention_mask=attention_mask,
-            **self._token_types(token_type_ids),
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        if packing is not None:
+            assert input_ids is not None
+            body = self._body_without_padding(input_ids, token_type_ids, packing)
+        else:
+            body = self.body(
+                input_ids,
+                attention_mask=attention_mask,
+                **self._token_types(token_type_ids),
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                return_dict=True,
+                **kwargs,
+            )
         states = body.last_hidden_state
         loss = None
         if labels is None:
             logits = self.mlm_logits(states)
         else:
-            masked = labels != IGNORED_LABEL
-            logits = self.mlm_logits(states[masked] if masked_only else states)
-            loss = masked_lm_loss(logits if masked_only else logits[masked], labels[masked], num_items_in_batch)
+            at = positions_of(labels) if masked_positions is None else masked_positions
+            logits = self.mlm_logits(states.flatten(0, 1).index_select(0, at) if masked_only else states)
+            of_masked = logits if masked_only else logits.flatten(0, 1).index_select(0, at)
+            loss = masked_lm_loss(of_masked, labels.flatten().index_select(0, at), num_items_in_batch)
         return MaskedLMWithPoolerOutput(
             loss=loss,
             logits=logits,
@@ -257,6 +298,11 @@ def model_class(family: Family) -> type[MaskedLMWithPooler]:
 
 
 BertForMaskedLMWithPooler = model_class(FAMILIES["bert"])
+
+
+def positions_of(labels: Int[Tensor, "B T"]) -> Int[Tensor, "M"]:
+    """The places of labelled positions among the B T ones, row by row."""
+    return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 def masked_lm_loss(

@@ -122,10 +122,18 @@ class Family:
         """Whether the body tells a second segment by `token_type_ids`; else the separator alone does."""
         return self.has_token_types and config.type_vocab_size > 1
 
+    @property
+    def can_leave_out_padding(self) -> bool:
+        """Whether positions can be told to the body, and each token attends to its whole text (ModernBERT: neither)."""
+        return self.has_position_embeddings
+
+    def first_position(self, config: PreTrainedConfig) -> int:
+        """The position of a text's first token."""
+        return int(config.pad_token_id) + 1 if self.positions_follow_padding else 0
+
     def longest_text(self, config: PreTrainedConfig) -> int:
         """How many positions there are for tokens, special ones counted."""
-        before = config.pad_token_id + 1 if self.positions_follow_padding else 0
-        return int(config.max_position_embeddings - before)
+        return int(config.max_position_embeddings) - self.first_position(config)
 
 
 def _roberta(name: str, masked_lm: type[PreTrainedModel], body: type[PreTrainedModel], head: Any) -> Family:

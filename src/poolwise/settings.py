@@ -163,6 +163,8 @@ class Pretraining:
     budget: Budget | None
     """The length of training in place of `epochs`."""
     batch_size: Count
+    batch_tokens: CountOrNull
+    """Real tokens of a batch, on average, in place of `batch_size` texts."""
     masking: Masking
     optimisation: Optimisation
     pooler_init: Literal["keep", "fresh"]
@@ -267,6 +269,7 @@ class ScratchModel:
     mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
     finetune_learning_rate: Positive
     finetune_epochs: Count
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -278,11 +281,12 @@ class PretrainedModel:
     path: str
     package: str | None
     mlm_learning_rate: Positive
-    """What suits this encoder, as the four below: `pretraining` and `protocol` refer to it unless told otherwise."""
+    """What suits this encoder, as the five below: `pretraining`, `protocol` and `trainer` refer to it."""
     mlm_batch_size: Count
     mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
     finetune_learning_rate: Positive
     finetune_epochs: Count
+    precision: str
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -50,6 +51,42 @@ def test_batches_hold_texts_of_like_length_in_no_fixed_order():
     assert LENGTHS.sum() / padded > 0.9
     means = [LENGTHS[batch].mean() for batch in batches]
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
+
+
+def test_over_epochs_there_is_no_fixed_order():
+    """Which texts share a batch, and when, is drawn anew."""
+    sampler = LengthGroupedBatches(LENGTHS, 16, seed=1)
+    epochs = [epoch_of(sampler, epoch) for epoch in range(4)]
+    pairs = [{frozenset(pair) for batch in batches for pair in combinations(batch, 2)} for batches in epochs]
+    assert all(len(one & other) / len(one) < 0.4 for one, other in combinations(pairs, 2))
+    places = [{example: place for place, batch in enumerate(batches) for example in batch} for batches in epochs]
+    order = np.array([[found[example] for example in range(1003)] for found in places])
+    assert np.abs(np.corrcoef(order) - np.eye(4)).max() < 0.4
+
+
+@pytest.mark.parametrize(("size", "tokens", "shards"), [(16, None, 1), (16, None, 3), (1, 700, 1), (1, 700, 4)])
+def test_batches_are_alike_in_size_and_shards_hold_each_example_once(size, tokens, shards):
+    kinds = [LengthGroupedBatches(LENGTHS, size, 1, None, tokens, shard, shards) for shard in range(shards)]
+    assert len({len(kind) for kind in kinds}) == 1
+    for epoch in range(3):
+        found = [epoch_of(kind, epoch) for kind in kinds]
+        assert [len(batches) for batches in found] == [len(kinds[0])] * shards
+        batches = [batch for part in found for batch in part]
+        assert Counter(example for batch in batches for example in batch) == Counter(range(1003))
+        if tokens is None:
+            assert {len(batch) for batch in batches} <= {size - 1, size}
+        else:
+            held = [LENGTHS[batch].sum() for batch in batches]
+            assert np.mean(held) <= tokens
+            assert max(held) - min(held) <= 2 * LENGTHS.max()
+
+
+def test_a_text_longer_than_a_batch_shall_be_has_a_batch_of_its_own():
+    lengths = np.array([500, 5, 5, 5, 5])
+    batches = epoch_of(LengthGroupedBatches(lengths, 1, 1, batch_tokens=130), 0)
+    assert len(batches) == 4
+    assert sorted(example for batch in batches for example in batch) == [0, 1, 2, 3, 4]
+    assert [0] in batches
 
 
 def test_evaluation_batches_are_sorted_and_complete():

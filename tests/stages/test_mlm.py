@@ -1,7 +1,11 @@
+import json
+from dataclasses import replace
+
 import lightning
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import BOW, CONSTANT, MASKING, TEXTS, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds
@@ -178,8 +182,95 @@ def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     torch.testing.assert_close(stage.training_step(batch, 1), output.loss + 2.0 * losses["bow"])
 
 
+class Gradients(lightning.Callback):
+    """Keeps the gradients of each step, before they are clipped."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        found = {name: p.grad.clone() for name, p in stage.model.named_parameters() if p.grad is not None}
+        self.steps.append(found)
+
+
+def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_path):
+    """8 texts of unlike lengths, or 4 times 2 of them: the mean over masked positions, whichever batch they are in."""
+    texts = tokenise(Dataset.from_dict({"text": [*TEXTS, "Fine.", " ".join(TEXTS)]}), tokenizer, 64, tmp_path)
+    masking = replace(MASKING, mask_probability=0.4)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def gradients(batch_size: int, accumulated: int) -> dict[str, torch.Tensor]:
+        model.load_state_dict(start)
+        objective = build_objective({"name": "none"}, Surroundings(tokenizer, model.config, texts), seed=1)
+        stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+        seen = Gradients()
+        trainer = quiet_trainer(1, seen, accumulate_grad_batches=accumulated)
+        data = masked_data(
+            {"train": texts, "dev": texts}, tokenizer, masking, batch_size, 1, 0, needs=objective.needs, epochs=1
+        )
+        trainer.fit(stage, data)
+        (step,) = seen.steps
+        return step
+
+    whole, parts = gradients(8, 1), gradients(2, 4)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+class WaitsForDevice(TorchDispatchMode):
+    """Counts operations after which the program would wait for a GPU: reading a number, learning a size."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += str(func).split(".")[1] in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "_unique2",
+            "equal",
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["bow", "halves", "views", "decoder"])
+def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_batch, name):
+    """But once, in a pass with padding: transformers asks whether a mask is all ones."""
+    objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    stage.trainer = quiet_trainer(1, Watcher())
+    batch = training_batch(objective.needs)
+    stage.training_step(batch, 0).backward()  # what is made at the first step
+    with WaitsForDevice() as waits:
+        stage.training_step(batch, 0).backward()
+        stage.provenance.note_gradients()
+    assert waits.count == 1
+
+
 def test_masked_accuracy():
     logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    labels = torch.tensor([[-100, 1], [1, -100]])
-    assert masked_accuracy(logits, labels).item() == 0.5
-    assert masked_accuracy(logits[:0], torch.tensor([[-100]])).item() == 0.0
+    assert masked_accuracy(logits, torch.tensor([1, 1])).item() == 0.5
+    assert masked_accuracy(logits[:0], torch.tensor([], dtype=torch.int64)).item() == 0.0
+
+
+@pytest.mark.slow
+def test_bf16_ends_within_the_noise_of_fp32(program, tmp_path):
+    """Dev perplexity of three seeds: the precisions differ by less than two standard errors of their difference."""
+    small = ["data.text=1500", "data.text_dev=300", "pretraining.epochs=2", "logger=csv", "seed=1,2,3", "-m"]
+    for precision in ("32-true", "bf16-mixed"):
+        assert program("stage=mlm", f"trainer.precision={precision}", *small) == 0
+    found = {"32-true": [], "bf16-mixed": []}
+    for file in (tmp_path / "runs/mlm").glob("*/record.json"):
+        record = json.loads(file.read_text())
+        found[record["material"]["platform"]["precision"]].append(record["metrics"]["dev/mlm_loss"])
+    full, half = (torch.tensor(values) for values in found.values())
+    assert len(full) == len(half) == 3
+    error = ((full.var() + half.var()) / 3).sqrt()
+    assert (full.mean() - half.mean()).abs() < 2 * error
+    assert (full.mean() - half.mean()).abs() / full.mean() < 0.02

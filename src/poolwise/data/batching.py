@@ -3,7 +3,9 @@
 Shapes: B texts, T tokens, N examples.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
 from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.packing import Packing
 from poolwise.settings import Masking
 
 BATCHES_PER_POOL = 50
@@ -38,34 +41,75 @@ Request = tuple[int, int]
 class LengthGroupedBatches(Sampler[list[Request]]):
     """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
-    With `topics` (N,), a batch holds texts of one topic first, and of like length second.
+    An epoch has the same number of batches each time, with like numbers of texts, or of tokens (`batch_tokens`). With
+    `topics` (N,), a batch holds texts of one topic first, and of like length second. Several shards yield as many
+    batches each, and together each example once.
     """
 
     def __init__(
-        self, lengths: Int64[ndarray, " N"], batch_size: int, seed: int, topics: Int64[ndarray, " N"] | None = None
+        self,
+        lengths: Int64[ndarray, " N"],
+        batch_size: int,
+        seed: int,
+        topics: Int64[ndarray, " N"] | None = None,
+        batch_tokens: int | None = None,
+        shard: int = 0,
+        shards: int = 1,
     ) -> None:
+        """Args:
+        lengths: (N,), in tokens.
+        batch_size: the most texts a batch holds, where `batch_tokens` is None.
+        seed: of the order.
+        topics: (N,), or None for one topic.
+        batch_tokens: the most real tokens a batch holds on average over an epoch.
+        shard: which of the shards this is, counted from 0.
+        shards: how many there are.
+        """
         self.lengths = lengths
         self.topics = np.zeros_like(lengths) if topics is None else topics
-        self.batch_size = batch_size
+        self.weights = np.ones_like(lengths) if batch_tokens is None else lengths
+        self.batches = batches_an_epoch(lengths, batch_size, batch_tokens, shards)
         self.seed = seed
         self.epoch = 0
+        self.shard, self.shards = shard, shards
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to come, counted from 0; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return self.batches // self.shards
 
     def __iter__(self) -> Iterator[list[Request]]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
+        pools = -(-self.batches // BATCHES_PER_POOL)
+        firsts = [self.batches * pool // pools for pool in range(pools + 1)]
         batches: list[ndarray] = []
-        for pool in _chunks(order, self.batch_size * BATCHES_PER_POOL):
+        for first, last in pairwise(firsts):
+            start, end = (len(order) * batch // self.batches for batch in (first, last))
+            pool = order[start:end]
             alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
-            batches += _chunks(alike, self.batch_size)
-        for number in random.permutation(len(batches)):
+            batches += cut(alike, self.weights[alike], last - first)
+        for number in random.permutation(len(batches))[self.shard :: self.shards]:
             yield [(self.epoch, int(example)) for example in batches[number]]
+
+
+def batches_an_epoch(
+    lengths: Int64[ndarray, " N"], batch_size: int, batch_tokens: int | None = None, shards: int = 1
+) -> int:
+    """The fewest batches, as many in each shard, that hold so many texts at most, or so many tokens on average."""
+    least = len(lengths) / batch_size if batch_tokens is None else lengths.sum() / batch_tokens
+    return min(math.ceil(least / shards), len(lengths) // shards) * shards
+
+
+def cut(examples: Int64[ndarray, " N"], weights: Int64[ndarray, " N"], parts: int) -> list[ndarray]:
+    """Cut an order into so many parts of like weight, none of them empty."""
+    middles = np.cumsum(weights) - weights / 2
+    bounds = np.searchsorted(middles, weights.sum() * np.arange(1, parts) / parts)
+    number = np.arange(1, parts)
+    bounds = np.maximum.accumulate(np.maximum(bounds, number) - number) + number
+    return np.split(examples, np.minimum(bounds, len(examples) - parts + number))
 
 
 class SortedBatches(Sampler[list[Request]]):
@@ -107,7 +151,8 @@ class LabelledBatches(Dataset[Batch]):
 class MaskedBatches(Dataset[Batch]):
     """Stage 1's batches of R rows, which `needs` says how to make.
 
-    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), and `tokens`, a count. On request
+    Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), `masked_positions` (M,), the places of
+    what is labelled among the R T positions, `packing`, those of the tokens, and `tokens`, a count. On request
     `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
     of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
     """
@@ -169,13 +214,15 @@ class MaskedBatches(Dataset[Batch]):
             return torch.from_numpy(inputs), torch.from_numpy(labels)
 
         inputs, labels = masked(masking_at(self.masking, epoch, self.epochs), FIRST_DRAW)
-        attention_mask = np.tile(present, (copies, 1)).astype(np.int64)
+        present = np.tile(present, (copies, 1))
         batch: dict[str, Any] = {
             "input_ids": inputs,
-            "attention_mask": torch.from_numpy(attention_mask),
+            "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "packing": Packing.of(present),
             "labels": labels,
+            "masked_positions": (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1),
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
-            "tokens": int(attention_mask.sum()),
+            "tokens": int(present.sum()),
             **of_pairs,
         }
         if self.needs.ratings:
@@ -245,4 +292,5 @@ def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int)
         persistent_workers=workers > 0,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
         generator=torch.Generator().manual_seed(0),
+        pin_memory=torch.cuda.is_available(),  # copied while the GPU computes
     )

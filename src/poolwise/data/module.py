@@ -33,14 +33,16 @@ class TextDataModule(lightning.LightningDataModule):
         seed: int,
         workers: int,
         topics: ndarray | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
         """Args:
         texts: the tokenised texts of each split.
         batches: what makes batches of them.
-        batch_size: texts a batch.
+        batch_size: texts a batch, at most.
         seed: of the order of training examples.
         workers: loader processes; changes speed only.
         topics: (N,), of the training texts, where a batch shall hold texts of one topic.
+        batch_tokens: real tokens of a training batch, in place of `batch_size`.
         """
         super().__init__()
         self.texts = texts
@@ -49,10 +51,17 @@ class TextDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.workers = workers
         self.topics = topics
+        self.batch_tokens = batch_tokens
+
+    @property
+    def a_batch(self) -> str:
+        """What a training batch holds, in words."""
+        return f"{self.batch_size} texts" if self.batch_tokens is None else f"{self.batch_tokens:,} tokens"
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        sampler = LengthGroupedBatches(self.texts["train"].lengths, self.batch_size, self.seed, self.topics)
+        lengths = self.texts["train"].lengths
+        sampler = LengthGroupedBatches(lengths, self.batch_size, self.seed, self.topics, self.batch_tokens)
         return loader(self.batches["train"], sampler, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -77,6 +86,7 @@ def masked_data(
     workers: int,
     needs: BatchNeeds,
     epochs: int,
+    batch_tokens: int | None = None,
 ) -> TextDataModule:
     """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev."""
     batches = {
@@ -84,7 +94,7 @@ def masked_data(
         "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
     }
     topics = topics_of(texts["train"], len(tokenizer)) if needs.topics else None
-    return TextDataModule(texts, batches, batch_size, seed, workers, topics)
+    return TextDataModule(texts, batches, batch_size, seed, workers, topics, batch_tokens)
 
 
 def labelled_data(texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int) -> TextDataModule:

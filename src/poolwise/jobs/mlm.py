@@ -13,6 +13,7 @@ from poolwise import checkpoints, encoder
 from poolwise.card import model_card
 from poolwise.command_line import stage2_command
 from poolwise.controls import check_own_pooler, time_of
+from poolwise.data.batching import batches_an_epoch
 from poolwise.data.module import TextDataModule, masked_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, with_ratings
@@ -123,6 +124,8 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
+        if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
+            model.leave_out_padding()
         rows = load_corpus(settings.data).text
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
@@ -144,6 +147,7 @@ class MLMJob(Job):
             settings.workers,
             objective.needs,
             self.mask_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
+            settings.pretraining.batch_tokens,
         )
         if on_states:
             encoder.freeze_all_but_pooler(model)
@@ -177,7 +181,8 @@ class MLMJob(Job):
         """
         if self.budget is None:
             return self.epochs
-        batches = -(-len(texts) // self.settings.pretraining.batch_size)
+        pretraining = self.settings.pretraining
+        batches = batches_an_epoch(texts.lengths, pretraining.batch_size, pretraining.batch_tokens)
         share = max(limited_batches(self, batches), 1) / batches
         steps = batches * share / self.settings.trainer.get("accumulate_grad_batches", 1)
         an_epoch = {"steps": math.ceil(steps), "tokens": share * copies * len(texts.ids), "seconds": self.budget.amount}

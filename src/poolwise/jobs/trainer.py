@@ -7,6 +7,7 @@ import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 
+from poolwise.machine import trainer_arguments
 from poolwise.settings import (
     Bounds,
     CommonSettings,
@@ -49,7 +50,7 @@ def platform(trainer: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         resolved = lightning.Trainer(
-            **trainer,
+            **trainer_arguments(trainer),
             logger=CSVLogger("."),  # writes nothing before it is logged to
             max_epochs=1,
             enable_checkpointing=False,

@@ -218,9 +218,9 @@ def length_in_words(job: Job, data: TextDataModule) -> str:
     if not job.trains:
         return "no step, only what is measured"
     if job.budget is None:
-        return f"{counted(job.epochs, 'epoch')}, {counted(batches * job.epochs, 'step')} of {data.batch_size} texts"
+        return f"{counted(job.epochs, 'epoch')}, {counted(batches * job.epochs, 'step')} of {data.a_batch}"
     of_time = " of training" if job.budget.unit == "seconds" else ""
-    return f"{job.budget.in_words()}{of_time}; an epoch has {counted(batches, 'step')} of {data.batch_size} texts"
+    return f"{job.budget.in_words()}{of_time}; an epoch has {counted(batches, 'step')} of {data.a_batch}"
 
 
 def time_in_words(job: Job, jobs: int) -> str:
@@ -303,7 +303,7 @@ def summarise(sweep: Sequence[Job], next_steps: dict[str, str]) -> None:
 
 def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
-    arguments = dict(job.settings.trainer)
+    arguments = machine.trainer_arguments(job.settings.trainer)
     budget = job.budget
     fewest = min(steps_per_epoch, int(budget.amount)) if budget and budget.unit == "steps" else steps_per_epoch
     arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], fewest)

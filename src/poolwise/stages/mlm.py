@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from poolwise.data.batching import Batch
-from poolwise.data.masking import IGNORED_LABEL
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.geometry import pooler_geometry
 from poolwise.objectives.base import Objective
@@ -81,24 +80,30 @@ class MaskedLanguageModelling(Stage):
             token_type_ids=batch.get("token_type_ids"),
             labels=batch["labels"],
             masked_only=True,
+            masked_positions=batch["masked_positions"],
+            packing=batch["packing"] if self.model.leaves_out_padding else None,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """MLM loss + weight x loss of each objective, at the weights of this share of training."""
+        """MLM loss + weight x loss of each objective, at the weights of this share of training.
+
+        Of batches that are accumulated for one step, each counts by its masked positions.
+        """
         output = self.encode(batch)
         mlm: Tensor = output.loss
         losses = self.objective.losses(output.pooler_output, batch, self.model)
         weighted = {"mlm": mlm, **self.weighted(losses)}
         self.probe(weighted)
-        self.log_training(
-            {
-                "mlm_loss": mlm.detach(),
-                "perplexity": mlm.detach().exp(),
-                "masked_accuracy": masked_accuracy(output.logits, batch["labels"]),
-                **loss_figures({name: loss.detach() for name, loss in losses.items()}),
-            }
-        )
-        return torch.stack(list(weighted.values())).sum()
+        if self.logs_this_step:
+            self.log_training(
+                {
+                    "mlm_loss": mlm.detach(),
+                    "perplexity": mlm.detach().exp(),
+                    "masked_accuracy": masked_accuracy(output.logits, targets(batch)),
+                    **loss_figures({name: loss.detach() for name, loss in losses.items()}),
+                }
+            )
+        return self.as_part(torch.stack(list(weighted.values())).sum(), len(batch["masked_positions"]))
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -115,6 +120,7 @@ class MaskedLanguageModelling(Stage):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
+        super().on_before_optimizer_step(optimizer)
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
 
     def on_train_end(self) -> None:
@@ -132,9 +138,9 @@ class MaskedLanguageModelling(Stage):
         another way, it is measured on these in a pass of its own.
         """
         output = self.encode(batch)
-        masked = (batch["labels"] != IGNORED_LABEL).sum()
+        masked = len(batch["masked_positions"])
         self.dev_loss.update(output.loss, masked)
-        self.dev_accuracy.update(masked_accuracy(output.logits, batch["labels"]), masked)
+        self.dev_accuracy.update(masked_accuracy(output.logits, targets(batch)), masked)
         if "arranged" in batch:
             batch = batch["arranged"]
             output = self.encode(batch)
@@ -173,7 +179,12 @@ def loss_figures(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return total if len(losses) == 1 else total | {f"{name}_loss": loss for name, loss in losses.items()}
 
 
-def masked_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of the M masked positions whose word piece has the highest of the (M, V) logits; 0 where M is 0."""
-    targets = labels[labels != IGNORED_LABEL]
+def targets(batch: Batch) -> Tensor:
+    """(M,) the word pieces at the masked positions."""
+    pieces: Tensor = batch["labels"].flatten().index_select(0, batch["masked_positions"])
+    return pieces
+
+
+def masked_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of the M masked positions whose word piece (M,) has the highest of the (M, V) logits; 0 where M is 0."""
     return (logits.argmax(dim=-1) == targets).sum() / max(len(targets), 1)

@@ -36,7 +36,7 @@ class PoolerTraining(MaskedLanguageModelling):
         weighted = self.weighted(losses)
         self.probe(weighted)
         self.log_training(loss_figures({name: loss.detach() for name, loss in losses.items()}))
-        return torch.stack(list(weighted.values())).sum()
+        return self.as_part(torch.stack(list(weighted.values())).sum(), len(batch["labels"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the objectives, by the rows that they are means over."""

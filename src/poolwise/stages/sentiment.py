@@ -219,11 +219,11 @@ class Sentiment(Stage):
                 parameter.requires_grad_(self.classifier.distance_of(name) < self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross entropy in nats, mean over the batch."""
+        """Cross entropy in nats, mean over the batch, and over all texts of batches that are accumulated."""
         logits = self.classifier(batch)
         loss = functional.cross_entropy(logits, batch["labels"])
         self.log_training({"loss": loss.detach()})
-        return loss
+        return self.as_part(loss, len(batch["labels"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the dev predictions."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from poolwise.data.batching import Batch
@@ -23,6 +24,7 @@ class Stage(lightning.LightningModule, ABC):
     Attributes:
         tokens: real (non-padding) ones that training batches held so far.
         seconds: of training so far; validation and the probing of gradients are left out.
+        logs_this_step: whether the step that runs is one in `log_every_n_steps`.
     """
 
     def __init__(self, optimisation: Optimisation, budget: Budget | None = None) -> None:
@@ -34,7 +36,8 @@ class Stage(lightning.LightningModule, ABC):
         self.seconds = 0.0
         self._batch_tokens = 0
         self._resumed_at: float | None = None
-        self._logs_this_step = False
+        self.logs_this_step = False
+        self._counted = 0
         self._whole: int | float = 1
 
     @abstractmethod
@@ -47,7 +50,7 @@ class Stage(lightning.LightningModule, ABC):
         optimizer = torch.optim.AdamW(
             self.parameter_groups(),
             lr=settings.learning_rate,
-            fused="mixed" not in str(self.trainer.precision),  # Lightning clips no fused optimiser under a scaler
+            fused=self.trainer.precision != "16-mixed",  # whose scaler unscales gradients after they are clipped
         )
         steps = max(int(self.trainer.estimated_stepping_batches), 1) if self.budget is None else 0
         self._whole = steps if self.budget is None else self.budget.amount
@@ -56,6 +59,38 @@ class Stage(lightning.LightningModule, ABC):
             warmup = round(warmup)
         schedule = LambdaLR(optimizer, lambda _: linear_schedule(self._done, warmup, self._whole))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does, but in bf16, where it needs no scaler and yet refuses to clip for a fused optimiser."""
+        if self.trainer.precision == "bf16-mixed" and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def as_part(self, loss: Tensor, count: int) -> Tensor:
+        """A batch's mean loss over `count` things, as its part of the mean over all that make one step.
+
+        With `accumulate_grad_batches` Lightning divides each loss by the number of batches and adds up gradients, so
+        that a batch of few tokens counts like one of many. What is there already makes room for this batch here.
+        """
+        batches = self.trainer.accumulate_grad_batches
+        if batches == 1:
+            return loss
+        before, self._counted = self._counted, self._counted + count
+        if before:
+            gradients = [p.grad for module in self.trained_modules() for p in module.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, before / self._counted)
+        return loss * (batches * count / max(self._counted, 1))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """A new step begins to count anew."""
+        self._counted = 0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, by weight decay."""
@@ -96,11 +131,11 @@ class Stage(lightning.LightningModule, ABC):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """See whether this step is logged: Lightning's bookkeeping costs a tiny BERT a fifth of each step."""
         self._batch_tokens = int(batch["tokens"])
-        self._logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self.logs_this_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log_training(self, figures: Mapping[str, Tensor | float]) -> None:
         """Log figures of a training step, if this is one in `log_every_n_steps`."""
-        if self._logs_this_step:
+        if self.logs_this_step:
             self.log_dict({f"train/{name}": value for name, value in figures.items()})
 
     def on_after_backward(self) -> None:
@@ -113,8 +148,7 @@ class Stage(lightning.LightningModule, ABC):
 
         The clock is as it was when the learning rate was set, so that the last one is 0.
         """
-        if self.budget is not None and self.progress >= 1:
-            self.trainer.should_stop = True
+        self._stop_where_spent()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_training({"tokens_per_second": self.throughput, "learning_rate": learning_rate})
 
@@ -123,8 +157,13 @@ class Stage(lightning.LightningModule, ABC):
         self._stop_clock()
 
     def on_validation_end(self) -> None:
-        """Start the clock again."""
+        """Start the clock again; what was read of it before dev may have spent the budget."""
         self._resumed_at = time.perf_counter()
+        self._stop_where_spent()
+
+    def _stop_where_spent(self) -> None:
+        if self.budget is not None and self.progress >= 1:
+            self.trainer.should_stop = True
 
     @contextmanager
     def off_the_clock(self) -> Iterator[None]:

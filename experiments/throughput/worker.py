@@ -1,0 +1,163 @@
+"""One measurement in a process of its own, printed as a line of JSON. `bench.py` calls this.
+
+    python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
+    python experiments/throughput/worker.py limit
+
+SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`).
+What poolwise itself does is measured by its own program and read from its records.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from poolwise.machine import BF16_PAYS_FROM, bf16_gain
+from poolwise.runs import peak_memory_mib
+
+WARM_UP = 3
+"""Steps that are not counted."""
+BEST_BATCH = 64
+
+
+class Clock(TrainerCallback):
+    """Stops training after so many seconds; the first steps are not counted."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.ends: list[float] = []
+
+    def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+        if len(self.ends) > WARM_UP and self.ends[-1] - self.ends[WARM_UP - 1] > self.seconds:
+            control.should_training_stop = True
+
+
+class Counted:
+    """A collator that notes how many real tokens each batch has."""
+
+    def __init__(self, collator: Callable[[Any], Any]) -> None:
+        self.collator = collator
+        self.tokens: list[int] = []
+
+    def __call__(self, rows: Any) -> Any:
+        """The batch, counted."""
+        batch = self.collator(rows)
+        self.tokens.append(int(batch["attention_mask"].sum()))
+        return batch
+
+
+def peer(system: str, model_folder: str, file: Path, length: int, seconds: float) -> dict[str, float]:
+    """transformers.Trainer: by its defaults, or by the best of its settings."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    rows = pandas.read_csv(file, sep="\t", quoting=3)
+    classify = system.startswith("classify")
+    columns = {"text": list(rows["text"])} | ({"labels": list(rows["label"])} if classify else {})
+    data = Dataset.from_dict(columns).map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=length),
+        batched=True,
+        remove_columns=["text"],
+    )
+    if classify:
+        model = AutoModelForSequenceClassification.from_pretrained(model_folder)
+        collator = Counted(DataCollatorWithPadding(tokenizer))
+    else:
+        model = AutoModelForMaskedLM.from_pretrained(model_folder)
+        collator = Counted(DataCollatorForLanguageModeling(tokenizer))
+    best: dict[str, Any] = {
+        "per_device_train_batch_size": BEST_BATCH,
+        "train_sampling_strategy": "group_by_length",
+        "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
+    }
+    arguments = TrainingArguments(
+        output_dir="/tmp/throughput_peer",
+        report_to="none",
+        save_strategy="no",
+        num_train_epochs=1000,
+        use_cpu=device() == "cpu",
+        disable_tqdm=True,
+        logging_strategy="no",
+        **(best if system.endswith("best") else {}),
+    )
+    clock = Clock(seconds)
+    Trainer(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
+    steps = len(clock.ends)
+    return {
+        "tokens": sum(collator.tokens[WARM_UP:steps]),
+        "seconds": clock.ends[-1] - clock.ends[WARM_UP - 1],
+        "steps": steps - WARM_UP,
+    }
+
+
+def encode(model_folder: str, file: Path, length: int) -> dict[str, float]:
+    """sentence-transformers: the mean vector of each text, by its defaults."""
+    from sentence_transformers import SentenceTransformer, models
+
+    body = models.Transformer(model_folder, max_seq_length=length)
+    encoder = SentenceTransformer(modules=[body, models.Pooling(body.get_word_embedding_dimension(), "mean")])
+    texts = list(pandas.read_csv(file, sep="\t", quoting=3)["text"])
+    encoder.encode(texts[:64])
+    started = time.perf_counter()
+    encoder.encode(texts)
+    return {"seconds": time.perf_counter() - started, "texts": len(texts)}
+
+
+def limit(seconds: float = 3.0) -> dict[str, float]:
+    """The highest rate of matrix products of this machine, in FLOP a second, and whether bf16 gives it."""
+    half = bf16_gain(device()) >= BF16_PAYS_FROM
+    size = 8192 if device() == "cuda" else 2048
+    matrix = torch.ones(size, size, dtype=torch.bfloat16 if half else torch.float32, device=device())
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        matrix = matrix @ matrix / size
+        if device() == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": bf16_gain(device())}
+
+
+def device() -> str:
+    """Where to compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("system")
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    given = parser.parse_args()
+    if given.system == "limit":
+        found = limit()
+    elif given.system == "encode":
+        found = encode(given.model, given.text, given.length)
+    else:
+        found = peer(given.system, given.model, given.text, given.length, given.seconds)
+    peaks = peak_memory_mib()
+    found["peak_mib"] = peaks.get("gpu", peaks["resident"])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

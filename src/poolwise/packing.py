@@ -1,0 +1,111 @@
+"""Batches without padding: the tokens of all texts in one row, and attention that stays within each text.
+
+Shapes: B texts, T tokens of the longest, K tokens of all, H hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nested import nested_tensor_from_jagged
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "packed"
+"""What the attention is called in a model's config."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of a padded batch lie.
+
+    Attributes:
+        places: (K,) of each token among the B T positions, row by row.
+        offsets: (B + 1,) where each text begins among the K tokens; K at the end.
+        longest, shortest: in tokens.
+    """
+
+    places: Int64[Tensor, " K"]
+    offsets: Int64[Tensor, " B_and_1"]
+    longest: int
+    shortest: int
+
+    @classmethod
+    def of(cls, present: Bool[ndarray, "B T"]) -> "Packing":
+        """Of a batch that has tokens where `present` says so: known on the CPU, so that a GPU need not be asked."""
+        lengths = present.sum(axis=1)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = torch.from_numpy(np.flatnonzero(present))
+        return cls(places, torch.from_numpy(offsets), int(lengths.max()), int(lengths.min()))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Packing":
+        """The same on a device; Lightning moves batches by this."""
+        places, offsets = (part.to(device, non_blocking=non_blocking) for part in (self.places, self.offsets))
+        return Packing(places, offsets, self.longest, self.shortest)
+
+    def pin_memory(self) -> "Packing":
+        """The same in memory that a GPU copies from while it computes; the loader asks for this."""
+        return Packing(self.places.pin_memory(), self.offsets.pin_memory(), self.longest, self.shortest)
+
+    def packed(self, padded: Int64[Tensor, "B T"]) -> Int64[Tensor, "1 K"]:
+        """The tokens of a padded batch in one row."""
+        return padded.flatten().index_select(0, self.places).unsqueeze(0)
+
+    def padded(self, packed: Float[Tensor, "1 K H"], shape: torch.Size) -> Float[Tensor, "B T H"]:
+        """States of the tokens where they were in the padded batch of `shape` (B, T); 0 at padding."""
+        empty = packed.new_zeros(shape.numel(), packed.shape[-1])
+        return empty.index_copy(0, self.places, packed[0]).view(*shape, -1)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "B heads T D"],
+    key: Float[Tensor, "B heads T D"],
+    value: Float[Tensor, "B heads T D"],
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers' models: within each text of a packed row, or with `packing` None as sdpa.
+
+    Args:
+        module: the layer's attention.
+        query, key, value: of one row (B = 1, T = K) where `packing` is given.
+        attention_mask: None there.
+        dropout: of the weights.
+        scaling: what scores are multiplied by; None for 1 / sqrt(D).
+        packing: where texts begin.
+        kwargs: what else transformers tells an attention.
+
+    Returns:
+        (B, T, heads, D), and None in place of the weights.
+    """
+    if packing is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return found
+    queries, keys, values = (_by_text(states, packing) for states in (query, key, value))
+    output = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
+    return output.transpose(1, 2).values().unsqueeze(0), None
+
+
+def _by_text(states: Float[Tensor, "1 heads K D"], packing: Packing) -> Tensor:
+    """(B, heads, T, D), T other for each text."""
+    rows = states[0].transpose(0, 1)
+    jagged: Tensor = nested_tensor_from_jagged(
+        rows, packing.offsets, min_seqlen=packing.shortest, max_seqlen=packing.longest
+    )
+    return jagged.transpose(1, 2)
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
