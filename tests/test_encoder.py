@@ -305,6 +305,7 @@ def test_parameters_are_counted_without_drawing_them(tokenizer, layers):
         "mlm_learning_rate": 1e-3,
         "mlm_batch_size": 16,
         "mlm_pooler_learning_rate": None,
+        "precision": "32-true",
         "finetune_learning_rate": 1e-3,
         "finetune_epochs": 1,
     }

@@ -469,6 +469,7 @@ def test_both_stages_and_the_card(kind, own_config, own_tokenizer, program, monk
     assert ("load_encoder" in card) == (kind in HIDDEN)
     AutoTokenizer.from_pretrained(made)
     stage2 = ["stage=sentiment", "stage1.epochs=1", "stage1.batch_size=48", "protocol.epochs=1"]
+    stage2.append("objective@stage1.objective=bow")
     assert program(*stage2, *small, "repr=pooler", "data.train=32") == 0
     (record,) = (tmp_path / "runs" / "sentiment").glob("*/record.json")
     assert json.loads(record.read_text())["pooler_status"] == noted["pooler_status"]

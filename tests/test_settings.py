@@ -33,6 +33,7 @@ PRETRAINING = {
     "epochs": 1,
     "budget": None,
     "batch_size": 8,
+    "batch_tokens": None,
     "masking": MASKING,
     "optimisation": OPTIMISATION,
     "pooler_init": "keep",
@@ -89,11 +90,11 @@ def test_limits_are_written_whole():
 def test_all_problems_are_found_together():
     wrong = {"epochs": 0, "budget": None, "batchsize": 8, "masking": MASKING, "optimisation": OPTIMISATION}
     found = problems_with(Pretraining, wrong, "")
-    assert len(found) == 6
+    assert len(found) == 7
     assert found[0].startswith(
         "batchsize=8: no such setting (did you mean batch_size?); allowed: epochs, budget, batch_size"
     )
-    assert found[1:3] == ["batch_size is missing", "pooler_init is missing"]
+    assert found[1:4] == ["batch_size is missing", "batch_tokens is missing", "pooler_init is missing"]
 
 
 def test_settings_of_other_classes_are_their_keyword_only_arguments():

@@ -129,9 +129,9 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
         ["cls", "3", "95.0 ± 0.5"],
         ["pooler (random)", "3", "84.5 ± 0.5"],
     ]
-    overview, answer = (text_of(block) for block in blocks_of(spec, "paragraph")[1:3])
-    assert overview.startswith("H1 (pooler beats cls), after stage 1 with bow: cls beats pooler (random)")
+    answer, hypothesis = (text_of(block) for block in blocks_of(spec, "paragraph")[1:3])
     assert answer.startswith("Use mean after stage 1 with bow, the best on dev")
+    assert hypothesis.startswith("After stage 1 with bow: H1 (pooler beats cls): cls beats pooler (random) by")
 
 
 def test_what_runs_share_tells_them_from_others(runs, tmp_path):

@@ -193,7 +193,7 @@ def test_a_budget_of_pooler_only_training(program, tmp_path):
     assert program("stage=mlm", *given, f"model={base}", "trainable=pooler", "budget=5steps", "logger=csv") == 0
     (run,) = (tmp_path / "runs/mlm").iterdir()
     record = read_record(run)
-    assert (record["objective"], record["steps"]) == ("bow-pooler_only-5steps", 5)
+    assert (record["objective"], record["steps"]) == ("bow+halves-pooler_only-5steps", 5)
     assert record["provenance"]["parts"]["pooler"]["steps"] == 5
 
 

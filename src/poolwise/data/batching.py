@@ -214,15 +214,15 @@ class MaskedBatches(Dataset[Batch]):
             return torch.from_numpy(inputs), torch.from_numpy(labels)
 
         inputs, labels = masked(masking_at(self.masking, epoch, self.epochs), FIRST_DRAW)
-        present = np.tile(present, (copies, 1))
+        everywhere = np.tile(present, (copies, 1))
         batch: dict[str, Any] = {
             "input_ids": inputs,
-            "attention_mask": torch.from_numpy(present.astype(np.int64)),
-            "packing": Packing.of(present),
+            "attention_mask": torch.from_numpy(everywhere.astype(np.int64)),
+            "packing": Packing.of(everywhere),
             "labels": labels,
             "masked_positions": (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1),
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
-            "tokens": int(present.sum()),
+            "tokens": int(everywhere.sum()),
             **of_pairs,
         }
         if self.needs.ratings:
