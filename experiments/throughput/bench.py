@@ -31,6 +31,8 @@ PEERS = {"trainer": "Trainer, defaults", "trainer_best": "Trainer, best settings
 OURS = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 MASKED = 0.15
 GROWTH = (1, 10, 100)
+BUDGETS = (30, 60, 120, 240)
+"""Seconds of training for which dev losses are compared."""
 
 
 def minilm_folder() -> Path:
@@ -195,6 +197,24 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
     }
 
 
+def losses(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
+    """The dev MLM loss that each system reaches in so many seconds of training, its schedule run to the end."""
+    place = model_folder(folder, size)
+    files = ("--text", folder / f"data/{data}_train.tsv", "--dev", folder / f"data/{data}_dev.tsv")
+    given = ("--model", place, *files, "--length", LENGTHS[data])
+    found = {}
+    for system, name in PEERS.items():
+        tried = worker(system, *given, "--seconds", BUDGETS[0] / 2)
+        for seconds in BUDGETS:
+            steps = round(seconds * tried["steps"] / tried["seconds"])
+            found[f"{name}, {seconds} s"] = worker(system, *given, "--steps", max(steps, 5)) | {"budget": seconds}
+    for seconds in BUDGETS:
+        record = program(folder, size, data, "stage=mlm", f"budget={seconds}s", "objective=none")
+        loss = {"dev_loss": record["metrics"]["dev/mlm_loss"], "budget": seconds}
+        found[f"poolwise, MLM alone, {seconds} s"] = of_record(record) | loss
+    return found
+
+
 def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
     """Stage 1 of a few steps on a corpus that grows: time of all, and peak memory."""
     lines = pandas.read_csv(folder / "data/mr_train.tsv", sep="\t", quoting=3)
@@ -220,7 +240,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", default="tiny,minilm,base")
     parser.add_argument("--texts", default="mr,imdb")
-    parser.add_argument("--parts", default="stage1,stage2,frozen,growth")
+    parser.add_argument("--parts", default="stage1,stage2,loss,frozen,growth")
     given = parser.parse_args()
     folder = given.folder.absolute()
     prepare(given.data, folder)
@@ -249,6 +269,8 @@ def main() -> None:
                             flops=flops,
                         )
                         print(part, size, data, "round", round_ + 1, flush=True)
+    if "loss" in parts:
+        note("loss", "minilm", "mr", 0, losses(folder, "minilm", "mr"))
     if "frozen" in parts:
         note("frozen", "minilm", "mr", 0, frozen(folder, "minilm", "mr"))
     if "growth" in parts:

@@ -1,6 +1,6 @@
 """One measurement in a process of its own, printed as a line of JSON. `bench.py` calls this.
 
-    python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
+    python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S [--steps N --dev FILE]
     python experiments/throughput/worker.py limit
 
 SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`).
@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas
@@ -28,8 +29,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from poolwise.data.arrangement import BatchNeeds
+from poolwise.data.batching import DevBatches, SortedBatches
+from poolwise.data.tokens import tokenise
 from poolwise.machine import BF16_PAYS_FROM, bf16_gain
 from poolwise.runs import peak_memory_mib
+from poolwise.settings import Masking
 
 WARM_UP = 3
 """Steps that are not counted."""
@@ -64,8 +69,13 @@ class Counted:
         return batch
 
 
-def peer(system: str, model_folder: str, file: Path, length: int, seconds: float) -> dict[str, float]:
-    """transformers.Trainer: by its defaults, or by the best of its settings."""
+def peer(
+    system: str, model_folder: str, file: Path, length: int, seconds: float, steps: int | None, dev: Path | None
+) -> dict[str, float]:
+    """transformers.Trainer: by its defaults, or by the best of its settings; for so many seconds, or steps.
+
+    With `dev`, the MLM loss on these texts at the end, masked as poolwise masks dev.
+    """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     rows = pandas.read_csv(file, sep="\t", quoting=3)
     classify = system.startswith("classify")
@@ -91,19 +101,37 @@ def peer(system: str, model_folder: str, file: Path, length: int, seconds: float
         report_to="none",
         save_strategy="no",
         num_train_epochs=1000,
+        max_steps=-1 if steps is None else steps,
         use_cpu=device() == "cpu",
         disable_tqdm=True,
         logging_strategy="no",
         **(best if system.endswith("best") else {}),
     )
-    clock = Clock(seconds)
+    clock = Clock(seconds if steps is None else float("inf"))
     Trainer(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
-    steps = len(clock.ends)
-    return {
-        "tokens": sum(collator.tokens[WARM_UP:steps]),
+    done = len(clock.ends)
+    found = {
+        "tokens": sum(collator.tokens[WARM_UP:done]),
         "seconds": clock.ends[-1] - clock.ends[WARM_UP - 1],
-        "steps": steps - WARM_UP,
+        "steps": done - WARM_UP,
     }
+    return found if dev is None else found | {"dev_loss": dev_loss(model.eval(), tokenizer, dev, length)}
+
+
+@torch.inference_mode()
+def dev_loss(model: Any, tokenizer: Any, file: Path, length: int) -> float:
+    """Mean cross entropy in nats over the positions that poolwise masks in dev."""
+    rows = Dataset.from_dict({"text": list(pandas.read_csv(file, sep="\t", quoting=3)["text"])})
+    with TemporaryDirectory() as cache:
+        texts = tokenise(rows, tokenizer, length, Path(cache))
+        batches = DevBatches(texts, tokenizer, Masking(0.15, 0.8, 0.1, "token", None), BatchNeeds())
+        total, count = 0.0, 0
+        for requests in SortedBatches(texts.lengths, BEST_BATCH):
+            batch = batches[requests]
+            given = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
+            masked = len(batch["masked_positions"])
+            total, count = total + float(model(**given).loss) * masked, count + masked
+    return total / count
 
 
 def encode(model_folder: str, file: Path, length: int) -> dict[str, float]:
@@ -147,13 +175,15 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--length", type=int)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--dev", type=Path)
     given = parser.parse_args()
     if given.system == "limit":
         found = limit()
     elif given.system == "encode":
         found = encode(given.model, given.text, given.length)
     else:
-        found = peer(given.system, given.model, given.text, given.length, given.seconds)
+        found = peer(given.system, given.model, given.text, given.length, given.seconds, given.steps, given.dev)
     peaks = peak_memory_mib()
     found["peak_mib"] = peaks.get("gpu", peaks["resident"])
     print(json.dumps(found))
