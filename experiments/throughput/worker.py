@@ -1,6 +1,6 @@
 """One measurement in a process of its own, printed as a line of JSON. `bench.py` calls this.
 
-    python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S [--steps N --dev FILE]
+    python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
     python experiments/throughput/worker.py limit
 
 SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`).
