@@ -310,4 +310,4 @@ def test_alike_conditions_are_seldom_called_different(monkeypatch, design, setti
     ],
 )
 def test_alike_conditions_are_called_different_at_most_as_often_as_claimed(monkeypatch, design):
-    assert max(called_different(monkeypatch, 300, *design)) <= most(300)
+    assert max(called_different(monkeypatch, 100, *design)) <= most(100)
