@@ -61,7 +61,7 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_texts.txt").write_text("\n".join(text for text, _ in ROWS) + "\n")
     for split in ("train", "dev", "test", "all"):
-        lines = "\n".join(f"{text},{label}" for text, label in ROWS)
+        lines = "\n".join(f"{text} of {split},{label}" for text, label in ROWS)
         (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}\n")
     for command in COMMANDS:
         if command.startswith("python train.py"):

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
-from poolwise.data.corpus import Corpus, batches_of_rows, content_hash
+from poolwise.data.corpus import content_hash
+from poolwise.data.sources import load_corpus
+from poolwise.jobs.corpus import checked_corpus
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.runs import read_record
-from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
+from poolwise.settings import DataSettings, Finetune, ScratchModel, SentimentSettings, UserError
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,18 @@ def _on_disk(
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
 
 
-def texts_in_stage1(encoder: str, path: str | None, corpus: Corpus, tested: Dataset) -> int | None:
-    """How many of the tested texts stage 1 was trained on, word for word and without their labels.
+def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: str) -> int | None:
+    """How many of the tested texts stage 1 was trained on, without their labels; what `normalised` evens out aside.
 
     None where that is not known: the encoder is of other origin than stage 1, what its stage 1 read is not the text
-    of `corpus` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
+    of `data` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
     stage 1; what was read by those who released it is not asked.
 
     Args:
         encoder: `stage1`, `base` or a folder.
         path: of its checkpoint; None for random weights.
-        corpus: with the text that a stage 1 on this data reads.
-        tested: labelled texts.
+        data: with the text that a stage 1 on it reads, with or without what contaminates it.
+        tested: the split whose texts are tested.
     """
     folder = None if path is None else Path(path).resolve()
     noted = {} if folder is None else checkpoints.provenance_of(folder)
@@ -98,16 +100,17 @@ def texts_in_stage1(encoder: str, path: str | None, corpus: Corpus, tested: Data
     record = read_record(folder.parent)
     if record is None or record["key"] != noted.get("key"):
         return None
-    if record["material"]["text"]["train"] != content_hash(corpus.text["train"]):
-        return None
-    wanted, read = set(tested["text"]), set[str]()
-    if record["steps"] > 0:
-        for rows in batches_of_rows(corpus.text["train"]):
-            read |= wanted.intersection(rows["text"])
+    checked, read_then = checked_corpus(data), record["material"]["text"]["train"]
+    keys = checked.keys.text["train"]
+    if read_then != content_hash(load_corpus(data).text["train"]):
+        if read_then != content_hash(checked.corpus.text["train"]):
+            return None
+        keys = np.setdiff1d(keys, checked.keys.held_back)
+    read = int(np.isin(checked.keys.labelled[tested], keys).sum()) if record["steps"] > 0 else 0
     before = record["config"]["model"].get("path")
     if not read and before and checkpoints.provenance_of(Path(before)):
         return None
-    return sum(text in read for text in tested["text"])
+    return read
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:

@@ -20,10 +20,10 @@ from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import SPLITS, Corpus, content_hash
 from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
-from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
+from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
@@ -68,6 +68,8 @@ class SentimentJob(Job):
         if isinstance(settings.protocol, Finetune):
             self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
+        self.data_report = checked_corpus(settings.data).report
+        self.data_warnings = list(warnings_of(self.data_report, "sentiment"))
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
         self.seeds = self._seeds()
@@ -264,7 +266,8 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.corpus, self.tested)
+        tested = "test" if "test" in self.corpus.labelled else "train"
+        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.settings.data, tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
         record.results["label_names"] = list(self.corpus.label_names)
@@ -318,7 +321,7 @@ def labelled_corpus(settings: SentimentSettings) -> Corpus:
     Raises:
         UserError: it has not; or it has splits, and folds are to be made.
     """
-    corpus, folds = load_corpus(settings.data), folds_of(settings.protocol)
+    corpus, folds = corpus_of(settings.data), folds_of(settings.protocol)
     if not corpus.labelled:
         raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
     lacking = ", ".join(f"data.{split}" for split in SPLITS if split not in corpus.labelled)
