@@ -49,6 +49,7 @@ BAR = 40
 WIDEST = 96
 SHOWN_CLASSES = 8
 SHOWN_SCRIPTS = 4
+LEAST_SHOWN = 0.001
 SHOWN_COPIES = 2
 WITHOUT_BLANKS = ("CJK", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 """Scripts whose words no blank separates."""
@@ -311,11 +312,11 @@ class DataPage:
         """How long earlier runs of each stage took, if there were some."""
         settings = self.settings
         if isinstance(settings, MLMSettings):
-            yield f"stage 1 {self._time(settings.pretraining)}"
+            yield f"stage 1: {self._time(settings.pretraining)}"
             return
-        yield f"stage 1 {self._time(settings.stage1.pretraining)}"
+        yield f"stage 1: {self._time(settings.stage1.pretraining)}"
         length = length_of(protocol_material(settings.protocol))
-        yield f"stage 2 {earlier_time_in_words(settings, 'sentiment', length, 1)}"
+        yield f"stage 2: {earlier_time_in_words(settings, 'sentiment', length, 1)}"
 
     def _time(self, pretraining: Pretraining) -> str:
         budget: Budget | None = pretraining.budget
@@ -331,17 +332,19 @@ class DataPage:
             places = some([f"{split} {number + 1}" for split, number in numbers], 4)
             yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
         longest = self.settings.data.max_length
+        shares = [(split, _cut(tokens, longest)) for split, tokens in zip(self.splits, self.tokens, strict=True)]
+        cut = [f"{_percent(share)} of {split.title}" for split, share in shares if share >= TRUNCATED_SHARE]
+        if cut:
+            yield (
+                f"texts longer than data.max_length={longest}, whose rest is not read: {some(cut)}; a larger one takes "
+                "longer"
+            )
         for split, tokens in zip(self.splits, self.tokens, strict=True):
             figures = split.figures
             if figures["empty"]:
                 yield f"{counted(figures['empty'], 'empty text')} in {split.title}: leave them out"
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
                 yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
-            if split.name == "train" and _cut(tokens, longest) >= TRUNCATED_SHARE:
-                yield (
-                    f"{_percent(_cut(tokens, longest))} of {split.title} are cut at data.max_length={longest}: what "
-                    "stands behind is not read; a larger one takes longer"
-                )
             if tokens.unknown_share >= UNKNOWN_SHARE:
                 yield (
                     f"{_percent(tokens.unknown_share)} of the word pieces of {split.title} are unknown (most often "
@@ -406,8 +409,9 @@ def _cut(tokens: TokenFigures, longest: int) -> float:
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    """The most frequent ones, in words."""
-    return ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:SHOWN_SCRIPTS]) or "none"
+    """The most frequent ones, in words; a few letters of another script are left out."""
+    shown = [f"{name} {_percent(share)}" for name, share in shares.items() if share >= LEAST_SHOWN]
+    return ", ".join(shown[:SHOWN_SCRIPTS]) or "none"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
+from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import content_hash
 from poolwise.data.sources import load_corpus
 from poolwise.jobs.corpus import checked_corpus
@@ -80,7 +82,7 @@ def _on_disk(
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
 
 
-def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: str) -> int | None:
+def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: Dataset) -> int | None:
     """How many of the tested texts stage 1 was trained on, without their labels; what `normalised` evens out aside.
 
     None where that is not known: the encoder is of other origin than stage 1, what its stage 1 read is not the text
@@ -91,7 +93,7 @@ def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: 
         encoder: `stage1`, `base` or a folder.
         path: of its checkpoint; None for random weights.
         data: with the text that a stage 1 on it reads, with or without what contaminates it.
-        tested: the split whose texts are tested.
+        tested: labelled texts.
     """
     folder = None if path is None else Path(path).resolve()
     noted = {} if folder is None else checkpoints.provenance_of(folder)
@@ -106,7 +108,7 @@ def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: 
         if read_then != content_hash(checked.corpus.text["train"]):
             return None
         keys = np.setdiff1d(keys, checked.keys.held_back)
-    read = int(np.isin(checked.keys.labelled[tested], keys).sum()) if record["steps"] > 0 else 0
+    read = int(np.isin(text_keys(tested), keys).sum()) if record["steps"] > 0 else 0
     before = record["config"]["model"].get("path")
     if not read and before and checkpoints.provenance_of(Path(before)):
         return None

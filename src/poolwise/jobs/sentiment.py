@@ -266,8 +266,7 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        tested = "test" if "test" in self.corpus.labelled else "train"
-        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.settings.data, tested)
+        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.settings.data, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
         record.results["label_names"] = list(self.corpus.label_names)
