@@ -56,7 +56,7 @@ def test_a_page_of_what_is_wrong(inspected, own):
     assert "data.train 0 0 1 1" in lines
     told = " ".join(" ".join(lines).split())
     assert "1 test text also in data.train: take them out" in told
-    assert "train.py leaves such texts out of stage 1 (data.contamination=drop)" in told
+    assert "1 test text also in data.train: train.py leaves these out of stage 1 (data.contamination=drop)" in told
     assert "0.98 test a kettle of the better kind" in told
     assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
     assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
@@ -79,7 +79,9 @@ def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, to
     assert code == 0
     assert "no labels: stage 1 only" in told
     assert "100.0% of the letters are Cyrillic, as are 0% of the word pieces" in told
-    assert "of the word pieces of train of stage 1 are unknown (most often" in told
+    assert "unknown word pieces: " in told
+    assert "of train of stage 1, " in told
+    assert "(often хороший фильм номер" in told
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import argparse
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from datasets import Dataset
 from numpy import ndarray
+from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import machine
@@ -17,6 +18,7 @@ from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten,
 from poolwise.data.contamination import THRESHOLD, near_copies, signatures
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.quality import (
+    NAMED_UNKNOWN,
     SAMPLE,
     CorpusKeys,
     TokenFigures,
@@ -223,18 +225,23 @@ class DataPage:
     @cached_property
     def near(self) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
         """Near-copies of dev and test texts that have no exact copy, by split and place."""
-        places = {"in_train": self.corpus.labelled.get("train"), "in_stage1": self.corpus.text["train"]}
-        keys = {"in_train": self.keys.labelled.get("train"), "in_stage1": self.keys.text["train"]}
         held = {split: self.corpus.labelled[split] for split in self.figures["copies"]}
         signed = {split: signatures(rows) for split, rows in held.items()}
         found = {}
         for place in self.places if held else ():
-            others, others_signed = places[place], signatures(places[place])
+            others, keys = self.training(place)
+            others_signed = signatures(others)
             for split, rows in held.items():
-                copied = np.isin(self.keys.labelled[split], keys[place])
+                copied = np.isin(self.keys.labelled[split], keys)
                 pairs = near_copies(rows, others, signed[split], others_signed)
                 found[split, place] = {number: pair for number, pair in pairs.items() if not copied[number]}
         return found
+
+    def training(self, place: str) -> tuple[Dataset, ndarray]:
+        """The training texts that a key of `PLACES` names, and their keys."""
+        if place == "in_train":
+            return self.corpus.labelled["train"], self.keys.labelled["train"]
+        return self.corpus.text["train"], self.keys.text["train"]
 
     @property
     def places(self) -> list[str]:
@@ -259,13 +266,15 @@ class DataPage:
             self.width,
         )
         for (split, place), pairs in self.near.items():
-            rows_of = self.corpus.labelled["train"] if place == "in_train" else self.corpus.text["train"]
+            others, _ = self.training(place)
             nearest = sorted(pairs.items(), key=lambda pair: -pair[1][1])[:SHOWN_COPIES]
             for number, (other, similarity) in nearest:
-                texts = {split: self.corpus.labelled[split][number]["text"], "train": rows_of[other]["text"]}
+                texts = {split: self.corpus.labelled[split][number]["text"], "train": others[other]["text"]}
                 yield f"  {similarity:.2f}"
                 for name, text in texts.items():
-                    yield f"    {name:<6}{textwrap.shorten(text, self.width - 10, placeholder='...')}"
+                    shown = Text(" ".join(text.split()))
+                    shown.truncate(self.width - 10, overflow="ellipsis")
+                    yield f"    {name:<6}{shown.plain}"
 
     @cached_property
     def scripts(self) -> dict[str, float]:
@@ -332,46 +341,46 @@ class DataPage:
             places = some([f"{split} {number + 1}" for split, number in numbers], 4)
             yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
         longest = self.settings.data.max_length
-        shares = [(split, _cut(tokens, longest)) for split, tokens in zip(self.splits, self.tokens, strict=True)]
-        cut = [f"{_percent(share)} of {split.title}" for split, share in shares if share >= TRUNCATED_SHARE]
+        cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
         if cut:
+            yield f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer"
+        unknown = self._above(UNKNOWN_SHARE, lambda tokens: tokens.unknown_share)
+        if unknown:
+            named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
             yield (
-                f"texts longer than data.max_length={longest}, whose rest is not read: {some(cut)}; a larger one takes "
-                "longer"
+                f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); take a model whose "
+                "vocabulary knows them, or extend or retrain it (model=tiny trains one of your text)"
             )
-        for split, tokens in zip(self.splits, self.tokens, strict=True):
+        for split in self.splits:
             figures = split.figures
             if figures["empty"]:
                 yield f"{counted(figures['empty'], 'empty text')} in {split.title}: leave them out"
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
                 yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
-            if tokens.unknown_share >= UNKNOWN_SHARE:
-                yield (
-                    f"{_percent(tokens.unknown_share)} of the word pieces of {split.title} are unknown (most often "
-                    f"{' '.join(tokens.unknown)}): take a model whose vocabulary knows them, or extend or retrain it "
-                    "(model=tiny trains one of your text)"
-                )
         if any(self.encoding()):
             yield "texts that were decoded wrongly once (see encoding): read their source again in its own encoding"
         yield from self._foreign()
-        names, shares = self.corpus.label_names, self.balance.get("train", np.empty(0))
-        rare = [name for name, share in zip(names, shares, strict=True) if share * len(names) < RARE_CLASS]
+        names = self.corpus.label_names
+        rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
         if rare:
             yield f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy"
+
+    def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
+        """Which splits have at least this share of something, in words; empty where none has."""
+        shares = [(split, share_of(tokens)) for split, tokens in zip(self.splits, self.tokens, strict=True)]
+        return some(f"{_percent(share)} of {split.title}" for split, share in shares if share >= least)
 
     def _contamination(self) -> Iterator[str]:
         policy = self.settings.data.contamination
         for place in self.places if self.figures["copies"] else ():
             words = contamination_in_words(self.figures, place)
-            shared = place == "in_train" and place != self.places[-1]
             if words and policy == "error":
                 yield f"{words}: train.py refuses that (data.contamination=error)"
             elif words and place == "in_train":
                 yield f"{words}: take them out, as figures on these may be too high"
-            if words and policy == "drop" and not shared:
-                yield f"train.py leaves such texts out of stage 1 (data.contamination=drop): {words}"
-            elif words and policy == "warn" and not shared:
-                yield f"stage 1 will read them (data.contamination=warn): {words}"
+            if words and place == self.places[-1] and policy != "error":
+                done = "leaves these out of" if policy == "drop" else "reads these in"
+                yield f"{words}: train.py {done} stage 1 (data.contamination={policy})"
             near = {split: len(self.near[split, place]) for split in self.figures["copies"]}
             if any(near.values()):
                 found = " and ".join(counted(count, f"{split} text") for split, count in near.items() if count)
