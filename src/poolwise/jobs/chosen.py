@@ -1,5 +1,6 @@
 """Which encoder a stage-2 run reads, and the representation that this encoder has layers for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from poolwise import checkpoints, representations
 from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import content_hash
-from poolwise.data.sources import load_corpus
-from poolwise.jobs.corpus import checked_corpus
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.runs import read_record
-from poolwise.settings import DataSettings, Finetune, ScratchModel, SentimentSettings, UserError
+from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,17 @@ def _on_disk(
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
 
 
-def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: Dataset) -> int | None:
+def texts_in_stage1(encoder: str, path: str | None, known: Sequence[Dataset], tested: Dataset) -> int | None:
     """How many of the tested texts stage 1 was trained on, without their labels; what `normalised` evens out aside.
 
     None where that is not known: the encoder is of other origin than stage 1, what its stage 1 read is not the text
-    of `data` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
+    of `known` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
     stage 1; what was read by those who released it is not asked.
 
     Args:
         encoder: `stage1`, `base` or a folder.
         path: of its checkpoint; None for random weights.
-        data: with the text that a stage 1 on it reads, with or without what contaminates it.
+        known: what a stage 1 on this data reads, with and without the texts that `data.contamination=drop` drops.
         tested: labelled texts.
     """
     folder = None if path is None else Path(path).resolve()
@@ -102,13 +101,10 @@ def texts_in_stage1(encoder: str, path: str | None, data: DataSettings, tested: 
     record = read_record(folder.parent)
     if record is None or record["key"] != noted.get("key"):
         return None
-    checked, read_then = checked_corpus(data), record["material"]["text"]["train"]
-    keys = checked.keys.text["train"]
-    if read_then != content_hash(load_corpus(data).text["train"]):
-        if read_then != content_hash(checked.corpus.text["train"]):
-            return None
-        keys = np.setdiff1d(keys, checked.keys.held_back)
-    read = int(np.isin(text_keys(tested), keys).sum()) if record["steps"] > 0 else 0
+    read_then = [texts for texts in known if content_hash(texts) == record["material"]["text"]["train"]]
+    if not read_then:
+        return None
+    read = int(np.isin(text_keys(tested), text_keys(read_then[0])).sum()) if record["steps"] > 0 else 0
     before = record["config"]["model"].get("path")
     if not read and before and checkpoints.provenance_of(Path(before)):
         return None

@@ -22,10 +22,9 @@ PLACES = {"in_train": "data.train", "in_stage1": "the texts of stage 1"}
 
 @dataclass(frozen=True)
 class CheckedCorpus:
-    """A corpus to train on; the keys of its texts and `corpus_figures`, before any text was dropped."""
+    """A corpus to train on, and `corpus_figures` before any text was dropped, with what was done."""
 
     corpus: Corpus
-    keys: CorpusKeys
     report: dict[str, Any]
 
 
@@ -52,7 +51,7 @@ def checked_corpus(data: DataSettings) -> CheckedCorpus:
         left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back)
         report["dropped_from_stage1"] = len(corpus.text["train"]) - len(left)
         corpus = replace(corpus, text={**corpus.text, "train": left})
-    return CheckedCorpus(corpus, keys, report)
+    return CheckedCorpus(corpus, report)
 
 
 def corpus_of(data: DataSettings) -> Corpus:

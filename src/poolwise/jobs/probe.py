@@ -38,9 +38,9 @@ class ProbeJob(SentimentJob):
         """By split the vectors (N, D) and labels (N,) of the texts that are used; notes what they are made of."""
         model, representation = self.load()
         texts = self.texts()
-        self.note_truncation(output.record, texts)
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
         output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
+        self.note_truncation(output.record, texts)
         pooler = model.pooler if representation.uses_pooler else None
         found = {
             split: vectors_of(representation, pooler, states, used[split])

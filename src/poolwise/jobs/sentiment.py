@@ -20,6 +20,7 @@ from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import SPLITS, Corpus, content_hash
 from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
+from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
@@ -266,7 +267,8 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.settings.data, self.tested)
+        known = [corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data))]
+        read = texts_in_stage1(self.settings.encoder, self.chosen.path, known, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
         record.results["label_names"] = list(self.corpus.label_names)

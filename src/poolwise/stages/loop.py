@@ -105,10 +105,10 @@ class Job(ABC):
     def carry_out(self, output: Output) -> None:
         """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own."""
         stage, data = self.build()
-        self.note_truncation(output.record, data.texts)
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
         output.announce(start_facts(self, trainer, data))
+        self.note_truncation(output.record, data.texts)
         if self.trains:
             trainer.fit(stage, data)
         else:
@@ -200,9 +200,9 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
 
         def announce_start(facts: dict[str, str]) -> None:
             show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
+            for warning in job.data_warnings:
+                warn_once(f"data={settings.data.name}: {warning}")
 
-        for warning in job.data_warnings:
-            warn_once(f"data={settings.data.name}: {warning}")
         job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), announce_start))
     return record.results
 
