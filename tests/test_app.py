@@ -300,7 +300,7 @@ def test_a_run_that_fails_is_recorded_and_the_sweep_goes_on(program, tmp_path, m
 def test_own_files_with_three_classes(program, tmp_path):
     rows = [(f"the {word} number {n} is {word}", word) for n in range(12) for word in ("good", "dull", "fine")]
     for split in ("train", "dev", "test"):
-        lines = [f"{text},{label}" for text, label in rows]
+        lines = [f"{text} in {split},{label}" for text, label in rows]
         (tmp_path / f"{split}.csv").write_text("review,stars\n" + "\n".join(lines) + "\n")
     own = [f"data.{split}={tmp_path / split}.csv" for split in ("train", "dev", "test")]
     own += ["data=files", "data.text_column=review", "data.label_column=stars", "data.max_length=16"]

@@ -38,7 +38,7 @@ def small(words: list[str]) -> list[str]:
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 19
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 20
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -61,7 +61,7 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_texts.txt").write_text("\n".join(text for text, _ in ROWS) + "\n")
     for split in ("train", "dev", "test", "all"):
-        lines = "\n".join(f"{text},{label}" for text, label in ROWS)
+        lines = "\n".join(f"{text} of {split},{label}" for text, label in ROWS)
         (tmp_path / f"{split}.csv").write_text(f"text,label\n{lines}\n")
     for command in COMMANDS:
         if command.startswith("python train.py"):
@@ -69,7 +69,10 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
             named = {"FOLDER": _an_export(tmp_path), "runs/mlm/NAME-KEY": _a_run(tmp_path)}
             given = [reduce(lambda text, name: text.replace(name, named[name]), named, word) for word in small(words)]
             assert program(*given) == 0, command
-        elif command.startswith("python -m poolwise.inspect"):
+        elif command.startswith("python -m poolwise.inspect_data"):
+            words = shlex.split(command)[3:]
+            typed_settings(composed(first_job(prepared(words))))
+        elif command.startswith("python -m poolwise.inspect "):
             assert inspect_checkpoint(Path(_an_export(tmp_path))).missing == set()
         elif command.startswith("python -m poolwise.report"):
             words = shlex.split(command)[2:]

@@ -289,6 +289,11 @@ class PretrainedModel:
     precision: str
 
 
+Contamination = Literal["error", "warn", "drop"]
+"""What is done about dev and test texts that are also among those of stage 1, or of train: refuse the data, warn, or
+leave them out of stage 1. Texts of train stay, with a warning."""
+
+
 @dataclass(frozen=True)
 class DemoData:
     """The generated reviews of `poolwise.data.demo`: sizes are numbers of reviews."""
@@ -303,6 +308,7 @@ class DemoData:
     seed: Seed
     label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
     max_length: Annotated[int, Bounds(at_least=4.0)]
+    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
@@ -326,6 +332,7 @@ class FilesData:
     text_dev_share: OpenShare
     """Share of the texts held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
     max_length: Annotated[int, Bounds(at_least=4.0)]
+    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
@@ -345,6 +352,7 @@ class HubData:
     text_column: str
     label_column: str
     max_length: Annotated[int, Bounds(at_least=4.0)]
+    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)

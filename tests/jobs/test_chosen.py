@@ -8,17 +8,16 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.corpus import Corpus, content_hash
+from poolwise.data.corpus import content_hash
 from poolwise.jobs.chosen import texts_in_stage1
 
 TRAIN = Dataset.from_dict({"text": TEXTS[:4]})
-CORPUS = Corpus({"train": TRAIN}, {}, ())
 TESTED = Dataset.from_dict({"text": [*TEXTS[3:], TEXTS[3]], "label": [0, 1, 0, 1]})
 APART = Dataset.from_dict({"text": TEXTS[4:]})
 
 
 def read_by(path: Path | None, tested: Dataset = TESTED, encoder: str = "stage1") -> int | None:
-    return texts_in_stage1(encoder, None if path is None else str(path), CORPUS, tested)
+    return texts_in_stage1(encoder, None if path is None else str(path), [APART, TRAIN], tested)
 
 
 @pytest.fixture

@@ -39,6 +39,11 @@ def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
     yield from texts.iter(batch_size=ROWS_AT_A_TIME)
 
 
+def each_text(texts: Dataset) -> Iterator[str]:
+    """The texts one by one."""
+    return (text for rows in batches_of_rows(texts) for text in rows["text"])
+
+
 def content_hash(texts: Dataset) -> str:
     """SHA-256 over the texts and labels of a data set in their order; where they lie does not enter it."""
     digest = hashlib.sha256()

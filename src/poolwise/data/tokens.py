@@ -7,7 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash
+from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
 
 CODE_VERSION = 1
@@ -125,6 +125,11 @@ def _flat(tokens: Dataset, pad_id: int) -> TokenisedTexts:
     )
 
 
+def truncation(texts: Mapping[str, TokenisedTexts], max_length: int) -> dict[str, float]:
+    """The share of each split's texts that fill `max_length`: all of them are cut but those of just this length."""
+    return {split: float(np.mean(of.lengths >= max_length)) for split, of in texts.items()}
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what the tokenizer does; truncation and padding, which calls change, are left out."""
     description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -142,12 +147,12 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> Be
     """
     trainer = BertWordPieceTokenizer(lowercase=True)
     letters: Counter[str] = Counter()
-    for text in _texts(texts):
+    for text in each_text(texts):
         letters.update(trainer.normalizer.normalize_str(text))
     kept = sorted(sorted(letters, key=lambda c: (-letters[c], c))[:ALPHABET_SIZE])
     continuing = [f"##{letter}" for letter in kept if not _stands_alone(letter)]
     trainer.train_from_iterator(
-        _texts(texts),
+        each_text(texts),
         vocab_size=vocabulary_size,
         limit_alphabet=ALPHABET_SIZE,
         initial_alphabet=kept,
@@ -155,10 +160,6 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> Be
         show_progress=False,
     )
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length)
-
-
-def _texts(texts: Dataset) -> Iterator[str]:
-    return (text for rows in batches_of_rows(texts) for text in rows["text"])
 
 
 def _stands_alone(letter: str) -> bool:

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from poolwise import checkpoints
-from poolwise.data.sources import load_corpus
 from poolwise.jobs.chosen import reinitialised_layers
+from poolwise.jobs.corpus import corpus_of
 from poolwise.jobs.trainer import check_trainer
 from poolwise.machine import check_writable
 from poolwise.settings import CommonSettings, PretrainedModel, SentimentSettings, UserError, take_all
@@ -21,7 +21,7 @@ def check_inputs(settings: CommonSettings) -> None:
         [
             partial(check_writable, settings.runs_dir),
             partial(check_writable, settings.cache_dir),
-            partial(load_corpus, settings.data),
+            partial(corpus_of, settings.data),
             partial(_check_encoder, settings),
             partial(check_trainer, settings),
         ]

@@ -1,14 +1,17 @@
 """Which encoder a stage-2 run reads, and the representation that this encoder has layers for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
-from poolwise.data.corpus import Corpus, batches_of_rows, content_hash
+from poolwise.data.contamination import text_keys
+from poolwise.data.corpus import content_hash
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, load_tokenizer, starting_point
 from poolwise.jobs.trainer import shared_trainer
@@ -78,17 +81,17 @@ def _on_disk(
     return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
 
 
-def texts_in_stage1(encoder: str, path: str | None, corpus: Corpus, tested: Dataset) -> int | None:
-    """How many of the tested texts stage 1 was trained on, word for word and without their labels.
+def texts_in_stage1(encoder: str, path: str | None, known: Sequence[Dataset], tested: Dataset) -> int | None:
+    """How many of the tested texts stage 1 was trained on, without their labels; what `normalised` evens out aside.
 
     None where that is not known: the encoder is of other origin than stage 1, what its stage 1 read is not the text
-    of `corpus` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
+    of `known` or not to be found, or it started from an encoder of another stage 1. An unadapted encoder had no
     stage 1; what was read by those who released it is not asked.
 
     Args:
         encoder: `stage1`, `base` or a folder.
         path: of its checkpoint; None for random weights.
-        corpus: with the text that a stage 1 on this data reads.
+        known: what a stage 1 on this data reads, with and without the texts that `data.contamination=drop` drops.
         tested: labelled texts.
     """
     folder = None if path is None else Path(path).resolve()
@@ -98,16 +101,14 @@ def texts_in_stage1(encoder: str, path: str | None, corpus: Corpus, tested: Data
     record = read_record(folder.parent)
     if record is None or record["key"] != noted.get("key"):
         return None
-    if record["material"]["text"]["train"] != content_hash(corpus.text["train"]):
+    read_then = [texts for texts in known if content_hash(texts) == record["material"]["text"]["train"]]
+    if not read_then:
         return None
-    wanted, read = set(tested["text"]), set[str]()
-    if record["steps"] > 0:
-        for rows in batches_of_rows(corpus.text["train"]):
-            read |= wanted.intersection(rows["text"])
+    read = int(np.isin(text_keys(tested), text_keys(read_then[0])).sum()) if record["steps"] > 0 else 0
     before = record["config"]["model"].get("path")
     if not read and before and checkpoints.provenance_of(Path(before)):
         return None
-    return sum(text in read for text in tested["text"])
+    return read
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:

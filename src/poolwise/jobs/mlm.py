@@ -15,8 +15,8 @@ from poolwise.command_line import stage2_command
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.batching import batches_an_epoch
 from poolwise.data.module import TextDataModule, masked_data
-from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, with_ratings
+from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
 from poolwise.jobs.stage1 import EXPORT_FOLDER, ratings_of, stage1_identity, trains_nothing
 from poolwise.jobs.start import StartingPoint, starting_point, starts_from_labels, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform, shared_trainer
@@ -52,6 +52,8 @@ class MLMJob(Job):
         settings = self.settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
+        self.data_report = checked_corpus(settings.data).report
+        self.data_warnings = list(warnings_of(self.data_report, "mlm"))
         self.optimisation = settings.pretraining.optimisation
         self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
         self.trains = not trains_nothing(choice)
@@ -91,14 +93,14 @@ class MLMJob(Job):
 
     def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
         """The sweep that compares representations of all of these encoders."""
-        labelled = bool(load_corpus(self.settings.data).labelled)
+        labelled = bool(corpus_of(self.settings.data).labelled)
         presets = {tuple(job.preset_words()) for job in sweep if isinstance(job, MLMJob)}
         differ = len(presets) > 1
         further = [] if differ else self.preset_words()
         if not labelled or differ or self.platform != platform(shared_trainer(self.settings)):
             # A dev split, several controls, trainer settings of its own: stage 2 cannot work the run out from settings.
             further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
-        if labelled and "test" not in load_corpus(self.settings.data).labelled:
+        if labelled and "test" not in corpus_of(self.settings.data).labelled:
             further += ["repr=cls,pooler,mean", "protocol=probe", "protocol.folds=10"]
         if not labelled:
             further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]
@@ -126,7 +128,7 @@ class MLMJob(Job):
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
-        rows = load_corpus(settings.data).text
+        rows = stage1_text(settings.data)
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))

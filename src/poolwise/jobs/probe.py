@@ -40,6 +40,7 @@ class ProbeJob(SentimentJob):
         texts = self.texts()
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
         output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
+        self.note_truncation(output.record, texts)
         pooler = model.pooler if representation.uses_pooler else None
         found = {
             split: vectors_of(representation, pooler, states, used[split])

@@ -24,6 +24,7 @@ from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
+from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
@@ -68,6 +69,8 @@ class SentimentJob(Job):
         if isinstance(settings.protocol, Finetune):
             self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
+        self.data_report = checked_corpus(settings.data).report
+        self.data_warnings = list(warnings_of(self.data_report, "sentiment"))
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
         self.seeds = self._seeds()
@@ -264,7 +267,8 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        read = texts_in_stage1(self.settings.encoder, self.chosen.path, self.corpus, self.tested)
+        known = [corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data))]
+        read = texts_in_stage1(self.settings.encoder, self.chosen.path, known, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
         record.results["label_names"] = list(self.corpus.label_names)
@@ -318,7 +322,7 @@ def labelled_corpus(settings: SentimentSettings) -> Corpus:
     Raises:
         UserError: it has not; or it has splits, and folds are to be made.
     """
-    corpus, folds = load_corpus(settings.data), folds_of(settings.protocol)
+    corpus, folds = corpus_of(settings.data), folds_of(settings.protocol)
     if not corpus.labelled:
         raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
     lacking = ", ".join(f"data.{split}" for split in SPLITS if split not in corpus.labelled)

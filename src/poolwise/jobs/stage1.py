@@ -8,8 +8,8 @@ from datasets import Dataset
 
 from poolwise.data.corpus import RATING, content_hash
 from poolwise.data.segmentation import segmenter
-from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import tokenizer_hash
+from poolwise.jobs.corpus import stage1_text
 from poolwise.jobs.start import model_label, starting_point
 from poolwise.jobs.trainer import platform
 from poolwise.objectives import label_of, reads_ratings
@@ -23,7 +23,7 @@ EXPORT_FOLDER = "export"
 def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
     """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
     start = starting_point(settings)
-    texts = load_corpus(settings.data).text
+    texts = stage1_text(settings.data)
     material: dict[str, Any] = {
         "stage": "mlm",
         "seed": choice.seed,

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
-from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
+from poolwise.jobs.corpus import stage1_text
 from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
 from poolwise.words import first_line
 
@@ -46,7 +46,7 @@ def starting_point(settings: CommonSettings) -> StartingPoint:
 @lru_cache(maxsize=4)
 def _starting_point(model: Any, data: Any) -> StartingPoint:
     if isinstance(model, ScratchModel):
-        texts = load_corpus(data).text["train"]
+        texts = stage1_text(data)["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
         shape = {

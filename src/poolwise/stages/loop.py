@@ -1,6 +1,7 @@
 """The one loop: both stages fit, record and log through it."""
 
 import gc
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import lightning
@@ -18,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from poolwise import machine
 from poolwise.data.module import TextDataModule
+from poolwise.data.tokens import TokenisedTexts, truncation
 from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, count_as_run, finished, read_record
 from poolwise.settings import Budget, CommonSettings, Optimisation
 from poolwise.stages.screen import TrainingScreen, show
@@ -25,11 +28,17 @@ from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
 from poolwise.words import counted, duration, roughly, some
 
+log = logging.getLogger(__name__)
+
 OWN_TRAINER_ARGUMENTS = (
     "logger callbacks max_epochs default_root_dir enable_checkpointing gradient_clip_val num_sanity_val_steps "
     "use_distributed_sampler enable_model_summary enable_progress_bar strategy num_nodes fast_dev_run"
 ).split()
 """Arguments of `lightning.Trainer` that this loop sets itself: from settings of its own, or to train on one device."""
+GROUPS = {"mlm": "pretraining", "sentiment": "protocol"}
+"""Where the material of a stage's key says how long it trains."""
+TRUNCATED_SHARE = 0.1
+"""Of training texts that are cut, from which on a run warns."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Job(ABC):
         patience: after how many epochs without a higher one training ends; None for never.
         task: what is trained, in words, for the screen.
         headline: the metrics to show at the end.
+        data_report: figures of its data, for the record.
+        data_warnings: what a person should know of the data, a sentence each.
         choices: what tells it from the other jobs of its sweep, as typed.
         power: from a number of seeds to the smallest difference that a sweep can show, in words; None where jobs
             are not compared on a test set.
@@ -78,6 +89,8 @@ class Job(ABC):
     patience: int | None = None
     task: str
     headline: tuple[str, ...]
+    data_report: Mapping[str, Any] = MappingProxyType({})
+    data_warnings: Sequence[str] = ()
     choices: Sequence[str] = ()
     power: Callable[[int], str] | None = None
 
@@ -95,6 +108,7 @@ class Job(ABC):
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
         output.announce(start_facts(self, trainer, data))
+        self.note_truncation(output.record, data.texts)
         if self.trains:
             trainer.fit(stage, data)
         else:
@@ -107,6 +121,14 @@ class Job(ABC):
         record.results["training_seconds"] = round(stage.seconds, 3)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         self.conclude(trainer, stage, data, record)
+
+    def note_truncation(self, record: RunRecord, texts: Mapping[str, TokenisedTexts]) -> None:
+        """Note the share of each split's texts that are cut, and warn once where it is large."""
+        shares = truncation(texts, self.settings.data.max_length)
+        record.results["data_report"] = {**self.data_report, "truncated": shares}
+        if shares["train"] >= TRUNCATED_SHARE:
+            length = self.settings.data.max_length
+            warn_once(f"{shares['train']:.0%} of the training texts are cut at data.max_length={length} word pieces")
 
     @abstractmethod
     def kept_bytes(self) -> int:
@@ -178,9 +200,17 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
 
         def announce_start(facts: dict[str, str]) -> None:
             show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
+            for warning in job.data_warnings:
+                warn_once(f"data={settings.data.name}: {warning}")
 
         job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), announce_start))
     return record.results
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn; the later jobs of a sweep say it no more."""
+    log.warning("WARNING: %s", message)
 
 
 def batches_an_epoch(job: Job, data: TextDataModule) -> int:
@@ -229,15 +259,20 @@ def time_in_words(job: Job, jobs: int) -> str:
         return "that of reading dev"
     if job.budget is not None and job.budget.unit == "seconds":
         return f"{roughly(jobs * job.budget.amount)} by the budget, and what is measured beside it"
-    group = "pretraining" if job.identity.stage == "mlm" else "protocol"
+    stage = job.identity.stage
+    return earlier_time_in_words(job.settings, stage, length_of(job.identity.material[GROUPS[stage]]), jobs)
+
+
+def earlier_time_in_words(settings: CommonSettings, stage: str, length: Sequence[Any], jobs: int) -> str:
+    """How long jobs took that were of this stage and length, on this data and model."""
     seconds = [
         record["wall_seconds"]
-        for folder in job.folder.parent.glob("*")
+        for folder in (settings.runs_dir / stage).glob("*")
         if (record := read_record(folder)) is not None
         and record["status"] == "finished"
         and record.get("steps") != 0
-        and all(record["config"][key] == job.settings.config[key] for key in ("data", "model"))
-        and length_of(record["material"][group]) == length_of(job.identity.material[group])
+        and all(record["config"][key] == settings.config[key] for key in ("data", "model"))
+        and length_of(record["material"][GROUPS[stage]]) == length
     ]
     if not seconds:
         return "told after the first steps"

@@ -1,0 +1,179 @@
+"""What can be wrong with a corpus, in figures: what is cheap enough for every run, and what takes a tokenizer.
+
+Shapes: N texts, C classes, V vocabulary.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from jaxtyping import Int64, UInt64
+from numpy import ndarray
+from transformers import PreTrainedTokenizerBase
+
+from poolwise.data.contamination import held_back, text_keys
+from poolwise.data.corpus import Corpus, batches_of_rows, each_text
+
+SAMPLE = 10_000
+"""Texts of a split that are read for what takes a tokenizer; of more, so many, evenly spread."""
+NAMED_UNKNOWN = 5
+_LATER_BYTES = bytes(range(0x80, 0xC0))
+_LATER = f"[{re.escape(_LATER_BYTES.decode('latin-1') + _LATER_BYTES.decode('cp1252', 'ignore'))}]"
+MOJIBAKE = re.compile(
+    f"[\u00c2\u00c3]{_LATER}|\u00e2\u20ac|(?:[\u00d0\u00d1]{_LATER}){{2}}|(?:[\u00e3-\u00e9]{_LATER}{{2}}){{2}}"
+)
+"""UTF-8 that was read as one of these: accented letters, quotes and dashes, two Cyrillic or two CJK characters.
+
+Other lead bytes are left out, as they stand beside quotation marks in ordinary text."""
+
+Keys = dict[str, UInt64[ndarray, "_"]]
+"""(N,) of each split."""
+
+
+@dataclass(frozen=True)
+class CorpusKeys:
+    """By which copies are found: `text_keys` of the splits of stage 1, and of the labelled ones."""
+
+    text: Keys
+    labelled: Keys
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "CorpusKeys":
+        """Those of a corpus."""
+        text, labelled = (
+            {split: text_keys(rows) for split, rows in splits.items()} for splits in (corpus.text, corpus.labelled)
+        )
+        return cls(text, labelled)
+
+    @property
+    def held_back(self) -> UInt64[ndarray, " N"]:
+        """Those of dev and test texts."""
+        return np.concatenate([*held_back(self.labelled).values(), np.empty(0, dtype=np.uint64)])
+
+
+def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
+    """What every run records of its data, as plain data.
+
+    `stage1` and `stage2` hold by split the numbers of texts, of empty ones, and of those that repeat an earlier one.
+    `copies` holds how many dev and test texts are also among the training texts of either stage; a split of stage 1
+    that has a labelled dev split's texts is one, and does not count. `conflicting_labels` counts labelled texts that
+    have another label elsewhere, in whichever splits.
+    """
+    splits = (("stage1", corpus.text, keys.text), ("stage2", corpus.labelled, keys.labelled))
+    figures: dict[str, Any] = {
+        stage: {split: _split_figures(texts[split], of[split]) for split in texts} for stage, texts, of in splits
+    }
+    train = keys.labelled.get("train", np.empty(0, dtype=np.uint64))
+    figures["copies"] = {
+        split: {
+            "in_train": int(np.isin(found, train).sum()),
+            "in_stage1": int(np.isin(found, keys.text["train"]).sum()),
+        }
+        for split, found in held_back(keys.labelled).items()
+    }
+    figures["conflicting_labels"] = len(conflicting(corpus.labelled, keys.labelled))
+    return figures
+
+
+def _split_figures(texts: Dataset, keys: UInt64[ndarray, " N"]) -> dict[str, int]:
+    empty = sum(not text.strip() for text in each_text(texts))
+    return {"texts": len(texts), "empty": empty, "repeated": len(keys) - len(np.unique(keys))}
+
+
+def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[str, int]]:
+    """The split and number of each labelled text that has another label elsewhere, copies next to each other."""
+    if not labelled:
+        return []
+    places = [(split, number) for split, rows in labelled.items() for number in range(len(rows))]
+    labels = np.concatenate([np.array(rows["label"]) for rows in labelled.values()])
+    all_keys = np.concatenate([keys[split] for split in labelled])
+    _, first, texts = np.unique(all_keys, return_index=True, return_inverse=True)
+    several = np.flatnonzero(np.isin(texts, texts[labels != labels[first][texts]]))
+    return [places[place] for place in several[np.argsort(texts[several], kind="stable")]]
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """How a tokenizer takes the texts of a split, or a sample of them.
+
+    Attributes:
+        lengths: (N,) word pieces of each text before it is cut, special tokens counted.
+        unknown_share: of the word pieces, special ones left out, that stand for what the vocabulary lacks.
+        unknown: the most frequent of what these stand for.
+        words: what blanks separate, counted.
+    """
+
+    lengths: Int64[ndarray, " N"]
+    unknown_share: float
+    unknown: tuple[str, ...]
+    words: int
+
+
+def token_figures(texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenFigures:
+    """Tokenise a split, or `SAMPLE` of its texts."""
+    lengths: list[int] = []
+    words = 0
+    unknown: Counter[str] = Counter()
+    for rows in batches_of_rows(sample(texts)):
+        found = tokenizer(rows["text"], truncation=False, padding=False, return_offsets_mapping=True, verbose=False)
+        for text, ids, places in zip(rows["text"], found["input_ids"], found["offset_mapping"], strict=True):
+            lengths.append(len(ids))
+            words += len(text.split())
+            if tokenizer.unk_token_id in ids:
+                pairs = zip(ids, places, strict=True)
+                unknown.update(text[begin:end] for id_, (begin, end) in pairs if id_ == tokenizer.unk_token_id)
+    pieces = sum(lengths) - len(lengths) * tokenizer.num_special_tokens_to_add()
+    named = tuple(word for word, _ in unknown.most_common(NAMED_UNKNOWN))
+    return TokenFigures(np.array(lengths), unknown.total() / max(pieces, 1), named, words)
+
+
+def sample(texts: Dataset) -> Dataset:
+    """The texts, or `SAMPLE` of them."""
+    if len(texts) <= SAMPLE:
+        return texts
+    return texts.select(np.linspace(0, len(texts) - 1, SAMPLE).astype(int))
+
+
+def badly_decoded(texts: Dataset) -> dict[str, list[int]]:
+    """The numbers of the texts with U+FFFD, and of those that look like UTF-8 read as Latin-1 or Windows-1252."""
+    found: dict[str, list[int]] = {"replaced": [], "mojibake": []}
+    for number, text in enumerate(each_text(texts)):
+        if not text.isascii():
+            if "\ufffd" in text:
+                found["replaced"].append(number)
+            if MOJIBAKE.search(text):
+                found["mojibake"].append(number)
+    return found
+
+
+def scripts_of_texts(texts: Dataset) -> dict[str, float]:
+    """The share of letters of each script in a split, or in a sample of it, the most frequent first."""
+    letters: Counter[str] = Counter()
+    for text in each_text(sample(texts)):
+        letters.update(text)
+    return _shares((_script(letter), count) for letter, count in letters.items() if letter.isalpha())
+
+
+def scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """The share of word pieces of each script, of those that have a letter, the most frequent first."""
+    pieces = tokenizer.backend_tokenizer.decode_batch([[id_] for id_ in range(len(tokenizer))])
+    first = (next(filter(str.isalpha, piece), "") for piece in pieces)
+    return _shares((_script(letter), 1) for letter in first if letter)
+
+
+def _script(letter: str) -> str:
+    """What the name of a letter begins with in Unicode: `Latin`, `Cyrillic`, `CJK`, `Hiragana`."""
+    word = unicodedata.name(letter, "other").split()[0]
+    return word if word == "CJK" else word.capitalize()
+
+
+def _shares(counts: Iterable[tuple[str, int]]) -> dict[str, float]:
+    found: Counter[str] = Counter()
+    for name, count in counts:
+        found[name] += count
+    return {name: count / found.total() for name, count in found.most_common()}

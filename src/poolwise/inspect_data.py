@@ -1,0 +1,427 @@
+"""`python -m poolwise.inspect_data KEY=VALUE ...`: what your data holds, before anything is trained on it."""
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from datasets import Dataset
+from numpy import ndarray
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from poolwise import machine
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
+from poolwise.data.contamination import THRESHOLD, near_copies, signatures
+from poolwise.data.corpus import SPLITS, Corpus
+from poolwise.data.quality import (
+    NAMED_UNKNOWN,
+    SAMPLE,
+    CorpusKeys,
+    TokenFigures,
+    badly_decoded,
+    conflicting,
+    corpus_figures,
+    scripts_of_texts,
+    scripts_of_vocabulary,
+    token_figures,
+)
+from poolwise.data.sources import load_corpus
+from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words
+from poolwise.jobs.sentiment import material_of as protocol_material
+from poolwise.jobs.stage1 import material_of as pretraining_material
+from poolwise.jobs.start import starting_point
+from poolwise.settings import Budget, MLMSettings, Pretraining, SentimentSettings, UserError, leave
+from poolwise.stages.loop import TRUNCATED_SHARE, earlier_time_in_words, length_of
+from poolwise.words import counted, roughly, some
+
+UNKNOWN_SHARE = 0.01
+"""Of word pieces, from which on another vocabulary is advised."""
+FOREIGN_SHARE = 0.1
+"""Of letters, from which on a script counts ..."""
+FEW_PIECES = 0.03
+"""... and the share of the vocabulary's pieces below which that script is strange to it."""
+RARE_CLASS = 0.2
+"""Times the share that each class would have if all were alike, below which a class is rare."""
+BINS = 8
+BAR = 40
+WIDEST = 96
+SHOWN_CLASSES = 8
+SHOWN_SCRIPTS = 4
+LEAST_SHOWN = 0.001
+SHOWN_COPIES = 2
+WITHOUT_BLANKS = ("CJK", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+"""Scripts whose words no blank separates."""
+
+
+def main() -> None:
+    """Print the page; exit with 1 where `data.contamination=error` will refuse the data, 2 at a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m poolwise.inspect_data", description=__doc__)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as train.py takes them")
+    given = parser.parse_args()
+    machine.prepare()
+    register_schemas()
+    try:
+        settings = settings_of_one(given.settings)
+        quieten()
+        page = DataPage(settings)
+        for line in page.lines():
+            print(line)
+    except UserError as error:
+        leave(error)
+    except COMPOSING_ERRORS as error:
+        leave(UserError(str(error)))
+    raise SystemExit(1 if page.is_refused else 0)
+
+
+def settings_of_one(words: Sequence[str]) -> MLMSettings | SentimentSettings:
+    """The settings that a command line asks for, of its first job.
+
+    Raises:
+        UserError: one is wrong, or jobs differ in data or model.
+    """
+    every = [typed_settings(composed(overrides), overrides) for overrides in jobs_of(prepared(words))]
+    if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
+        raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
+    return every[0]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The texts of a split, which both stages may share.
+
+    Attributes:
+        stages: `1`, `2` or `1, 2`.
+        name: `train`, `dev` or `test`.
+        rows: its texts.
+        keys: of these.
+        figures: how many there are, are empty and repeat an earlier one.
+    """
+
+    stages: str
+    name: str
+    rows: Dataset
+    keys: ndarray
+    figures: Mapping[str, int]
+
+    @property
+    def title(self) -> str:
+        """How sentences call it."""
+        return f"{self.name} of stage {self.stages.replace(', ', ' and ')}"
+
+
+class DataPage:
+    """All that is said of the data of a run, computed when it is asked for."""
+
+    def __init__(self, settings: MLMSettings | SentimentSettings) -> None:
+        self.settings = settings
+        self.corpus: Corpus = load_corpus(settings.data)
+        self.keys = CorpusKeys.of(self.corpus)
+        self.figures = corpus_figures(self.corpus, self.keys)
+        refuses = settings.data.contamination == "error"
+        self.start = starting_point(
+            replace(settings, data=replace(settings.data, contamination="warn")) if refuses else settings
+        )
+        self.tokenizer: PreTrainedTokenizerBase = self.start.tokenizer
+        self.splits = list(self._splits())
+        self.tokens = [token_figures(split.rows, self.tokenizer) for split in self.splits]
+
+    def _splits(self) -> Iterator[Split]:
+        text, labelled = self.keys.text, self.keys.labelled
+        shared = [name for name in text if name in labelled and np.array_equal(text[name], labelled[name])]
+        for name, keys in text.items():
+            stages = "1, 2" if name in shared else "1"
+            yield Split(stages, name, self.corpus.text[name], keys, self.figures["stage1"][name])
+        for name in (name for name in SPLITS if name in labelled and name not in shared):
+            yield Split("2", name, self.corpus.labelled[name], labelled[name], self.figures["stage2"][name])
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether train.py will not take the data."""
+        return self.settings.data.contamination == "error" and any(
+            contamination_in_words(self.figures, place) for place in PLACES
+        )
+
+    @property
+    def width(self) -> int:
+        """Columns that a line may have."""
+        return min(shutil.get_terminal_size().columns, WIDEST)
+
+    def lines(self) -> Iterator[str]:
+        """The page, line by line."""
+        settings = self.settings
+        pieces = counted(len(self.tokenizer), "word piece")
+        yield f"{settings.data.name}, as model={settings.model.name} reads it ({pieces})"
+        for part in (self.table, self.labels, self.histogram, self.copies):
+            yield ""
+            yield from part()
+        yield ""
+        yield from self.facts()
+        yield ""
+        found = list(self.findings())
+        yield "what to look at" if found else "nothing found that needs mending"
+        for number, words in enumerate(found, start=1):
+            yield from textwrap.wrap(words, self.width, initial_indent=f"{number:>3}. ", subsequent_indent=" " * 5)
+
+    def table(self) -> Iterator[str]:
+        """Sizes, lengths and unknown word pieces of each split."""
+        longest = self.settings.data.max_length
+        rows = [["stage", "split", "texts", "empty", "repeated", "median", "95%", "longest", "cut", "unknown"]]
+        for split, tokens in zip(self.splits, self.tokens, strict=True):
+            figures, lengths = split.figures, tokens.lengths
+            median, most = np.percentile(lengths, (50, 95)) if len(lengths) else (0, 0)
+            rows.append(
+                [
+                    *(split.stages, split.name),
+                    *(f"{figures[name]:,}" for name in ("texts", "empty", "repeated")),
+                    *(f"{median:.0f}", f"{most:.0f}", f"{lengths.max(initial=0):,}"),
+                    *(_percent(_cut(tokens, longest)), _percent(tokens.unknown_share)),
+                ]
+            )
+        yield from aligned(rows, left=2)
+        sampled = f" (of {SAMPLE:,} texts a split)" if any(len(each.rows) > SAMPLE for each in self.splits) else ""
+        yield from textwrap.wrap(
+            f"lengths in word pieces{sampled}, special ones counted; cut: longer than data.max_length={longest}; "
+            "unknown: share of word pieces that the vocabulary lacks",
+            self.width,
+        )
+
+    @cached_property
+    def balance(self) -> dict[str, ndarray]:
+        """The share of each class in each labelled split."""
+        classes = len(self.corpus.label_names)
+        return {
+            split: np.bincount(np.array(rows["label"]), minlength=classes) / max(len(rows), 1)
+            for split, rows in self.corpus.labelled.items()
+        }
+
+    def labels(self) -> Iterator[str]:
+        """The share of each class, of many classes the most frequent ones."""
+        if not self.balance:
+            yield "no labels: stage 1 only"
+            return
+        names = self.corpus.label_names
+        order = np.argsort(-self.balance["train"], kind="stable")
+        rows = [["label", *self.balance]]
+        rows += [[names[c], *(_percent(of[c]) for of in self.balance.values())] for c in order[:SHOWN_CLASSES]]
+        yield from aligned(rows)
+        if len(names) > SHOWN_CLASSES:
+            yield f"and {len(names) - SHOWN_CLASSES} rarer ones"
+
+    def histogram(self) -> Iterator[str]:
+        """How long the training texts of stage 1 are, in bins up to the length at which they are cut."""
+        longest, lengths = self.settings.data.max_length, self.tokens[0].lengths
+        edges = [round(longest * number / BINS) for number in range(1, BINS + 1)]
+        shares = np.bincount(np.searchsorted(edges, lengths), minlength=BINS + 1) / max(len(lengths), 1)
+        names = [*(f"to {edge}" for edge in edges), f"over {longest}"]
+        yield f"word pieces of {self.splits[0].title}"
+        scale = BAR / max(shares.max(), 1e-9)
+        for name, share in zip(names, shares, strict=True):
+            yield f"  {name:>9}  {_percent(share):>6}  {'#' * round(share * scale)}".rstrip()
+
+    @cached_property
+    def near(self) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
+        """Near-copies of dev and test texts that have no exact copy, by split and place."""
+        held = {split: self.corpus.labelled[split] for split in self.figures["copies"]}
+        signed = {split: signatures(rows) for split, rows in held.items()}
+        found = {}
+        for place in self.places if held else ():
+            others, keys = self.training(place)
+            others_signed = signatures(others)
+            for split, rows in held.items():
+                copied = np.isin(self.keys.labelled[split], keys)
+                pairs = near_copies(rows, others, signed[split], others_signed)
+                found[split, place] = {number: pair for number, pair in pairs.items() if not copied[number]}
+        return found
+
+    def training(self, place: str) -> tuple[Dataset, ndarray]:
+        """The training texts that a key of `PLACES` names, and their keys."""
+        if place == "in_train":
+            return self.corpus.labelled["train"], self.keys.labelled["train"]
+        return self.corpus.text["train"], self.keys.text["train"]
+
+    @property
+    def places(self) -> list[str]:
+        """Where dev and test texts are looked for; once where both stages train on the same texts."""
+        one = bool(self.keys.labelled) and self.splits[0].stages == "1, 2"
+        return ["in_train"] if one else list(PLACES)
+
+    def copies(self) -> Iterator[str]:
+        """How many dev and test texts are also, or nearly, among the training texts of either stage."""
+        copies = self.figures["copies"]
+        if not copies:
+            yield "no dev and test texts with labels: no contamination to look for"
+            return
+        rows = [["also in", *(f"{split}, {kind}" for split in copies for kind in ("exact", "near"))]]
+        for place in self.places:
+            counts = [(copies[split][place], len(self.near[split, place])) for split in copies]
+            rows.append([PLACES[place], *(f"{count:,}" for pair in counts for count in pair)])
+        yield from aligned(rows)
+        yield from textwrap.wrap(
+            "exact: the same but for case, punctuation, white space and forms of characters; near: at least "
+            f"{THRESHOLD:.0%} of all strings of five characters are in both",
+            self.width,
+        )
+        for (split, place), pairs in self.near.items():
+            others, _ = self.training(place)
+            nearest = sorted(pairs.items(), key=lambda pair: -pair[1][1])[:SHOWN_COPIES]
+            for number, (other, similarity) in nearest:
+                texts = {split: self.corpus.labelled[split][number]["text"], "train": others[other]["text"]}
+                yield f"  {similarity:.2f}"
+                for name, text in texts.items():
+                    shown = Text(" ".join(text.split()))
+                    shown.truncate(self.width - 10, overflow="ellipsis")
+                    yield f"    {name:<6}{shown.plain}"
+
+    @cached_property
+    def scripts(self) -> dict[str, float]:
+        """Shares of letters of the training texts of stage 1."""
+        return scripts_of_texts(self.corpus.text["train"])
+
+    @cached_property
+    def known_scripts(self) -> dict[str, float]:
+        """Shares of the vocabulary's pieces."""
+        return scripts_of_vocabulary(self.tokenizer)
+
+    def facts(self) -> Iterator[str]:
+        """Encoding, scripts and time, a fact a line."""
+        facts = {
+            "encoding": "; ".join(self.encoding()) or "no U+FFFD and no mojibake",
+            "letters": f"texts {_shares(self.scripts)}; word pieces {_shares(self.known_scripts)}",
+            "words": self.pieces_a_word(),
+            "time": "; ".join(self.times()),
+        }
+        for name, words in facts.items():
+            yield from textwrap.wrap(words, self.width, initial_indent=f"{name:<10}", subsequent_indent=" " * 10)
+
+    def encoding(self) -> Iterator[str]:
+        """Texts that were decoded wrongly, with their places."""
+        names = {"replaced": "with U+FFFD", "mojibake": "with mojibake"}
+        for split in self.splits:
+            for kind, numbers in badly_decoded(split.rows).items():
+                if numbers:
+                    places = some([number + 1 for number in numbers], 3)
+                    yield f"{counted(len(numbers), 'text')} {names[kind]} in {split.title} ({places})"
+
+    def pieces_a_word(self) -> str:
+        """How finely words are cut; a language that the vocabulary was not made for is cut finely."""
+        if next(iter(self.scripts), "") in WITHOUT_BLANKS:
+            return "not told by blanks in this script"
+        tokens = self.tokens[0]
+        pieces = tokens.lengths.sum() - len(tokens.lengths) * self.tokenizer.num_special_tokens_to_add()
+        return (
+            f"{pieces / max(tokens.words, 1):.2f} word pieces a word; the script does not tell one language from "
+            "another, this does: the more, the less the vocabulary is made for yours"
+        )
+
+    def times(self) -> Iterator[str]:
+        """How long earlier runs of each stage took, if there were some."""
+        settings = self.settings
+        if isinstance(settings, MLMSettings):
+            yield f"stage 1: {self._time(settings.pretraining)}"
+            return
+        yield f"stage 1: {self._time(settings.stage1.pretraining)}"
+        length = length_of(protocol_material(settings.protocol))
+        yield f"stage 2: {earlier_time_in_words(settings, 'sentiment', length, 1)}"
+
+    def _time(self, pretraining: Pretraining) -> str:
+        budget: Budget | None = pretraining.budget
+        if budget is not None and budget.unit == "seconds":
+            return f"{roughly(budget.amount)} by the budget"
+        return earlier_time_in_words(self.settings, "mlm", length_of(pretraining_material(pretraining)), 1)
+
+    def findings(self) -> Iterator[str]:
+        """What may spoil a run, with what can be done about it."""
+        yield from self._contamination()
+        numbers = conflicting(self.corpus.labelled, self.keys.labelled)
+        if numbers:
+            places = some([f"{split} {number + 1}" for split, number in numbers], 4)
+            yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
+        longest = self.settings.data.max_length
+        cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
+        if cut:
+            yield f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer"
+        unknown = self._above(UNKNOWN_SHARE, lambda tokens: tokens.unknown_share)
+        if unknown:
+            named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
+            yield (
+                f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); take a model whose "
+                "vocabulary knows them, or extend or retrain it (model=tiny trains one of your text)"
+            )
+        for split in self.splits:
+            figures = split.figures
+            if figures["empty"]:
+                yield f"{counted(figures['empty'], 'empty text')} in {split.title}: leave them out"
+            if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
+                yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
+        if any(self.encoding()):
+            yield "texts that were decoded wrongly once (see encoding): read their source again in its own encoding"
+        yield from self._foreign()
+        names = self.corpus.label_names
+        rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
+        if rare:
+            yield f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy"
+
+    def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
+        """Which splits have at least this share of something, in words; empty where none has."""
+        shares = [(split, share_of(tokens)) for split, tokens in zip(self.splits, self.tokens, strict=True)]
+        return some(f"{_percent(share)} of {split.title}" for split, share in shares if share >= least)
+
+    def _contamination(self) -> Iterator[str]:
+        policy = self.settings.data.contamination
+        for place in self.places if self.figures["copies"] else ():
+            words = contamination_in_words(self.figures, place)
+            if words and policy == "error":
+                yield f"{words}: train.py refuses that (data.contamination=error)"
+            elif words and place == "in_train":
+                yield f"{words}: take them out, as figures on these may be too high"
+            if words and place == self.places[-1] and policy != "error":
+                done = "leaves these out of" if policy == "drop" else "reads these in"
+                yield f"{words}: train.py {done} stage 1 (data.contamination={policy})"
+            near = {split: len(self.near[split, place]) for split in self.figures["copies"]}
+            if any(near.values()):
+                found = " and ".join(counted(count, f"{split} text") for split, count in near.items() if count)
+                yield f"{found} nearly also in {PLACES[place]}: look at them; nothing is done about these"
+
+    def _foreign(self) -> Iterator[str]:
+        for script, share in self.scripts.items():
+            if share >= FOREIGN_SHARE and self.known_scripts.get(script, 0.0) < FEW_PIECES:
+                known = _percent(self.known_scripts.get(script, 0.0))
+                yield (
+                    f"{_percent(share)} of the letters are {script}, as are {known} of the word pieces: this "
+                    "vocabulary seems to be made for another language"
+                )
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
+    """A table's lines: the first columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            word.ljust(width) if number < left else word.rjust(width)
+            for number, (word, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _percent(share: float) -> str:
+    """`0%` for none, else a digit behind the point: `0.0%` is some."""
+    return f"{share:.1%}" if share else "0%"
+
+
+def _cut(tokens: TokenFigures, longest: int) -> float:
+    """The share of texts that are longer."""
+    return float(np.mean(tokens.lengths > longest)) if len(tokens.lengths) else 0.0
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """The most frequent ones, in words; a few letters of another script are left out."""
+    shown = [f"{name} {_percent(share)}" for name, share in shares.items() if share >= LEAST_SHOWN]
+    return ", ".join(shown[:SHOWN_SCRIPTS]) or "none"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The corpus as runs read it, without what contaminates stage 1, and what they record and warn of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from datasets import Dataset
+
+from poolwise.data.contamination import without_copies
+from poolwise.data.corpus import Corpus
+from poolwise.data.quality import CorpusKeys, corpus_figures
+from poolwise.data.sources import load_corpus
+from poolwise.settings import DataSettings, UserError
+from poolwise.words import counted
+
+REPEATED_SHARE = 0.01
+"""Of texts that repeat an earlier one of their split, above which a run warns."""
+PLACES = {"in_train": "data.train", "in_stage1": "the texts of stage 1"}
+"""Where training may have read a dev or test text."""
+
+
+@dataclass(frozen=True)
+class CheckedCorpus:
+    """A corpus to train on, and `corpus_figures` before any text was dropped, with what was done."""
+
+    corpus: Corpus
+    report: dict[str, Any]
+
+
+@lru_cache(maxsize=4)
+def checked_corpus(data: DataSettings) -> CheckedCorpus:
+    """The corpus that the settings name, with `data.contamination` acted on; the jobs of one sweep share it.
+
+    With `drop`, texts of stage 1 that are dev or test texts are left out of stage 1, so that the vocabulary, the
+    weights and the key of a stage-1 run are those of the texts that are left. Of `data.train` stage 2 reads all.
+
+    Raises:
+        UserError: it cannot be read, or `contamination` is `error` and there is some.
+    """
+    corpus = load_corpus(data)
+    keys = CorpusKeys.of(corpus)
+    report = {"contamination": data.contamination, **corpus_figures(corpus, keys), "dropped_from_stage1": 0}
+    found = [words for place in PLACES if (words := contamination_in_words(report, place))]
+    if data.contamination == "error" and found:
+        raise UserError(
+            f"data.contamination=error: {'; '.join(found)}. Take them out (python -m poolwise.inspect_data shows "
+            "them), or use drop or warn"
+        )
+    if data.contamination == "drop":
+        left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back)
+        report["dropped_from_stage1"] = len(corpus.text["train"]) - len(left)
+        corpus = replace(corpus, text={**corpus.text, "train": left})
+    return CheckedCorpus(corpus, report)
+
+
+def corpus_of(data: DataSettings) -> Corpus:
+    """The corpus that a run of these settings reads.
+
+    Raises:
+        UserError: see `checked_corpus`.
+    """
+    return checked_corpus(data).corpus
+
+
+def stage1_text(data: DataSettings) -> dict[str, Dataset]:
+    """The texts of stage 1 by split, as a run of these settings reads them.
+
+    Raises:
+        UserError: see `checked_corpus`; or all of them were dropped.
+    """
+    text = corpus_of(data).text
+    if not len(text["train"]):
+        raise UserError(
+            "data.contamination=drop: every text of stage 1 is a dev or test text, and none is left; give other texts "
+            "(data.text), or data.contamination=warn"
+        )
+    return text
+
+
+def contamination_in_words(report: Mapping[str, Any], place: str) -> str:
+    """Which dev and test texts are also at a place, a key of `PLACES`; empty where none is."""
+    found = {split: copies[place] for split, copies in report["copies"].items() if copies[place]}
+    words = " and ".join(counted(count, f"{split} text") for split, count in found.items())
+    return f"{words} also in {PLACES[place]}" if found else ""
+
+
+def warnings_of(report: Mapping[str, Any], stage: str) -> Iterator[str]:
+    """What a person should know of the data before a run of a stage, a sentence each.
+
+    Args:
+        report: of a `CheckedCorpus`.
+        stage: `mlm` or `sentiment`.
+    """
+    splits = report["stage1" if stage == "mlm" else "stage2"]
+    place = contamination_in_words(report, "in_stage1" if stage == "mlm" else "in_train")
+    if place:
+        left_out = stage == "mlm" and report["contamination"] == "drop"
+        dropped = counted(report["dropped_from_stage1"], "text")
+        yield f"{place}; " + (f"{dropped} left out there" if left_out else "figures on these may be too high")
+    if stage == "sentiment" and report["conflicting_labels"]:
+        yield f"{counted(report['conflicting_labels'], 'labelled text')} with another label elsewhere"
+    for what, least in (("empty", 0.0), ("repeated", REPEATED_SHARE)):
+        found = {split: of[what] for split, of in splits.items() if of[what] > least * of["texts"]}
+        if found:
+            yield f"{what} texts: " + ", ".join(f"{split} {count:,}" for split, count in found.items())

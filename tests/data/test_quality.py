@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from poolwise.data.corpus import Corpus
+from poolwise.data.quality import (
+    MOJIBAKE,
+    CorpusKeys,
+    badly_decoded,
+    conflicting,
+    corpus_figures,
+    sample,
+    scripts_of_texts,
+    scripts_of_vocabulary,
+    token_figures,
+)
+
+FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good", "fair"])})
+
+
+def texts(*rows: str) -> Dataset:
+    return Dataset.from_dict({"text": list(rows)})
+
+
+def labelled(*rows: tuple[str, int]) -> Dataset:
+    return Dataset.from_dict({"text": [text for text, _ in rows], "label": [label for _, label in rows]}, FEATURES)
+
+
+CORPUS = Corpus(
+    {"train": texts("a", "b!", "B", " ", "d", "e"), "dev": texts("x")},
+    {
+        "train": labelled(("one", 0), ("two", 2), ("One.", 2), ("three", 1), ("two", 2)),
+        "dev": labelled(("b", 0), ("ONE", 1), ("five", 0)),
+        "test": labelled(("e", 0), ("three", 1), ("six", 0), ("A", 1)),
+    },
+    ("bad", "good", "fair"),
+)
+
+
+def test_figures_of_a_corpus():
+    figures = corpus_figures(CORPUS, CorpusKeys.of(CORPUS))
+    assert figures["stage1"] == {
+        "train": {"texts": 6, "empty": 1, "repeated": 1},
+        "dev": {"texts": 1, "empty": 0, "repeated": 0},
+    }
+    assert figures["stage2"]["train"] == {"texts": 5, "empty": 0, "repeated": 2}
+    assert figures["copies"] == {"dev": {"in_train": 1, "in_stage1": 1}, "test": {"in_train": 1, "in_stage1": 2}}
+    assert figures["conflicting_labels"] == 3
+
+
+def test_the_same_text_with_another_label_is_named_beside_it():
+    keys = CorpusKeys.of(CORPUS).labelled
+    assert sorted(conflicting(CORPUS.labelled, keys)) == [("dev", 1), ("train", 0), ("train", 2)]
+    assert conflicting({}, {}) == []
+
+
+def test_without_dev_and_test_nothing_can_be_contaminated():
+    corpus = Corpus(CORPUS.text, {"train": CORPUS.labelled["train"]}, CORPUS.label_names)
+    keys = CorpusKeys.of(corpus)
+    assert corpus_figures(corpus, keys)["copies"] == {}
+    assert len(keys.held_back) == 0
+
+
+@pytest.mark.parametrize("text", ["café", "naïve \u2013 “quoted”…", "ÃÂ", "привет", "你好"])
+def test_utf8_that_was_read_as_another_encoding_is_seen(text):
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            spoilt = text.encode().decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        assert MOJIBAKE.search(spoilt), spoilt
+
+
+@pytest.mark.parametrize("text", ["„Spaß“ und »Spaß«", "déjà vu…", "NÃO à «ça»", "ÎLE \u2013 Évian", "Рядом", "好"])
+def test_ordinary_text_is_not_taken_for_it(text):
+    assert not MOJIBAKE.search(text)
+
+
+def test_places_of_badly_decoded_texts():
+    rows = texts("plain", "caf\ufffd", "caf\u00c3\u00a9", "caf\u00e9")
+    assert badly_decoded(rows) == {"replaced": [1], "mojibake": [2]}
+
+
+def test_lengths_and_unknown_word_pieces_are_those_of_the_tokenizer(tokenizer):
+    rows = texts("The kettle is good", "a 🙂 film 🙂 中", "dull " * 60)
+    found = token_figures(rows, tokenizer)
+    ids = [tokenizer(text, truncation=False)["input_ids"] for text in rows["text"]]
+    assert found.lengths.tolist() == [len(each) for each in ids]
+    assert found.unknown[:2] == ("🙂", "中")
+    unknown = sum(each.count(tokenizer.unk_token_id) for each in ids)
+    assert found.unknown_share == pytest.approx(unknown / sum(len(each) - 2 for each in ids))
+    assert found.words == 4 + 5 + 60
+
+
+def test_scripts_of_letters_and_of_word_pieces(tokenizer):
+    assert scripts_of_texts(texts("abc", "где 12", "漢字")) == pytest.approx(
+        {"Latin": 3 / 8, "Cyrillic": 3 / 8, "CJK": 2 / 8}
+    )
+    assert scripts_of_vocabulary(tokenizer) == {"Latin": 1.0}
+
+
+def test_a_sample_is_spread_evenly(monkeypatch):
+    monkeypatch.setattr("poolwise.data.quality.SAMPLE", 5)
+    rows = texts(*(str(number) for number in range(9)))
+    assert np.array_equal(sample(rows)["text"], ["0", "2", "4", "6", "8"])

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers import SMALL_RUN, settings
+from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
+from poolwise.settings import UserError
+from poolwise.stages.loop import warn_once
+
+TRAIN = [f"the {word} film number {n}" for n in range(12) for word in ("fine", "dull")]
+DEV = [f"one {word} book number {n}" for n in range(4) for word in ("fine", "dull")]
+TEST = [f"this {word} song number {n}" for n in range(4) for word in ("fine", "dull")]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> list[str]:
+    """Own files: the text holds two test texts and a dev text, train holds a test text."""
+    splits = {"train": [*TRAIN, TEST[4]], "dev": DEV, "test": TEST}
+    for split, rows in splits.items():
+        lines = [f"{text},{text.split()[1]}" for text in rows]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    known = [TEST[0].upper(), f"{TEST[1]} !", DEV[0]]
+    (tmp_path / "text.txt").write_text("\n".join([f"a text number {n}" for n in range(30)] + known) + "\n")
+    named = [f"data.{split}={tmp_path / split}.csv" for split in splits]
+    return ["data=files", *named, f"data.text={tmp_path / 'text.txt'}", "data.max_length=16"]
+
+
+def data_of(*words: str):
+    return settings("stage=mlm", *words).data
+
+
+def test_dev_and_test_texts_are_left_out_of_stage_1(own):
+    checked = checked_corpus(data_of(*own))
+    assert checked.report["copies"] == {"dev": {"in_train": 0, "in_stage1": 1}, "test": {"in_train": 1, "in_stage1": 2}}
+    assert checked.report["dropped_from_stage1"] == 3
+    assert list(checked.corpus.text["train"]["text"]) == [f"a text number {n}" for n in range(30)]
+    assert len(checked.corpus.labelled["train"]) == len(TRAIN) + 1
+    assert list(warnings_of(checked.report, "mlm")) == [
+        "1 dev text and 2 test texts also in the texts of stage 1; 3 texts left out there"
+    ]
+    assert list(warnings_of(checked.report, "sentiment")) == [
+        "1 test text also in data.train; figures on these may be too high"
+    ]
+
+
+def test_without_text_of_its_own_stage_1_reads_train_less_the_copies(own):
+    words = [word for word in own if not word.startswith("data.text=")]
+    assert list(stage1_text(data_of(*words))["train"]["text"]) == TRAIN
+
+
+def test_a_warning_leaves_all_in_and_an_error_refuses_it(own):
+    checked = checked_corpus(data_of(*own, "data.contamination=warn"))
+    assert len(checked.corpus.text["train"]) == 33
+    assert checked.report["dropped_from_stage1"] == 0
+    assert list(warnings_of(checked.report, "mlm")) == [
+        "1 dev text and 2 test texts also in the texts of stage 1; figures on these may be too high"
+    ]
+    told = "data.contamination=error: 1 test text also in data.train; 1 dev text and 2 test texts also in the texts of"
+    with pytest.raises(UserError, match=told):
+        corpus_of(data_of(*own, "data.contamination=error"))
+
+
+def test_a_stage_1_of_which_nothing_is_left_is_told(own, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(TEST) + "\n")
+    data = data_of(*own)
+    assert len(corpus_of(data).labelled["test"]) == len(TEST)  # which serves an encoder that is not adapted
+    with pytest.raises(UserError, match="every text of stage 1 is a dev or test text"):
+        stage1_text(data)
+
+
+def test_both_stages_agree_on_the_texts_and_record_them(program, tmp_path, own, capsys):
+    warn_once.cache_clear()
+    model = [setting for setting in SMALL_RUN if setting.startswith(("model", "trainer"))]
+    assert program("stage=mlm", *own, *model, "pretraining.epochs=1", "logger=csv") == 0
+    assert "WARNING: data=files: 1 dev text and 2 test texts also in" in capsys.readouterr().out
+    both = [*own, *model, "stage1.epochs=1", "protocol.epochs=1", "logger=csv", "seed=1,2", "-m"]
+    assert program("stage=sentiment", "repr=mean", *both) == 0
+    assert capsys.readouterr().out.count("1 test text also in data.train") == 1
+    (first,) = (json.loads(file.read_text()) for file in (tmp_path / "runs/mlm").glob("*/record.json"))
+    assert first["data_report"]["dropped_from_stage1"] == 3
+    assert first["data_report"]["stage1"]["train"] == {"texts": 33, "empty": 0, "repeated": 0}
+    assert set(first["data_report"]["truncated"]) == {"train", "dev"}
+    for file in (tmp_path / "runs/sentiment").glob("*/record.json"):
+        run = json.loads(file.read_text())
+        assert run["data_report"]["copies"]["test"] == {"in_train": 1, "in_stage1": 2}
+        assert run["data_report"]["truncated"] == {"train": 0.0, "dev": 0.0, "test": 0.0}
+        assert (run["stage1_saw_test_text"], run["test_texts_in_stage1"]) == (False, 0)
+    # The same encoder of a stage 1 that did read them: found by what it read.
+    reading = [*own, *model, "data.contamination=warn", "pretraining.epochs=1", "logger=csv"]
+    assert program("stage=mlm", *reading) == 0
+    (export,) = (
+        file.parent / "export"
+        for file in (tmp_path / "runs/mlm").glob("*/record.json")
+        if json.loads(file.read_text())["key"] != first["key"]
+    )
+    probe = [*own, *model, f"encoder={export}", "protocol=probe", "repr=mean", "logger=csv"]
+    assert program("stage=sentiment", *probe) == 0
+    (run,) = (
+        json.loads(file.read_text())
+        for file in (tmp_path / "runs/sentiment").glob("*/record.json")
+        if "probe" in file.parent.name
+    )
+    assert run["test_texts_in_stage1"] == 2

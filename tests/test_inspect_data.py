@@ -1,0 +1,101 @@
+"""The page on a person's data, from the command line to its exit code."""
+
+import sys
+
+import pytest
+from transformers import BertModel
+
+from helpers import SMALL_RUN
+from poolwise import inspect_data
+
+MODEL = [setting for setting in SMALL_RUN if setting.startswith("model")]
+TRAIN = [f"the {word} film number {n}" for n in range(30) for word in ("fine", "dull")]
+LONG = "a kettle of the better kind which I would buy again without a second thought number"
+
+
+@pytest.fixture
+def inspected(tmp_path, monkeypatch, capsys):
+    """Runs `poolwise.inspect_data`; returns the exit code and what was printed."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["inspect_data", f"runs_dir={tmp_path / 'runs'}", *words])
+        with pytest.raises(SystemExit) as left:
+            inspect_data.main()
+        return int(left.value.code), "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Files with a bit of all that can be wrong."""
+    splits = {
+        "train": [*TRAIN, f"{LONG} 7", "caf\u00c3\u00a9 fine", *(TRAIN[:3])],
+        "dev": [f"one {word} book number {n}" for n in range(4) for word in ("fine", "dull")],
+        "test": [
+            *(f"this {word} song number {n}" for n in range(4) for word in ("fine", "dull")),
+            TRAIN[0],
+            f"{LONG} 8",
+        ],
+    }
+    for split, rows in splits.items():
+        lines = [f"{text}\t{'good' if 'fine' in text else 'bad'}" for text in rows]
+        lines += ["This DULL song number 0!\tgood"] if split == "test" else []
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    return ["data=files", *MODEL, "data.max_length=16", *(f"data.{split}={tmp_path / split}.tsv" for split in splits)]
+
+
+def test_a_page_of_what_is_wrong(inspected, own):
+    code, printed = inspected(*own)
+    assert code == 0
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert any(line.startswith("1, 2 train 65 0 3 ") for line in lines)
+    assert any(line.startswith("2 test 11 0 1 ") for line in lines)
+    assert "data.train 0 0 1 1" in lines
+    told = " ".join(" ".join(lines).split())
+    assert "1 test text also in data.train: take them out" in told
+    assert "1 test text also in data.train: train.py leaves these out of stage 1 (data.contamination=drop)" in told
+    assert "0.98 test a kettle of the better kind" in told
+    assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
+    assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
+    assert "stage 1: told after the first steps; stage 2: told after the first steps" in told
+
+
+def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):
+    code, printed = inspected(*own, "data.contamination=error")
+    assert code == 1
+    assert "train.py refuses" in printed
+
+
+def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, tokenizer, config):
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    (tmp_path / "text.txt").write_text("\n".join(f"хороший фильм номер {n}" for n in range(40)) + "\n")
+    words = ["stage=mlm", "data=files", f"model={tmp_path / 'encoder'}", f"data.text={tmp_path / 'text.txt'}"]
+    code, printed = inspected(*words, "data.max_length=32")
+    told = " ".join(printed.split())
+    assert code == 0
+    assert "no labels: stage 1 only" in told
+    assert "100.0% of the letters are Cyrillic, as are 0% of the word pieces" in told
+    assert "unknown word pieces: " in told
+    assert "of train of stage 1, " in told
+    assert "(often хороший фильм номер" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data=files"], "data=files needs data.text"),
+        (["data.text=absent.txt", "data=files"], "absent.txt cannot be read"),
+        (["data.lenght=3"], "data.lenght=3: no such setting"),
+        (["data.contamination=dorp"], "must be one of error, warn, drop (did you mean drop?)"),
+        (["data.train=64,65"], "several data sets or models; inspect one at a time"),
+    ],
+)
+def test_a_mistake_is_one_message(inspected, words, told):
+    code, printed = inspected(*MODEL, *words)
+    assert code == 2
+    assert told in printed
+    assert "Traceback" not in printed
