@@ -182,7 +182,6 @@ def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -
 def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_one, capsys):
     files = ["stage=sentiment", "encoder=base", *all_in_one]
     for settings, words in (
-        ([*files, "protocol=finetune"], "needs three labelled files; not given: data.dev, data.test (data.train alone"),
         ([*files, "protocol=probe", "protocol.folds=2"], "protocol.folds=2: must be at least 3"),
         ([*files, "protocol=probe", "protocol.folds=90"], "protocol.folds=90: the training texts hold"),
         (

@@ -125,8 +125,8 @@ def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iter
     if len(names) > max(FEW_CLASSES, rows // 2):
         found.insert(
             0,
-            f"{source}: {len(names):,} different labels in {counted(rows, 'row')} ({some(names)}), but many texts share "
-            "a class; is another column the label (data.label_column=)?",
+            f"{source}: {len(names):,} different labels in {counted(rows, 'row')} ({some(names)}), but many texts "
+            "share a class; is another column the label (data.label_column=)?",
         )
     if found:
         raise UserError(*found)

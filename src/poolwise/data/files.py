@@ -20,9 +20,9 @@ from poolwise.data.columns import Wanted, found_columns
 from poolwise.data.corpus import RATING, SPLITS, Corpus, check_classes, held_out, label_text, tell_empty, text_columns
 from poolwise.data.draws import stratified_share
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
-from poolwise.data.reading import PlacedRow, suffixes
+from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
 from poolwise.settings import FilesData, UserError, take_all
-from poolwise.words import counted, some
+from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
@@ -216,13 +216,15 @@ def _schema(wanted: Wanted) -> pyarrow.Schema:
 
 def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
     """Write an Arrow file so that a reader, or a kill, never sees half of it; a mistake leaves none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
             for piece in pieces:
                 writer.write_batch(piece)
         draft.replace(file)
+    except OSError as error:
+        raise UserError(f"{file.parent} cannot be written: {error.strerror or first_line(error)}") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -278,6 +280,8 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
     value = row.get(column)
     if value is None:
         raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
+    if value == HIDDEN and what == "label":
+        raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
         json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind

@@ -31,8 +31,8 @@ LONGEST_LINE = 2**27
 LARGEST_WHOLE = 2**28
 """Bytes of a file that can only be read as a whole (`.json`, `.xlsx`), unpacked."""
 ROWS_AT_A_TIME = 1000
-LABELS_HIDDEN = -1
-"""The label of texts whose label is not told, as in the test splits of GLUE."""
+HIDDEN = "hidden (-1)"
+"""Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
 
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
@@ -262,8 +262,8 @@ def arrow_rows(path: str, batches: Iterable[Any], names: dict[str, list[str]]) -
 def _class_name(place: str, column: str, label: int | None, names: list[str]) -> str | None:
     if label is None:
         return None
-    if label == LABELS_HIDDEN:
-        raise UserError(f"{place}: the label in {column} is hidden (-1); name another split")
+    if label == -1:
+        return HIDDEN
     if not 0 <= label < len(names):
         raise UserError(
             f"{place}: {column} is class {label}, and the file names the {len(names)} classes {some(names)}"
@@ -290,7 +290,9 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
         except (KeyError, ValueError, SyntaxError) as error:  # SyntaxError: of broken XML
             raise zipfile.BadZipFile(str(error)) from error
         try:
-            yield from _sheet_rows(path, workbook.worksheets[0].iter_rows(values_only=True))
+            first = workbook.worksheets[0]
+            first.reset_dimensions()  # what a file says of its size is wrong at times
+            yield from _sheet_rows(path, first.iter_rows(values_only=True))
         except (IndexError, SyntaxError) as error:
             raise zipfile.BadZipFile(str(error)) from error
         finally:
