@@ -77,26 +77,33 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
     kind, compression = kind_of(path), suffixes(path)[1]
     if kind not in READERS:
         raise UserError(f"{path}: files end in {', '.join(READERS)}; text and JSON also in {' or '.join(COMPRESSIONS)}")
-    if compression and kind in (".parquet", ".xlsx"):
+    if compression and kind in PACKED:
         raise UserError(f"{path}: a {kind} file is compressed inside; unpack it and name the {kind} file")
     place = None
-    with damage_told(path):
+    with damage_told(path, (Exception,) if kind in PACKED else BROKEN):
         for place, row in READERS[kind](path):
             yield place, row
     if place is None:
         raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}")
 
 
+PACKED = (".parquet", ".xlsx")
+"""Kinds of files whose libraries raise errors of many types where one is damaged."""
+BROKEN = (EOFError, zlib.error, pyarrow.ArrowException)
+
+
 @contextmanager
-def damage_told(path: str) -> Iterator[None]:
-    """Raise a UserError where a file cannot be read, or what it is packed in is broken."""
+def damage_told(path: str, broken: tuple[type[Exception], ...] = BROKEN) -> Iterator[None]:
+    """Raise a UserError where a file cannot be read, or what it is packed in is `broken`."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, pyarrow.ArrowException) as error:
-        raise UserError(_damaged(path, error)) from error
+    except UserError:
+        raise
     except OSError as error:
         reason = error.strerror
         raise UserError(f"{path} cannot be read: {reason}" if reason else _damaged(path, error)) from error
+    except broken as error:
+        raise UserError(_damaged(path, error)) from error
 
 
 def _damaged(path: str, error: Exception) -> str:
@@ -285,16 +292,11 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
     with warnings.catch_warnings(action="ignore"):  # of styles and other things that are no text
-        try:
-            workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        except (KeyError, ValueError, SyntaxError) as error:  # SyntaxError: of broken XML
-            raise zipfile.BadZipFile(str(error)) from error
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
             first = workbook.worksheets[0]
             first.reset_dimensions()  # what a file says of its size is wrong at times
             yield from _sheet_rows(path, first.iter_rows(values_only=True))
-        except (IndexError, SyntaxError) as error:
-            raise zipfile.BadZipFile(str(error)) from error
         finally:
             workbook.close()
 
@@ -329,7 +331,7 @@ READERS: dict[str, Reader] = {
 
 
 def _open_gzip(path: str) -> io.BufferedReader:
-    return io.BufferedReader(gzip.GzipFile(path))  # type: ignore[arg-type]
+    return io.BufferedReader(gzip.GzipFile(path))
 
 
 def _open_zstd(path: str) -> io.BufferedReader:
