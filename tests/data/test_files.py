@@ -225,6 +225,9 @@ def test_a_folder_of_tables_is_read_by_the_splits_in_their_names(tmp_path):
     assert len(corpus.text["train"]) == 30
     with pytest.raises(UserError, match="no split test; it has train, dev"):
         load_files(settings(train=str(tmp_path), test=str(tmp_path)))
+    (tmp_path / "data/more.csv").write_text("text,label\na,1\n")
+    with pytest.raises(UserError, match=r"data/more\.csv: of train, dev or test\? Other files there say it"):
+        load_files(settings(train=str(tmp_path)))
 
 
 def test_a_saved_data_set_keeps_the_names_of_its_classes(tmp_path):

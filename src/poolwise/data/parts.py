@@ -104,10 +104,10 @@ def _in_folder(folder: Path) -> Found:
     if (folder / SAVED).is_file():
         return {"": [_data_set(str(folder), _saved(folder))]}
     if tables := _tables(folder) or _tables(folder / "data"):
-        return _by_split({str(file): [_file(str(file))] for file in tables}, lambda path: Path(path).name)
+        return _by_split({str(file): [_file(str(file))] for file in tables})
     folders = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(each.rglob("*.txt"))]
     if folders and all(_split_named(each.name) for each in folders):
-        return _by_split({str(each): _in_folder(each).get("", []) for each in folders}, lambda path: Path(path).name)
+        return _by_split({str(each): _in_folder(each).get("", []) for each in folders})
     texts = {each.name: sorted(each.glob("*.txt")) for each in folders} or {"": sorted(folder.glob("*.txt"))}
     if not any(texts.values()):
         raise UserError(f"{folder} is a folder without files that can be read; they end in {', '.join(READERS)}")
@@ -121,12 +121,19 @@ def _tables(folder: Path) -> list[Path]:
     return [each for each in tables if suffixes(str(each))[0] != ".json"] or tables
 
 
-def _by_split(parts: Mapping[str, list[Part]], name: Callable[[str], str]) -> Found:
-    """The parts by the split that their names tell, if all do."""
-    splits = {path: _split_named(name(path)) for path in parts}
+def _by_split(parts: Mapping[str, list[Part]]) -> Found:
+    """The parts by the split that their names tell.
+
+    Raises:
+        UserError: some names tell a split and others do not; what these are is not guessed.
+    """
+    splits = {path: _split_named(Path(path).name) or "" for path in parts}
+    untold = [path for path, split in splits.items() if not split]
+    if untold and any(splits.values()):
+        raise UserError(f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files")
     found: Found = {}
     for path, several in parts.items():
-        found.setdefault((splits[path] if all(splits.values()) else None) or "", []).extend(several)
+        found.setdefault(splits[path], []).extend(several)
     return found
 
 
