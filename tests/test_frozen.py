@@ -162,7 +162,21 @@ def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program,
     seeds = runs.set_index("folder")["label_seed"]
     assert [[seeds[folder] for folder in folders] for (folders,) in pairs] == [[1, 2], [1, 2]]
     assert set(runs["stage1_saw_test_text"]) == {True}
-    assert set(runs["test_texts_in_stage1"]) == {110}  # the rest is its dev split
+    assert set(runs["test_texts_in_stage1"]) == {84}  # the rest are the dev and test that its stage made
+
+
+def test_splits_that_are_made_are_recorded(program, tmp_path, all_in_one):
+    probe = ["stage=sentiment", "encoder=base", *all_in_one, "protocol=probe", "repr=mean", "seed=1"]
+    assert program(*probe, "data.split_seed=3", "data.test_share=0.25") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    made = {"from": "train", "seed": 3, "stratified": True}
+    assert run["made_splits"] == {
+        "test": {**made, "share": 0.25, "texts": 30},
+        "dev": {**made, "share": 0.1, "texts": 12},
+    }
+    predictions = pandas.read_parquet(next((tmp_path / "runs/sentiment").glob("*/predictions.parquet")))
+    assert predictions["split"].value_counts().to_dict() == {"test": 30, "dev": 12}
+    assert list((tmp_path / "cache/rows").glob("*")) == list((tmp_path / "cache/rows").glob("*.arrow"))
 
 
 def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, list[float]]:
@@ -182,7 +196,6 @@ def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -
 def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_one, capsys):
     files = ["stage=sentiment", "encoder=base", *all_in_one]
     for settings, words in (
-        ([*files, "protocol=finetune"], "needs three labelled files; not given: data.dev, data.test (data.train alone"),
         ([*files, "protocol=probe", "protocol.folds=2"], "protocol.folds=2: must be at least 3"),
         ([*files, "protocol=probe", "protocol.folds=90"], "protocol.folds=90: the training texts hold"),
         (

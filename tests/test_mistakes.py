@@ -26,7 +26,7 @@ FILES = {
     "odd.csv": GOOD.encode() + b"well,mixed\n",
     "blank.csv": GOOD.encode() + b" ,pos\n",
     "latin.csv": GOOD.encode() + "une très belle histoire,pos\n".encode("cp1252"),
-    "column.csv": b"review,label\na,pos\nb,neg\n",
+    "column.csv": b"words,label\na,pos\nb,neg\n",
     "blank.txt": b"\n\n",
     "latin.txt": "good\nd\xe9j\xe0 vu, tr\xe8s bien\n".encode("cp1252"),
 }
@@ -219,7 +219,7 @@ MISTAKES = {
     "empty file": (own(test="empty.csv"), 2, ["empty.csv holds no rows"]),
     "header only": (own(test="header.csv"), 2, ["header.csv holds no rows"]),
     "text without text": ([*OWN_TEXT, "data.text=blank.txt"], 2, ["blank.txt holds no text"]),
-    "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has review, label"]),
+    "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has words, label"]),
     "one class only": (own(train="one.csv"), 2, ["one.csv: all labels are 'pos'"]),
     "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' not in good.csv"]),
     "more labels than the head has": (

@@ -226,6 +226,11 @@ def _config(path: str) -> PreTrainedConfig:
     return config
 
 
+def vocabulary_size(path: str) -> int:
+    """How many word pieces the encoder of a folder or hub name has embeddings of."""
+    return int(_config(path).vocab_size)
+
+
 def pooler_notes(folder: Path) -> dict[str, Any]:
     """What stage 1 noted of this export's pooler, in a few figures; empty for a folder of other origin."""
     noted = provenance_of(folder)

@@ -313,9 +313,10 @@ class DemoData:
 
 @dataclass(frozen=True)
 class FilesData:
-    """A person's own files: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2.
+    """A person's own data: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2.
 
-    Labelled files are all three, or `train` alone, of which a probe makes folds.
+    Each names a file, a pattern, a folder, or a data set of the hub. Of `train`, a `dev` and a `test` that are not
+    given are made.
     """
 
     source: Literal["files"]
@@ -325,12 +326,18 @@ class FilesData:
     train: str | None
     dev: str | None
     test: str | None
-    text_column: str
-    label_column: str
+    text_column: str | None
+    """None for a common name, as is that of labels."""
+    label_column: str | None
     rating_column: str | None
     """A weak label of the stage-1 texts, such as stars, for the objective `rating`."""
     text_dev_share: OpenShare
     """Share of the texts held out for the dev loss of stage 1 where there is no `text_dev` and no `dev`."""
+    dev_share: OpenShare
+    """Share of each class of `train` that becomes dev where there is none; and test."""
+    test_share: OpenShare
+    split_seed: Seed
+    """Draws them."""
     max_length: Annotated[int, Bounds(at_least=4.0)]
     contamination: Contamination = "drop"
 

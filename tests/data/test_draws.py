@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from poolwise.data.draws import balanced_draw, stratified_folds
+from poolwise.data.draws import balanced_draw, stratified_folds, stratified_share
 from poolwise.settings import UserError
 
 LABELS = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0])
@@ -47,3 +47,18 @@ def test_more_folds_than_a_class_has_examples_are_told():
         UserError, match=r"protocol\.folds=5: the training texts hold 4 of class 'bad'; at most so many"
     ):
         stratified_folds(LABELS, NAMES, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "expected"), [([60, 30], 0.1, [6, 3]), ([1, 2, 9], 0.2, [0, 1, 2]), ([3, 3], 0.9, [2, 2])]
+)
+def test_a_share_of_every_class_is_held_out_and_some_of_it_left(sizes, share, expected):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    out = stratified_share(labels, share, seed=1)
+    assert np.bincount(labels[out], minlength=len(sizes)).tolist() == expected
+    assert (stratified_share(labels, share, seed=1) == out).all()
+
+
+def test_the_seed_draws_what_is_held_out():
+    labels = np.repeat([0, 1], 50)
+    assert len({stratified_share(labels, 0.2, seed).tobytes() for seed in range(20)}) == 20

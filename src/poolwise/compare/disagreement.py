@@ -54,7 +54,7 @@ def disputed_texts(conditions: Sequence[Condition]) -> list[DisputedText] | None
         return None
     labelled = run["material"]["labelled"]
     split = "test" if "test" in labelled else "train"  # of which a probe in folds predicts every text
-    test = corpus.labelled.get(split)
+    test = corpus.labelled.get("test") if split == "test" else corpus.unsplit
     if test is None or content_hash(test) != labelled[split]:
         return None
     shares = np.stack([np.mean([right(folder) for folder in each.runs["folder"]], axis=0) for each in conditions])

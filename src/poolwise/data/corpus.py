@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
@@ -24,14 +24,18 @@ class Corpus:
 
     Attributes:
         text: splits `train` and `dev` of stage 1, column `text`, and `rating` (text) where the source has one.
-        labelled: splits `train`, `dev` and `test` of stage 2, columns `text` and `label` (0 to C - 1); `train` alone
-            where the source has no splits, and empty where it has no labels.
+        labelled: splits `train`, `dev` and `test` of stage 2, columns `text` and `label` (0 to C - 1); empty where the
+            source has no labels.
         label_names: C names, in the order of the class ids.
+        unsplit: all labelled rows, where the source has neither dev nor test; of them folds can be made.
+        made_splits: of the splits that the source has not: from which, by which share and seed they were made.
     """
 
     text: dict[str, Dataset]
     labelled: dict[str, Dataset]
     label_names: tuple[str, ...]
+    unsplit: Dataset | None = None
+    made_splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:
@@ -77,9 +81,24 @@ def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
     Raises:
         UserError: some are; with the rows, counted from 1.
     """
+    tell_empty(
+        source,
+        {
+            what: [row for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
+            for what, values in columns.items()
+        },
+    )
+
+
+def tell_empty(source: str, rows: Mapping[str, list[int]]) -> None:
+    """Raise a UserError if there are rows with nothing in them.
+
+    Args:
+        source: the file or split, for messages.
+        rows: counted from 1, by what is empty in them, such as `text`.
+    """
     messages = []
-    for what, values in columns.items():
-        empty = [row for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
+    for what, empty in rows.items():
         if empty:
             places = f"row{'s' if len(empty) > 1 else ''} {some(empty)}"
             messages.append(
@@ -87,6 +106,35 @@ def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
             )
     if messages:
         raise UserError(*messages)
+
+
+FEW_CLASSES = 20
+"""So many are never doubted, however few texts there are."""
+
+
+def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iterable[str] = ()) -> None:
+    """Check that labels are classes.
+
+    Args:
+        source: the file or split, for messages.
+        names: of the classes.
+        rows: how many have these labels.
+        messages: what else is wrong with labels.
+
+    Raises:
+        UserError: there is one class only, or nearly as many as rows; or there are other messages.
+    """
+    found = list(messages)
+    if len(names) < 2:
+        found.insert(0, f"{source}: all labels are {names[0]!r}; a classifier needs at least two classes")
+    if len(names) > max(FEW_CLASSES, rows // 2):
+        found.insert(
+            0,
+            f"{source}: {len(names):,} different labels in {counted(rows, 'row')} ({some(names)}), but many texts "
+            "share a class; is another column the label (data.label_column=)?",
+        )
+    if found:
+        raise UserError(*found)
 
 
 LEAST_HELD_OUT = 10
@@ -111,4 +159,4 @@ def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Datase
     least = min(LEAST_HELD_OUT, len(texts) // 2)
     count = min(max(round(share * len(texts)), least), len(texts) - 1)
     parts = texts.train_test_split(test_size=count, seed=0)
-    return parts["train"].flatten_indices(), parts["test"].flatten_indices()
+    return parts["train"], parts["test"]

@@ -4,7 +4,7 @@ Shapes: N examples, C classes, n drawn examples.
 """
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 from numpy import ndarray
 
 from poolwise.settings import UserError
@@ -46,6 +46,22 @@ def stratified_folds(labels: Int[ndarray, " N"], names: tuple[str, ...], count: 
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_class] = np.arange(len(labels)) % count
     return folds
+
+
+def stratified_share(labels: Int[ndarray, " N"], share: float, seed: int) -> Bool[ndarray, " N"]:
+    """Which examples are held out: the share of each class, rounded, but of two or more at least one and never all.
+
+    Args:
+        labels: (N,) class ids.
+        share: of each class.
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        out[own[: min(max(round(share * len(own)), 1), len(own) - 1)]] = True
+    return out
 
 
 def _check_enough(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int, setting: str) -> None:

@@ -1,38 +1,72 @@
-"""A person's own files: plain text for stage 1, labelled CSV, TSV or JSONL for stage 2."""
+"""A person's own files, folders and data sets: text for stage 1, labelled rows for stage 2."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Value
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+from datasets.table import InMemoryTable
 
-from poolwise.data.corpus import RATING, SPLITS, Corpus, check_filled, held_out, label_text, text_columns
-from poolwise.data.reading import Row, kind_of, read_lines, read_rows
+from poolwise.data.columns import Wanted, found_columns
+from poolwise.data.corpus import RATING, SPLITS, Corpus, check_classes, held_out, label_text, tell_empty, text_columns
+from poolwise.data.draws import stratified_share
+from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
+from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
 from poolwise.settings import FilesData, UserError, take_all
-from poolwise.words import some
+from poolwise.words import counted, first_line, some
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+"""Raised by hand when the rows that are read of the same files change; part of every cache key."""
+PIECE_ROWS, PIECE_CHARACTERS = 1000, 2**25
+"""What is held in memory at a time while rows are read."""
 
 
-def load_files(data: FilesData) -> Corpus:
-    """Read the files that `data` names; stage-1 text is `text`, or the training texts where it is not given.
+def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
+    """Read what `data` names; stage-1 text is `text`, or the training texts where it is not given.
+
+    Rows are streamed to Arrow files, which are mapped into memory: a corpus may be larger than it. Of a train without
+    dev or test, these are made: a share of each class, drawn by `split_seed`; `Corpus.made_splits` says so.
+
+    Args:
+        data: the settings.
+        cache: where the Arrow files are kept, by a key of the content of what they are read from; None holds rows in
+            memory.
 
     Raises:
-        UserError: a file is missing, empty, not UTF-8, of an unknown kind, lacks a column, a text or a label, or
-            splits are missing; what is wrong with all of the files is told together.
+        UserError: something is missing, empty, not UTF-8, of an unknown kind, lacks a column, a text or a label; what
+            is wrong with all of it is told together.
     """
-    labelled: dict[str, list[Row]] = {}
+    labelled: dict[str, pyarrow.Table] = {}
     texts: dict[str, Dataset] = {}
     take_all(
         [
-            lambda: labelled.update(_read_labelled(data)),
-            *(partial(_read_texts_into, texts, name, data) for name in ("text", "text_dev")),
+            lambda: labelled.update(_read_labelled(data, cache)),
+            *(partial(_read_texts_into, texts, name, data, cache) for name in ("text", "text_dev")),
         ]
     )
     label_names = _label_names(data, labelled)
-    splits = {split: _as_dataset(rows, data, label_names) for split, rows in labelled.items()}
+    given = {split: _with_ids(table, label_names) for split, table in labelled.items()}
+    unsplit = given["train"].select_columns(["text", "label"]) if list(given) == ["train"] else None
+    splits, made = _with_made_splits(data, given)
     unrated = {split: rows.select_columns(["text", "label"]) for split, rows in splits.items()}
-    return Corpus(_stage1_text(data, texts, splits), unrated, label_names)
+    text = _stage1_text(data, texts, splits, made)
+    return Corpus(text, unrated, label_names, unsplit, made)
 
 
-def _stage1_text(data: FilesData, texts: dict[str, Dataset], labelled: dict[str, Dataset]) -> dict[str, Dataset]:
+def _stage1_text(
+    data: FilesData, texts: dict[str, Dataset], labelled: dict[str, Dataset], made: dict[str, Any]
+) -> dict[str, Dataset]:
     if "text" in texts:
         text, source = texts["text"], f"data.text={data.text}"
     elif labelled:
@@ -45,95 +79,211 @@ def _stage1_text(data: FilesData, texts: dict[str, Dataset], labelled: dict[str,
         dev = text_columns(labelled["dev"])
     else:
         text, dev = held_out(text, data.text_dev_share, source)
+        made["text_dev"] = {"from": "text", "share": data.text_dev_share, "seed": 0, "texts": len(dev)}
     return {"train": text, "dev": dev}
 
 
-def _read_labelled(data: FilesData) -> dict[str, list[Row]]:
-    """The rows of the labelled files: of all three, or of train alone; none where no file is named."""
-    paths = {split: _path(data, split) for split in SPLITS}
-    missing = [f"data.{split}" for split, path in paths.items() if path is None]
-    if len(missing) == len(SPLITS):
+def _with_made_splits(
+    data: FilesData, given: dict[str, Dataset]
+) -> tuple[dict[str, Dataset], dict[str, dict[str, Any]]]:
+    """All three splits, and how those were made that are not given: of train, before dev is taken test is."""
+    splits = dict(given)
+    made: dict[str, dict[str, Any]] = {}
+    for split, share in (("test", data.test_share), ("dev", data.dev_share)):
+        if given and split not in given:
+            rows = splits["train"]
+            whole = len(given["train"])
+            out = stratified_share(np.array(rows["label"]), share * whole / len(rows), data.split_seed)
+            if not out.any() or out.all():
+                raise UserError(
+                    f"data.train={data.train}: {counted(len(rows), 'text')} are too few to hold some of a class out as "
+                    f"{split}; give data.{split}"
+                )
+            splits["train"], splits[split] = (rows.select(np.flatnonzero(part)) for part in (~out, out))
+            held = int(out.sum())
+            made[split] = {"from": "train", "share": share, "seed": data.split_seed, "stratified": True, "texts": held}
+            log.info("data.%s: made of data.train, %s by seed %d", split, counted(held, "text"), data.split_seed)
+    return {split: splits[split] for split in SPLITS if split in splits}, made
+
+
+def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Table]:
+    """Text and label of the splits that are given; those that lie beside train in its folder or data set are too."""
+    paths = {split: path for split in SPLITS if (path := _path(data, split)) is not None}
+    if not paths:
         return {}
-    rows: dict[str, list[Row]] = {}
+    found: dict[str, Found] = {}
+    tables: dict[str, pyarrow.Table] = {}
+
+    def find(split: str, path: str) -> None:
+        found[split] = find_parts(path)
 
     def read(split: str, path: str) -> None:
-        rows[split] = list(read_rows(path, (data.text_column, data.label_column, *_rating_columns(data))))
-        named = (("text", data.text_column), ("label", data.label_column))
-        check_filled(path, {what: [row[column] for row in rows[split]] for what, column in named})
+        wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
+        parts = parts_of_split(path, found[split], split)
+        tables[split] = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
 
-    def check_given() -> None:
-        if missing and missing != ["data.dev", "data.test"]:
-            raise UserError(f"stage 2 needs three labelled files; not given: {', '.join(missing)}")
+    def steps() -> Iterator[Any]:
+        if "train" not in paths:
+            yield partial(_tell, f"stage 2 needs data.train; given: {some(f'data.{split}' for split in paths)}")
+        for split, path in list(paths.items()):
+            yield partial(find, split, path)
+            if split in found:
+                yield partial(read, split, path)
+        for split in SPLITS:
+            if split not in paths and split in found.get("train", {}):
+                found[split] = found["train"]
+                yield partial(read, split, paths["train"])
 
-    take_all([check_given, *(partial(read, split, path) for split, path in paths.items() if path is not None)])
-    return rows
+    take_all(steps())
+    return {split: tables[split] for split in SPLITS if split in tables}
 
 
-def _label_names(data: FilesData, labelled: dict[str, list[Row]]) -> tuple[str, ...]:
+def _tell(message: str) -> None:
+    raise UserError(message)
+
+
+def _label_names(data: FilesData, labelled: dict[str, pyarrow.Table]) -> tuple[str, ...]:
     """The classes, sorted by name: those of train, which must be at least two and hold those of dev and test."""
     if not labelled:
         return ()
-    found = {split: sorted({label_text(row[data.label_column]) for row in rows}) for split, rows in labelled.items()}
+    found = {split: sorted(table["label"].unique().to_pylist()) for split, table in labelled.items()}
     names = tuple(found["train"])
     messages = [
-        f"{getattr(data, split)}: {'labels' if len(unknown) > 1 else 'label'} {some(map(repr, unknown))} not in "
-        f"{data.train}; the classifier knows {some(map(repr, names))}"
+        f"{getattr(data, split) or data.train}: {'labels' if len(unknown) > 1 else 'label'} {some(map(repr, unknown))} "
+        f"not in {data.train}; the classifier knows {some(map(repr, names))}"
         for split, labels in found.items()
         if (unknown := [label for label in labels if label not in names])
     ]
-    if len(names) < 2:
-        messages.insert(0, f"{data.train}: all labels are {names[0]!r}; a classifier needs at least two classes")
-    if messages:
-        raise UserError(*messages)
+    check_classes(str(data.train), names, labelled["train"].num_rows, messages)
     return names
 
 
-def _as_dataset(rows: list[Row], data: FilesData, names: tuple[str, ...]) -> Dataset:
-    """Columns `text` and `label` (class ids), and `rating` where `data` names its column."""
-    features = {"text": Value("string"), "label": ClassLabel(names=list(names))}
-    columns = {
-        "text": [str(row[data.text_column]) for row in rows],
-        "label": [names.index(label_text(row[data.label_column])) for row in rows],
-        **_ratings(rows, data),
-    }
-    rated = {RATING: Value("string")} if data.rating_column is not None else {}
-    return Dataset.from_dict(columns, Features(features | rated))
+def _with_ids(table: pyarrow.Table, names: tuple[str, ...]) -> Dataset:
+    """Columns `text` and `label` (class ids), and `rating` where it was read."""
+    ids = pyarrow.compute.index_in(table["label"], value_set=pyarrow.array(names)).cast(pyarrow.int64())
+    return _as_dataset(table.set_column(table.schema.get_field_index("label"), "label", ids), names)
 
 
-def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData) -> None:
+def _as_dataset(table: pyarrow.Table, names: tuple[str, ...] = ()) -> Dataset:
+    features = {name: Value("string") for name in table.column_names}
+    features |= {"label": ClassLabel(names=list(names))} if names else {}
+    # The fingerprint is of no use here, and a hash of the table would read all of it.
+    return Dataset(InMemoryTable(table), DatasetInfo(features=Features(features)), fingerprint=os.urandom(8).hex())
+
+
+def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cache: Path | None) -> None:
     path = _path(data, name)
-    if path is not None:
-        texts[name] = _read_texts(path, data)
+    if path is None:
+        return
+    wanted = {"text": data.text_column} | _rating(data)
+    parts = parts_of_split(path, find_parts(path), {"text": "train", "text_dev": "dev"}[name])
+    table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
+    if table.num_rows == 0:
+        raise UserError(f"{path} holds no text")
+    texts[name] = _as_dataset(table)
 
 
 def _path(data: FilesData, name: str) -> str | None:
-    """The file that a setting names; none for `data.text=`, which makes no path or that of this folder."""
+    """What a setting names; nothing for `data.text=`, which makes no path or that of this folder."""
     path: str | None = getattr(data, name)
     return None if path in ("", ".") else path
 
 
-def _read_texts(path: str, data: FilesData) -> Dataset:
-    """A text a line in `.txt`, else the text column; blank texts are left out; with ratings if asked for."""
-    if kind_of(path) == ".txt":
-        if data.rating_column is not None:
-            raise UserError(
-                f"{path} has no column {data.rating_column} (data.rating_column): .txt files hold text only"
-            )
-        texts: Iterable[str] = (line.rstrip("\r\n") for line in read_lines(path))
-        rows: list[Row] = []
-    else:
-        rows = list(read_rows(path, (data.text_column, *_rating_columns(data))))
-        texts = (str(row[data.text_column]) for row in rows)
-    columns = {"text": list(texts), **_ratings(rows, data)}
-    kept = [number for number, text in enumerate(columns["text"]) if text.strip()]
-    if not kept:
-        raise UserError(f"{path} holds no text")
-    return Dataset.from_dict({name: [column[number] for number in kept] for name, column in columns.items()})
+def _rating(data: FilesData) -> dict[str, str | None]:
+    return {} if data.rating_column is None else {RATING: data.rating_column}
 
 
-def _ratings(rows: list[Row], data: FilesData) -> dict[str, list[str]]:
-    return {} if data.rating_column is None else {RATING: [label_text(row[data.rating_column]) for row in rows]}
+def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
+    """The wanted columns of a part as texts, from the Arrow file that keeps them, or written to it."""
+    if part.is_text and len(wanted) > 1:
+        lacking = next(name or what for what, name in wanted.items() if what != "text")
+        setting = "label" if "label" in wanted else RATING
+        raise UserError(f"{part.path} has no column {lacking} (data.{setting}_column): .txt files hold text only")
+    if not part.columns_named:
+        wanted = dict.fromkeys(wanted)
+    if cache is None:
+        return pyarrow.Table.from_batches(_pieces(part, wanted), _schema(wanted))
+    key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
+    file = cache / "rows" / f"{key}.arrow"
+    if not file.exists():
+        _write(file, _pieces(part, wanted), _schema(wanted))
+    return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
 
 
-def _rating_columns(data: FilesData) -> tuple[str, ...]:
-    return () if data.rating_column is None else (data.rating_column,)
+def _schema(wanted: Wanted) -> pyarrow.Schema:
+    return pyarrow.schema([(what, pyarrow.string()) for what in wanted])
+
+
+def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
+    """Write an Arrow file so that a reader, or a kill, never sees half of it; a mistake leaves none."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+            for piece in pieces:
+                writer.write_batch(piece)
+        draft.replace(file)
+    except OSError as error:
+        raise UserError(f"{file.parent} cannot be written: {error.strerror or first_line(error)}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
+    """The wanted columns of a part, some rows at a time; of texts without labels those that are blank are left out."""
+    piece: list[dict[str, str]] = []
+    characters, empty = 0, EmptyValues()
+    for number, values in enumerate(_values(part, wanted), start=1):
+        if "label" in wanted:
+            empty.look_at(number, values)
+        elif not values["text"].strip():
+            continue
+        piece.append(values)
+        characters += len(values["text"])
+        if len(piece) == PIECE_ROWS or characters > PIECE_CHARACTERS:
+            yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
+            piece, characters = [], 0
+    tell_empty(part.path, empty.rows)
+    if piece:
+        yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
+
+
+@dataclass
+class EmptyValues:
+    """The rows, counted from 1, in which a text or a label is empty."""
+
+    rows: dict[str, list[int]] = field(default_factory=lambda: {"text": [], "label": []})
+
+    def look_at(self, number: int, values: dict[str, str]) -> None:
+        """Note what is empty in a row; a label that is no number is none."""
+        for what, rows in self.rows.items():
+            if not values[what].strip() or (what == "label" and values[what].lower() == "nan"):
+                rows.append(number)
+
+
+def _values(part: Part, wanted: Wanted) -> Iterator[dict[str, str]]:
+    """The wanted values of each row as texts.
+
+    Raises:
+        UserError: a row lacks a column, or holds a list or an object in it.
+    """
+    columns: dict[str, str] = {}
+    for place, row in part.rows():
+        if row.get("label") == UNLABELLED and not part.columns_named and "label" in wanted:
+            continue
+        columns = columns or found_columns(part.path, list(row), wanted)
+        yield {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
+
+
+def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
+    place, row = placed
+    value = row.get(column)
+    if value is None:
+        raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
+    if value == HIDDEN and what == "label":
+        raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
+    if not isinstance(value, str | int | float):
+        kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
+        json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind
+        raise UserError(f"{path}, {place}: {column} is a {json_kind}; a text, a number or true/false is allowed")
+    return str(value) if what == "text" else label_text(value)

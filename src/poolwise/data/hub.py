@@ -27,9 +27,10 @@ def load_hub(data: HubData) -> Corpus:
         partial(check_filled, f"{data.path}, split {name}", {what: splits[name][what] for what in ("text", "label")})
         for name in dict.fromkeys((data.train, data.dev or data.train, data.test))
     )
-    train = splits[data.train]
+    train, made = splits[data.train], {}
     if data.dev is None:
         train, dev = held_out(train, data.dev_share, f"data={data.name}")
+        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": False, "texts": len(dev)}
     else:
         dev = splits[data.dev]
     labelled = {"train": train, "dev": dev, "test": splits[data.test]}
@@ -38,7 +39,7 @@ def load_hub(data: HubData) -> Corpus:
     texts = [train if name == data.train else splits[name] for name in data.text]
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
     labelled = {split: _as_ids(rows, names) for split, rows in labelled.items()}
-    return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, names)
+    return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, names, made_splits=made)
 
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:

@@ -1,29 +1,54 @@
-"""Rows and lines of a person's own files, each mistake told with its place."""
+"""Rows of a person's own files, one at a time, each mistake told with its place."""
 
 import csv
+import gzip
+import io
 import json
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator
+import math
+import warnings
+import zipfile
+import zlib
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 from charset_normalizer import from_bytes
+from datasets import ClassLabel, Features
 
 from poolwise.settings import UserError
-from poolwise.words import counted, nearest, some
+from poolwise.words import counted, first_line, size, some
 
 Row = dict[str, Any]
 PlacedRow = tuple[str, Row]
-"""A row, and where it stands: `row 41` of a table, `line 41` of JSONL."""
+"""A row, and where it stands: `row 41` of a table, `line 41` of JSONL. None stands where a row ends early."""
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+LONGEST_LINE = 2**27
+"""Characters of a line, or of a field in quotes; a longer one comes of a file that is no text, or of an open quote."""
+LARGEST_WHOLE = 2**28
+"""Bytes of a file that can only be read as a whole (`.json`, `.xlsx`), unpacked."""
+ROWS_AT_A_TIME = 1000
+HIDDEN = "hidden (-1)"
+"""Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
+
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
-LONGEST_FIELD = 2**31 - 1
-"""Characters; the csv module's own limit of 131,072 is less than some texts have."""
+SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
+
+MARKS = {
+    BOM_UTF8: "utf-8-sig",
+    BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is the start of this one
+    BOM_UTF32_BE: "utf-32",
+    BOM_UTF16_LE: "utf-16",
+    BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by the mark that a file of theirs begins with."""
 
 
 def kind_of(path: str) -> str:
-    """The suffix in small letters.
+    """The suffix in small letters, without that of a compression.
 
     Raises:
         UserError: the path cannot be looked at, or is no regular file; a pipe would be waited for without end.
@@ -34,54 +59,103 @@ def kind_of(path: str) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if irregular:
         raise UserError(f"{path} cannot be read: it is a {'folder' if Path(path).is_dir() else 'pipe or device'}")
-    return Path(path).suffix.lower()
+    return suffixes(path)[0]
 
 
-def read_rows(path: str, columns: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of a CSV (quoted), TSV (no quoting) or JSONL file: a text, number or true/false for each column.
+def suffixes(path: str) -> tuple[str, str]:
+    """What kind of file a name says, and how it is compressed: `.csv` and `.gz`, or `.csv` and nothing."""
+    name = Path(path.lower())
+    return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
+
+
+def read_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of a file, by the reader of its kind.
 
     Raises:
-        UserError: the file is missing, not UTF-8, empty, of another kind, or a row lacks a column, has more fields
-            than the header, or holds a list or an object.
+        UserError: the file is missing, empty, of another kind, damaged, no text, or a row cannot be read.
     """
-    kind = kind_of(path)
-    if kind == ".jsonl":
-        rows: Iterator[PlacedRow] = _json_rows(path)
-    elif kind in SEPARATORS:
-        rows = _table_rows(path, columns, SEPARATORS[kind])
-    else:
-        raise UserError(f"{path}: files end in .csv, .tsv or .jsonl (and .txt for stage 1)")
+    kind, compression = kind_of(path), suffixes(path)[1]
+    if kind not in READERS:
+        raise UserError(f"{path}: files end in {', '.join(READERS)}; text and JSON also in {' or '.join(COMPRESSIONS)}")
+    if compression and kind in PACKED:
+        raise UserError(f"{path}: a {kind} file is compressed inside; unpack it and name the {kind} file")
     place = None
-    for place, row in rows:
-        for column in columns:
-            value = row.get(column)
-            if value is None:
-                raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
-            if not isinstance(value, str | int | float):
-                found = "list" if isinstance(value, list) else "object"
-                raise UserError(
-                    f"{path}, {place}: {column} is a JSON {found}; a text, a number or true/false is allowed"
-                )
-        yield row
+    with damage_told(path, (Exception,) if kind in PACKED else BROKEN):
+        for place, row in READERS[kind](path):
+            yield place, row
     if place is None:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}")
 
 
-def _table_rows(path: str, columns: tuple[str, ...], separator: str) -> Iterator[PlacedRow]:
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(
-        read_lines(path),
-        delimiter=separator,
-        quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
-        strict=True,
-    )
+PACKED = (".parquet", ".xlsx")
+"""Kinds of files whose libraries raise errors of many types where one is damaged."""
+BROKEN = (EOFError, zlib.error, pyarrow.ArrowException)
+
+
+@contextmanager
+def damage_told(path: str, broken: tuple[type[Exception], ...] = BROKEN) -> Iterator[None]:
+    """Raise a UserError where a file cannot be read, or what it is packed in is `broken`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"{path} cannot be read: {reason}" if reason else _damaged(path, error)) from error
+    except broken as error:
+        raise UserError(_damaged(path, error)) from error
+
+
+def _damaged(path: str, error: Exception) -> str:
+    kind = Path(path).suffix.lower()
+    return f"{path}: not a whole {kind} file ({first_line(error)[:200]}); copy, download or save it again"
+
+
+def text_lines(path: str) -> Iterator[PlacedRow]:
+    """A row with the column `text` for each line."""
+    for number, line in enumerate(read_lines(path), start=1):
+        yield f"line {number}", {"text": line.rstrip("\r\n")}
+
+
+def comma_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of a CSV file, quoted where texts hold commas."""
+    return _table_rows(path, ",", csv.QUOTE_MINIMAL)
+
+
+def tab_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts."""
+    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE)
+
+
+def _is_quoted(path: str) -> bool:
+    """Whether fields are in quotes: those of the header are, or some are and every row then has the header's fields."""
+    lines = read_lines(path)
+    header = next((line for line in lines if line.strip()), "")
+    if header.startswith('"'):
+        return True
+    if not any(field.startswith('"') for line in lines for field in line.split("\t")):
+        return False
+    try:
+        widths = {len(fields) for fields in _csv_reader(read_lines(path), "\t", csv.QUOTE_MINIMAL) if fields}
+    except csv.Error:
+        return False
+    return len(widths) == 1
+
+
+def _csv_reader(lines: Iterable[str], separator: str, quoting: Any) -> Any:
+    csv.field_size_limit(LONGEST_LINE)  # the csv module's own limit of 131,072 is less than some texts have
+    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+
+
+def _table_rows(path: str, separator: str, quoting: Any) -> Iterator[PlacedRow]:
+    reader = _csv_reader(read_lines(path), separator, quoting)
     begin, number = 1, 0
     header: list[str] = []
     try:
         for fields in reader:
             if fields and not header:
                 header = fields
-                _check_header(path, header, columns, separator)
+                check_names(path, header)
             elif fields:
                 number += 1
                 if len(fields) > len(header):
@@ -97,84 +171,248 @@ def _table_rows(path: str, columns: tuple[str, ...], separator: str) -> Iterator
         ) from error
 
 
-def _check_header(path: str, header: list[str], columns: tuple[str, ...], separator: str) -> None:
-    """Raise a UserError if a column is missing or there twice."""
+def check_names(path: str, header: list[str]) -> None:
+    """Raise a UserError if a column is there twice."""
     twice = sorted({column for column in header if column and header.count(column) > 1})
     if twice:
         raise UserError(f"{path}: the header has {some(twice)} twice; each column needs a name of its own")
-    for column in columns:
-        if column not in header:
-            others = [name for mark, name in SEPARATOR_NAMES.items() if mark != separator and mark in header[0]]
-            advice = (
-                f"; it seems to be separated by {others[0]}, and {Path(path).suffix} files are by "
-                f"{SEPARATOR_NAMES[separator]}"
-                if others and len(header) == 1
-                else f"{nearest(column, header)}; it has {some(header)} (name yours with data.text_column=, "
-                "data.label_column= and data.rating_column=)"
-            )
-            raise UserError(f"{path}: no column {column}{advice}")
 
 
-def _json_rows(path: str) -> Iterator[PlacedRow]:
+def json_lines(path: str) -> Iterator[PlacedRow]:
+    """The rows of JSONL: an object a line."""
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-                if "\\ud" in line.lower():
-                    json.dumps(row, ensure_ascii=False).encode()  # raises where half of a surrogate pair stands alone
-            except (ValueError, RecursionError) as error:
-                reason = str(error).split(";")[0]  # what follows tells programmers which limit to raise
-                raise UserError(f"{path}, line {number}: not JSON that can be read ({reason})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object")
-            yield f"line {number}", row
+            yield f"line {number}", _json_row(f"{path}, line {number}", _json(f"{path}, line {number}", line))
+
+
+def json_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of a list of JSON objects, which is read as a whole; what begins with no `[` is read as JSONL."""
+    start = next((line for line in read_lines(path) if line.strip()), "")
+    if not start.lstrip().startswith("["):
+        yield from json_lines(path)
+        return
+    lines, length = [], 0
+    for line in read_lines(path):
+        lines.append(line)
+        length += len(line)
+        if length > LARGEST_WHOLE:
+            raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)}; make it .jsonl, an object a line")
+    for number, row in enumerate(_json(path, "".join(lines)), start=1):
+        yield f"object {number}", _json_row(f"{path}, object {number}", row)
+
+
+def _json(place: str, text: str) -> Any:
+    try:
+        found = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()  # raises where half of a surrogate pair stands alone
+    except (ValueError, RecursionError) as error:
+        reason = str(error).split(";")[0]  # what follows tells programmers which limit to raise
+        raise UserError(f"{place}: not JSON that can be read ({reason})") from error
+    return found
+
+
+def _json_row(place: str, row: Any) -> Row:
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: not a JSON object")
+    return filled(row)
+
+
+def filled(row: Row) -> Row:
+    """The row with an empty text in place of nulls and NaN."""
+    return {name: "" if value is None or _is_nan(value) else value for name, value in row.items()}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def parquet_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of a Parquet file; class ids that `datasets` wrote become the names of their classes."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        check_names(path, file.schema_arrow.names)
+        yield from arrow_rows(path, file.iter_batches(ROWS_AT_A_TIME), class_names(file.schema_arrow))
+
+
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """The names of classes that `datasets` noted in an Arrow schema, by column."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    features = Features.from_arrow_schema(schema)
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+
+
+def arrow_rows(path: str, batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[PlacedRow]:
+    """The rows of Arrow record batches.
+
+    Args:
+        path: for messages.
+        batches: of rows.
+        names: of the classes that a column holds the ids of, by column.
+
+    Raises:
+        UserError: a text is not UTF-8, or a class id has no name.
+    """
+    number = 0
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, rows {number + 1} and on: a text is not UTF-8; write it as a string") from error
+        for row in rows:
+            number += 1
+            for column, known in names.items():
+                row[column] = _class_name(f"{path}, row {number}", column, row[column], known)
+            yield f"row {number}", filled(row)
+
+
+def _class_name(place: str, column: str, label: int | None, names: list[str]) -> str | None:
+    if label is None:
+        return None
+    if label == -1:
+        return HIDDEN
+    if not 0 <= label < len(names):
+        raise UserError(
+            f"{place}: {column} is class {label}, and the file names the {len(names)} classes {some(names)}"
+        )
+    return names[label]
+
+
+def sheet_rows(path: str) -> Iterator[PlacedRow]:
+    """The rows of the first sheet of an Excel file below its header; of formulas, the values that were saved.
+
+    Raises:
+        UserError: openpyxl is not installed, the file is no workbook or too large, or a cell holds an error.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise UserError(f"{path}: reading .xlsx needs openpyxl: pip install 'poolwise[excel]'") from error
+    with zipfile.ZipFile(path) as packed:
+        if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
+            raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
+    with warnings.catch_warnings(action="ignore"):  # of styles and other things that are no text
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            first = workbook.worksheets[0]
+            first.reset_dimensions()  # what a file says of its size is wrong at times
+            yield from _sheet_rows(path, first.iter_rows(values_only=True))
+        finally:
+            workbook.close()
+
+
+def _sheet_rows(path: str, rows: Iterator[tuple[Any, ...]]) -> Iterator[PlacedRow]:
+    header: list[str] = []
+    for number, cells in enumerate(rows, start=1):
+        if all(cell is None for cell in cells):
+            continue
+        wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
+        if wrong:
+            raise UserError(f"{path}, row {number} of the sheet: a cell holds the error {wrong}; mend it in the sheet")
+        if not header:
+            header = ["" if cell is None else str(cell) for cell in cells]
+            check_names(path, header)
+        else:
+            row = dict.fromkeys(header) | dict(zip(header, cells, strict=False))
+            yield f"row {number} of the sheet", filled(row)
+
+
+Reader = Callable[[str], Iterator[PlacedRow]]
+READERS: dict[str, Reader] = {
+    ".txt": text_lines,
+    ".csv": comma_rows,
+    ".tsv": tab_rows,
+    ".jsonl": json_lines,
+    ".json": json_rows,
+    ".parquet": parquet_rows,
+    ".xlsx": sheet_rows,
+}
+"""What reads each kind of file."""
+
+
+def _open_gzip(path: str) -> io.BufferedReader:
+    return io.BufferedReader(gzip.GzipFile(path))
+
+
+def _open_zstd(path: str) -> io.BufferedReader:
+    return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))  # pyarrow is there for `datasets`
+
+
+COMPRESSIONS: dict[str, Callable[[str], io.BufferedReader]] = {".gz": _open_gzip, ".zst": _open_zstd}
+"""What opens a file that is compressed so; it is unpacked piece by piece."""
+
+
+def open_unpacked(path: str) -> io.BufferedReader:
+    """The bytes of a file, unpacked as they are read."""
+    opener = COMPRESSIONS.get(suffixes(path)[1])
+    return opener(path) if opener else Path(path).open("rb")
+
+
+def encoding_of(stream: io.BufferedReader) -> str:
+    """The encoding that the mark at the start of a stream tells, or UTF-8; nothing is read away."""
+    start = stream.peek(4)[:4]
+    return next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), "utf-8")
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, with their ends.
+    """The lines of a UTF-8 file, or of one in UTF-16 or UTF-32 that begins with a byte order mark, with their ends.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 or holds NUL bytes.
+        UserError: the file cannot be read, is of another encoding, holds NUL bytes or a line beyond all measure.
     """
+    number = 0
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            for line in stream:
+        with damage_told(path), open_unpacked(path) as stream:
+            text = io.TextIOWrapper(stream, encoding_of(stream), newline="")
+            while line := text.readline(LONGEST_LINE + 1):
+                number += 1
                 if "\0" in line:
                     raise UserError(_holds_nul(path))
+                if len(line) > LONGEST_LINE:
+                    raise UserError(
+                        f"{path}, line {number}: longer than {LONGEST_LINE:,} characters; is it a text file?"
+                    )
                 yield line
     except UnicodeDecodeError as error:
-        raise UserError(_not_utf8(path)) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        with damage_told(path):
+            raise UserError(_not_decoded(path, error.encoding)) from error
 
 
 LIKELY_ENCODINGS = "cp1252 utf_16 gb18030 big5 shift_jis euc_kr cp1251 koi8_r iso8859_2".split()
 """What files that are not UTF-8 mostly are; among all encodings there are, short texts fit too many."""
+SAMPLE_BYTES = 1_000_000
 
 
-def _not_utf8(path: str) -> str:
+def _not_decoded(path: str, encoding: str) -> str:
+    """The message for a file that is not in the encoding that it is read in."""
+    if not encoding.startswith("utf-8"):
+        return f"{path}: it begins as {encoding} does, but is not {encoding} throughout; save it as UTF-8"
+    before, number, offset = b"", 0, 0
+    with open_unpacked(path) as stream:
+        while line := stream.readline(LONGEST_LINE):
+            number += 1
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                rest = line + stream.read(SAMPLE_BYTES)
+                return _not_utf8(path, f"line {number}", offset + error.start, line[error.start], before, rest)
+            before, offset = (before + line)[-100:], offset + len(line)
+    return f"{path}: not UTF-8"
+
+
+def _not_utf8(path: str, place: str, offset: int, byte: int, before: bytes, rest: bytes) -> str:
     """The message for a file that is not UTF-8: the first place where it is not, and what it seems to be."""
-    content = Path(path).read_bytes()
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        start = error.start
-    line = content.count(b"\n", 0, start) + 1
-    start_of_line = content.rfind(b"\n", 0, start) + 1
-    foreign = [line for line in content[start_of_line:].splitlines() if not line.isascii()]
-    sample = content[max(start_of_line - 100, 0) : start_of_line] + b"\n".join(foreign)[:10_000]
-    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        sample = content
-    elif b"\0" in content:
+    if b"\0" in before + rest:
         return _holds_nul(path)
-    guess = from_bytes(sample, cp_isolation=LIKELY_ENCODINGS).best()
+    foreign = [line for line in rest.splitlines() if not line.isascii()]
+    guess = from_bytes(before + b"\n".join(foreign)[:10_000], cp_isolation=LIKELY_ENCODINGS).best()
     advice = "save it as UTF-8" if guess is None else _conversion(path, guess.encoding.replace("_", "-"))
-    return f"{path}, line {line}: not UTF-8 (byte 0x{content[start]:02x} at {start:,}); {advice}"
+    return f"{path}, {place}: not UTF-8 (byte 0x{byte:02x} at {offset:,}); {advice}"
 
 
 def _holds_nul(path: str) -> str:
     """The message for a file with NUL bytes: UTF-16 has many, at every other place, of what is ASCII."""
-    with Path(path).open("rb") as stream:
+    with open_unpacked(path) as stream:
         content = stream.read(10_000)
     first, second = content[::2].count(0), content[1::2].count(0)
     if 10 * max(first, second) > max(len(content), 100 * min(first, second)):
@@ -183,4 +421,7 @@ def _holds_nul(path: str) -> str:
 
 
 def _conversion(path: str, encoding: str) -> str:
-    return f"it seems to be {encoding}; convert it: iconv -f {encoding} -t utf-8 {path} > utf8{Path(path).suffix}"
+    kind, compression = suffixes(path)
+    unpacked = {"": f"iconv -f {encoding} -t utf-8 {path}", ".gz": f"zcat {path} | iconv -f {encoding} -t utf-8"}
+    command = unpacked.get(compression, f"zstdcat {path} | iconv -f {encoding} -t utf-8")
+    return f"it seems to be {encoding}; convert it: {command} > utf8{kind}"

@@ -1,6 +1,7 @@
 """One place that turns data settings into a corpus."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -14,8 +15,12 @@ DEMO_LABELS = ("negative", "positive")
 
 
 @lru_cache(maxsize=4)
-def load_corpus(data: DataSettings) -> Corpus:
+def load_corpus(data: DataSettings, cache: Path | None = None) -> Corpus:
     """The corpus that the settings name; the jobs of one sweep share it.
+
+    Args:
+        data: the settings.
+        cache: where rows of files are kept; None holds them in memory.
 
     Raises:
         UserError: it cannot be read (see the sources).
@@ -23,7 +28,7 @@ def load_corpus(data: DataSettings) -> Corpus:
     if isinstance(data, DemoData):
         return load_demo(data)
     if isinstance(data, FilesData):
-        return load_files(data)
+        return load_files(data, cache)
     return load_hub(data)
 
 

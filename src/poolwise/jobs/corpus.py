@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -29,7 +30,7 @@ class CheckedCorpus:
 
 
 @lru_cache(maxsize=4)
-def checked_corpus(data: DataSettings) -> CheckedCorpus:
+def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorpus:
     """The corpus that the settings name, with `data.contamination` acted on; the jobs of one sweep share it.
 
     With `drop`, texts of stage 1 that are dev or test texts are left out of stage 1, so that the vocabulary, the
@@ -38,7 +39,7 @@ def checked_corpus(data: DataSettings) -> CheckedCorpus:
     Raises:
         UserError: it cannot be read, or `contamination` is `error` and there is some.
     """
-    corpus = load_corpus(data)
+    corpus = load_corpus(data, cache)
     keys = CorpusKeys.of(corpus)
     report = {"contamination": data.contamination, **corpus_figures(corpus, keys), "dropped_from_stage1": 0}
     found = [words for place in PLACES if (words := contamination_in_words(report, place))]
@@ -54,22 +55,22 @@ def checked_corpus(data: DataSettings) -> CheckedCorpus:
     return CheckedCorpus(corpus, report)
 
 
-def corpus_of(data: DataSettings) -> Corpus:
+def corpus_of(data: DataSettings, cache: Path | None = None) -> Corpus:
     """The corpus that a run of these settings reads.
 
     Raises:
         UserError: see `checked_corpus`.
     """
-    return checked_corpus(data).corpus
+    return checked_corpus(data, cache).corpus
 
 
-def stage1_text(data: DataSettings) -> dict[str, Dataset]:
+def stage1_text(data: DataSettings, cache: Path | None = None) -> dict[str, Dataset]:
     """The texts of stage 1 by split, as a run of these settings reads them.
 
     Raises:
         UserError: see `checked_corpus`; or all of them were dropped.
     """
-    text = corpus_of(data).text
+    text = corpus_of(data, cache).text
     if not len(text["train"]):
         raise UserError(
             "data.contamination=drop: every text of stage 1 is a dev or test text, and none is left; give other texts "

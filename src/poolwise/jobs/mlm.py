@@ -18,7 +18,14 @@ from poolwise.data.module import TextDataModule, masked_data
 from poolwise.data.tokens import TokenisedTexts, with_ratings
 from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
 from poolwise.jobs.stage1 import EXPORT_FOLDER, ratings_of, stage1_identity, trains_nothing
-from poolwise.jobs.start import StartingPoint, starting_point, starts_from_labels, tokenised, weights_bytes
+from poolwise.jobs.start import (
+    StartingPoint,
+    check_words,
+    starting_point,
+    starts_from_labels,
+    tokenised,
+    weights_bytes,
+)
 from poolwise.jobs.trainer import platform, shared_trainer
 from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
@@ -48,11 +55,13 @@ class MLMJob(Job):
             raise UserError(
                 f"{self.start.path}: its tokenizer has no mask token, which masked language modelling needs"
             )
+        texts = stage1_text(settings.data, settings.cache_dir)["train"]
+        check_words(texts, self.start.tokenizer, settings.data.max_length, settings.data.name)
         self.settings: MLMSettings = settled(settings, self.start)
         settings = self.settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
-        self.data_report = checked_corpus(settings.data).report
+        self.data_report = checked_corpus(settings.data, settings.cache_dir).report
         self.data_warnings = list(warnings_of(self.data_report, "mlm"))
         self.optimisation = settings.pretraining.optimisation
         self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
@@ -93,18 +102,16 @@ class MLMJob(Job):
 
     def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
         """The sweep that compares representations of all of these encoders."""
-        labelled = bool(corpus_of(self.settings.data).labelled)
+        labelled = bool(corpus_of(self.settings.data, self.settings.cache_dir).labelled)
         presets = {tuple(job.preset_words()) for job in sweep if isinstance(job, MLMJob)}
         differ = len(presets) > 1
         further = [] if differ else self.preset_words()
         if not labelled or differ or self.platform != platform(shared_trainer(self.settings)):
             # A dev split, several controls, trainer settings of its own: stage 2 cannot work the run out from settings.
             further.append("encoder=" + ",".join(str(job.folder / EXPORT_FOLDER) for job in sweep))
-        if labelled and "test" not in corpus_of(self.settings.data).labelled:
-            further += ["repr=cls,pooler,mean", "protocol=probe", "protocol.folds=10"]
         if not labelled:
-            further += ["data.train=TRAIN.csv", "data.dev=DEV.csv", "data.test=TEST.csv"]
-        note = "" if labelled else "  # with labelled files"
+            further.append("data.train=TRAIN.csv")
+        note = "" if labelled else "  # with labelled texts"
         return {"next": stage2_command(overrides, further) + note}
 
     def preset_words(self) -> list[str]:
@@ -128,7 +135,7 @@ class MLMJob(Job):
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
-        rows = stage1_text(settings.data)
+        rows = stage1_text(settings.data, settings.cache_dir)
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
@@ -207,6 +214,7 @@ class MLMJob(Job):
             "condition": self.identity.group,
         }
         record.results["provenance"] = provenance
+        record.results["made_splits"] = corpus_of(self.settings.data, self.settings.cache_dir).made_splits
         record.results["metrics"] |= pooler_figures(stage.proof)
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)

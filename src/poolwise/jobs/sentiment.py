@@ -17,7 +17,7 @@ from torch import Tensor
 from poolwise import checkpoints, encoder, representations
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
-from poolwise.data.corpus import SPLITS, Corpus, content_hash
+from poolwise.data.corpus import Corpus, content_hash
 from poolwise.data.draws import balanced_draw
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
@@ -25,7 +25,7 @@ from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
-from poolwise.jobs.start import model_label, tokenised, weights_bytes
+from poolwise.jobs.start import check_words, model_label, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
@@ -69,8 +69,10 @@ class SentimentJob(Job):
         if isinstance(settings.protocol, Finetune):
             self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
-        self.data_report = checked_corpus(settings.data).report
+        self.data_report = checked_corpus(settings.data, settings.cache_dir).report
         self.data_warnings = list(warnings_of(self.data_report, "sentiment"))
+        train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
+        check_words(train, tokenizer, settings.data.max_length, settings.data.name)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
         self.drawn = drawn_examples(settings, self.corpus)
         self.seeds = self._seeds()
@@ -267,10 +269,11 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        known = [corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data))]
+        known = [corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data, self.settings.cache_dir))]
         read = texts_in_stage1(self.settings.encoder, self.chosen.path, known, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
+        record.results["made_splits"] = self.corpus.made_splits
         record.results["label_names"] = list(self.corpus.label_names)
 
     def note_figures(
@@ -317,26 +320,22 @@ def material_of(protocol: ProtocolSettings) -> dict[str, Any]:
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:
-    """The corpus, if it has labels, and splits unless folds are to be made.
+    """The corpus, if it has labels; without splits if folds are to be made.
 
     Raises:
         UserError: it has not; or it has splits, and folds are to be made.
     """
-    corpus, folds = corpus_of(settings.data), folds_of(settings.protocol)
+    corpus, folds = corpus_of(settings.data, settings.cache_dir), folds_of(settings.protocol)
     if not corpus.labelled:
-        raise UserError("stage=sentiment needs labelled files: data.train, data.dev and data.test")
-    lacking = ", ".join(f"data.{split}" for split in SPLITS if split not in corpus.labelled)
-    if lacking and folds is None:
-        raise UserError(
-            f"stage 2 needs three labelled files; not given: {lacking} (data.train alone serves protocol=probe "
-            "protocol.folds=10)"
-        )
-    if folds is not None and not lacking:
+        raise UserError("stage=sentiment needs labelled files: data.train; dev and test are made of it if not given")
+    if folds is None:
+        return corpus
+    if corpus.unsplit is None:
         raise UserError(
             f"protocol.folds={folds}: data={settings.data.name} has dev and test, which a probe in folds does not "
             "read; allowed: data=files with data.train alone"
         )
-    return corpus
+    return replace(corpus, labelled={"train": corpus.unsplit}, unsplit=None, made_splits={})
 
 
 def drawn_examples(settings: SentimentSettings, corpus: Corpus) -> ndarray:

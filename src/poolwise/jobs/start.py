@@ -6,13 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.jobs.corpus import stage1_text
 from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
-from poolwise.words import first_line
+from poolwise.words import counted, first_line
 
 MARGIN_BYTES = 20_000_000
 """Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
@@ -40,13 +41,13 @@ class StartingPoint:
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
     """The encoder that `model` names, before any adaptation."""
-    return _starting_point(settings.model, settings.data)
+    return _starting_point(settings.model, settings.data, settings.cache_dir)
 
 
 @lru_cache(maxsize=4)
-def _starting_point(model: Any, data: Any) -> StartingPoint:
+def _starting_point(model: Any, data: Any, cache: Path) -> StartingPoint:
     if isinstance(model, ScratchModel):
-        texts = stage1_text(data)["train"]
+        texts = stage1_text(data, cache)["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
         shape = {
@@ -70,7 +71,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name.
 
     Raises:
-        UserError: there is none, or it knows no word.
+        UserError: there is none, it knows no word, or it is of another model.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
@@ -80,7 +81,34 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
+    last, rows = max(tokenizer.get_vocab().values()), checkpoints.vocabulary_size(path)
+    if last >= rows:
+        raise UserError(
+            f"{path}: its tokenizer has word pieces up to number {last:,}, and the model embeddings of {rows:,}; put "
+            "the tokenizer there that the model was trained with"
+        )
     return tokenizer
+
+
+LOOKED_AT = 200
+"""Texts; enough to see that a vocabulary is of another script."""
+
+
+def check_words(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, name: str) -> None:
+    """See that the tokenizer knows something of the first texts.
+
+    Raises:
+        UserError: of more than half of them it knows no word piece.
+    """
+    some = texts[:LOOKED_AT]["text"]
+    ids = tokenizer(some, truncation=True, max_length=max_length)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    unknown = sum(special.issuperset(each) for each in ids)
+    if 2 * unknown > len(some):
+        raise UserError(
+            f"data={name}: of {unknown} of the first {counted(len(some), 'training text')} the tokenizer knows no word "
+            "piece; is model= for another language?"
+        )
 
 
 def starts_from_labels(settings: CommonSettings) -> bool:

@@ -1,0 +1,201 @@
+"""What a setting such as `data.train` names: a file, files by a pattern, a folder, or a data set of the hub."""
+
+import glob
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from poolwise.data.reading import (
+    READERS,
+    ROWS_AT_A_TIME,
+    PlacedRow,
+    arrow_rows,
+    class_names,
+    damage_told,
+    kind_of,
+    read_lines,
+    read_rows,
+    suffixes,
+)
+from poolwise.machine import stay_offline_without_hub
+from poolwise.settings import UserError
+from poolwise.words import first_line, some
+
+SPLIT_WORDS = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
+"""How files, folders and data sets call the splits."""
+UNLABELLED = "unsup"
+"""The folder of texts without a class in the film reviews of Maas et al. 2011."""
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+"""What `save_to_disk` of `datasets` writes into a folder: of one split, or of several."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows that a setting names.
+
+    Attributes:
+        path: for messages.
+        rows: gives them, each with its place.
+        content: gives a hash of all that they depend on.
+        is_text: whether the rows have a text only.
+        columns_named: whether a person's names of columns are meant for it.
+    """
+
+    path: str
+    rows: Callable[[], Iterator[PlacedRow]]
+    content: Callable[[], str]
+    is_text: bool = False
+    columns_named: bool = True
+
+
+Found = dict[str, list[Part]]
+"""Parts by split, or all of them under an empty name where no splits are told apart."""
+
+
+def find_parts(path: str) -> Found:
+    """What a path, a pattern or a name of the hub stands for.
+
+    Raises:
+        UserError: there is no such thing, or nothing in it that can be read.
+    """
+    try:
+        is_folder, is_there = Path(path).is_dir(), Path(path).exists()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if is_folder:
+        with damage_told(path):
+            return _in_folder(Path(path))
+    if not is_there and glob.has_magic(path):
+        files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
+        if not files:
+            raise UserError(f"{path}: no file has such a name")
+        return {"": [_file(name) for name in files]}
+    if not is_there and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not suffixes(path)[0]:
+        return _on_hub(path)
+    return {"": [_file(path)]}
+
+
+def parts_of_split(path: str, found: Found, split: str) -> list[Part]:
+    """The parts of one split: all of them where no splits are told apart.
+
+    Raises:
+        UserError: there are splits, and this one is not among them.
+    """
+    if "" in found:
+        return found[""]
+    if split not in found:
+        raise UserError(f"{path}: no split {split}; it has {some(found)}")
+    return found[split]
+
+
+def _file(path: str) -> Part:
+    return Part(path, partial(read_rows, path), partial(_hash_of_files, [path]), is_text=kind_of(path) == ".txt")
+
+
+def _in_folder(folder: Path) -> Found:
+    if (folder / SAVED_SPLITS).is_file():
+        saved = _saved(folder)
+        return {_split_named(name) or name: [_data_set(str(folder / name), saved[name])] for name in saved}
+    if (folder / SAVED).is_file():
+        return {"": [_data_set(str(folder), _saved(folder))]}
+    if tables := _tables(folder) or _tables(folder / "data"):
+        return _by_split({str(file): [_file(str(file))] for file in tables})
+    folders = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(each.rglob("*.txt"))]
+    if folders and all(_split_named(each.name) for each in folders):
+        return _by_split({str(each): _in_folder(each).get("", []) for each in folders})
+    texts = {each.name: sorted(each.glob("*.txt")) for each in folders} or {"": sorted(folder.glob("*.txt"))}
+    if not any(texts.values()):
+        raise UserError(f"{folder} is a folder without files that can be read; they end in {', '.join(READERS)}")
+    return {"": [_texts(folder, texts)]}
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The files of a folder that hold rows; JSON only where there is nothing else, as it may describe the others."""
+    files = sorted(each for each in folder.glob("*") if each.is_file() and not each.name.startswith("."))
+    tables = [each for each in files if suffixes(str(each))[0] in READERS.keys() - {".txt"}]
+    return [each for each in tables if suffixes(str(each))[0] != ".json"] or tables
+
+
+def _by_split(parts: Mapping[str, list[Part]]) -> Found:
+    """The parts by the split that their names tell.
+
+    Raises:
+        UserError: some names tell a split and others do not; what these are is not guessed.
+    """
+    splits = {path: _split_named(Path(path).name) or "" for path in parts}
+    untold = [path for path, split in splits.items() if not split]
+    if untold and any(splits.values()):
+        raise UserError(f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files")
+    found: Found = {}
+    for path, several in parts.items():
+        found.setdefault(splits[path], []).extend(several)
+    return found
+
+
+def _split_named(name: str) -> str | None:
+    """The split that a name holds as a word: `train-00000-of-00002.parquet` is of train."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return next((split for split, known in SPLIT_WORDS.items() if words.intersection(known)), None)
+
+
+def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
+    """A text a file, with the name of its folder as label where there are folders."""
+    paths = [file for several in files.values() for file in several]
+
+    def rows() -> Iterator[PlacedRow]:
+        for label, several in files.items():
+            for file in several:
+                text = "".join(read_lines(str(file))).strip()
+                yield str(file), {"text": text} | ({"label": label} if label else {})
+
+    content = partial(_hash_of_files, [str(path) for path in paths])
+    return Part(str(folder), rows, content, is_text="" in files, columns_named=False)
+
+
+def _saved(folder: Path) -> Dataset | DatasetDict:
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:  # what a broken folder raises has no type of its own
+        raise UserError(f"{folder}: not a whole data set of save_to_disk ({first_line(error)})") from error
+
+
+def _on_hub(name: str) -> Found:
+    stay_offline_without_hub()
+    try:
+        found = load_dataset(name)
+    except Exception as error:  # of network, service and data set, each with types of its own
+        raise UserError(
+            f"{name} cannot be read: No such file or directory, and the hub does not give it ({first_line(error)})"
+        ) from error
+    return {_split_named(split) or split: [_data_set(f"{name}, split {split}", found[split])] for split in found}
+
+
+def _data_set(path: str, rows: Dataset) -> Part:
+    schema = rows.features.arrow_schema
+
+    def placed() -> Iterator[PlacedRow]:
+        batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
+        yield from arrow_rows(path, batches, class_names(schema))
+
+    return Part(path, placed, partial(_hash_of_tables, rows))
+
+
+def _hash_of_files(paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with damage_told(path), Path(path).open("rb") as stream:
+            own = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{Path(path).parent.name}/{Path(path).name} {own}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _hash_of_tables(rows: Dataset) -> str:
+    digest = hashlib.sha256(str(rows.features).encode())
+    for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        digest.update(repr(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
