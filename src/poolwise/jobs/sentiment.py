@@ -269,7 +269,9 @@ class SentimentJob(Job):
         }
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
-        known = [corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data, self.settings.cache_dir))]
+        known = [
+            corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data, self.settings.cache_dir))
+        ]
         read = texts_in_stage1(self.settings.encoder, self.chosen.path, known, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
