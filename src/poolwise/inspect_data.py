@@ -118,7 +118,7 @@ class DataPage:
 
     def __init__(self, settings: MLMSettings | SentimentSettings) -> None:
         self.settings = settings
-        self.corpus: Corpus = load_corpus(settings.data, settings.cache_dir)
+        self.corpus: Corpus = load_corpus(settings.data, settings.rows_dir)
         self.keys = CorpusKeys.of(self.corpus)
         self.figures = corpus_figures(self.corpus, self.keys)
         refuses = settings.data.contamination == "error"

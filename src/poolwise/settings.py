@@ -407,6 +407,11 @@ class CommonSettings:
     config: dict[str, Any]
     """The resolved config as plain data, for the record."""
 
+    @property
+    def rows_dir(self) -> Path | None:
+        """Where the rows of a person's files are kept; other data need no place, and are shared whatever it is."""
+        return self.cache_dir if isinstance(self.data, FilesData) else None
+
 
 @dataclass(frozen=True)
 class MLMSettings(CommonSettings):

@@ -146,7 +146,7 @@ def test_the_command_after_stage_1_on_text_alone_names_the_exports(program, tmp_
     small = [setting for setting in SMALL_STAGE1 if setting.startswith(("model", "trainer"))]
     assert program("stage=mlm", *own, *small, "logger=csv", "seed=1,2", "-m") == 0
     printed = capfd.readouterr().out
-    command = re.search(r"next +python train\.py (.*) -m  # with labelled files", printed).group(1).split()
+    command = re.search(r"next +python train\.py (.*) -m  # with labelled texts", printed).group(1).split()
     exports = sorted(str(folder) for folder in (tmp_path / "runs/mlm").glob("*/export"))
     assert f"encoder={','.join(exports)}" in command
     for split in ("TRAIN", "DEV", "TEST"):

@@ -21,7 +21,7 @@ def check_inputs(settings: CommonSettings) -> None:
         [
             partial(check_writable, settings.runs_dir),
             partial(check_writable, settings.cache_dir),
-            partial(corpus_of, settings.data, settings.cache_dir),
+            partial(corpus_of, settings.data, settings.rows_dir),
             partial(_check_encoder, settings),
             partial(check_trainer, settings),
         ]

@@ -55,13 +55,13 @@ class MLMJob(Job):
             raise UserError(
                 f"{self.start.path}: its tokenizer has no mask token, which masked language modelling needs"
             )
-        texts = stage1_text(settings.data, settings.cache_dir)["train"]
+        texts = stage1_text(settings.data, settings.rows_dir)["train"]
         check_words(texts, self.start.tokenizer, settings.data.max_length, settings.data.name)
         self.settings: MLMSettings = settled(settings, self.start)
         settings = self.settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
-        self.data_report = checked_corpus(settings.data, settings.cache_dir).report
+        self.data_report = checked_corpus(settings.data, settings.rows_dir).report
         self.data_warnings = list(warnings_of(self.data_report, "mlm"))
         self.optimisation = settings.pretraining.optimisation
         self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
@@ -102,7 +102,7 @@ class MLMJob(Job):
 
     def next_steps_of(self, sweep: Sequence[Job], overrides: Sequence[str]) -> dict[str, str]:
         """The sweep that compares representations of all of these encoders."""
-        labelled = bool(corpus_of(self.settings.data, self.settings.cache_dir).labelled)
+        labelled = bool(corpus_of(self.settings.data, self.settings.rows_dir).labelled)
         presets = {tuple(job.preset_words()) for job in sweep if isinstance(job, MLMJob)}
         differ = len(presets) > 1
         further = [] if differ else self.preset_words()
@@ -135,7 +135,7 @@ class MLMJob(Job):
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
-        rows = stage1_text(settings.data, settings.cache_dir)
+        rows = stage1_text(settings.data, settings.rows_dir)
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
@@ -214,7 +214,7 @@ class MLMJob(Job):
             "condition": self.identity.group,
         }
         record.results["provenance"] = provenance
-        record.results["made_splits"] = corpus_of(self.settings.data, self.settings.cache_dir).made_splits
+        record.results["made_splits"] = corpus_of(self.settings.data, self.settings.rows_dir).made_splits
         record.results["metrics"] |= pooler_figures(stage.proof)
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)

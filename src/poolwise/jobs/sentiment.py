@@ -69,7 +69,7 @@ class SentimentJob(Job):
         if isinstance(settings.protocol, Finetune):
             self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
-        self.data_report = checked_corpus(settings.data, settings.cache_dir).report
+        self.data_report = checked_corpus(settings.data, settings.rows_dir).report
         self.data_warnings = list(warnings_of(self.data_report, "sentiment"))
         train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
         check_words(train, tokenizer, settings.data.max_length, settings.data.name)
@@ -270,7 +270,7 @@ class SentimentJob(Job):
         record.results["pooler_status"] = self.pooler_status
         record.results["stage1_provenance"] = self.chosen.provenance
         known = [
-            corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data, self.settings.cache_dir))
+            corpus.text["train"] for corpus in (self.corpus, load_corpus(self.settings.data, self.settings.rows_dir))
         ]
         read = texts_in_stage1(self.settings.encoder, self.chosen.path, known, self.tested)
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
@@ -327,7 +327,7 @@ def labelled_corpus(settings: SentimentSettings) -> Corpus:
     Raises:
         UserError: it has not; or it has splits, and folds are to be made.
     """
-    corpus, folds = corpus_of(settings.data, settings.cache_dir), folds_of(settings.protocol)
+    corpus, folds = corpus_of(settings.data, settings.rows_dir), folds_of(settings.protocol)
     if not corpus.labelled:
         raise UserError("stage=sentiment needs labelled files: data.train; dev and test are made of it if not given")
     if folds is None:

@@ -23,7 +23,7 @@ EXPORT_FOLDER = "export"
 def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
     """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
     start = starting_point(settings)
-    texts = stage1_text(settings.data, settings.cache_dir)
+    texts = stage1_text(settings.data, settings.rows_dir)
     material: dict[str, Any] = {
         "stage": "mlm",
         "seed": choice.seed,

@@ -41,11 +41,11 @@ class StartingPoint:
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
     """The encoder that `model` names, before any adaptation."""
-    return _starting_point(settings.model, settings.data, settings.cache_dir)
+    return _starting_point(settings.model, settings.data, settings.rows_dir)
 
 
 @lru_cache(maxsize=4)
-def _starting_point(model: Any, data: Any, cache: Path) -> StartingPoint:
+def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
     if isinstance(model, ScratchModel):
         texts = stage1_text(data, cache)["train"]
         tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
