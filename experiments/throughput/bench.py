@@ -72,29 +72,34 @@ def model_folder(folder: Path, size: str) -> Path:
     return minilm_folder() if size == "minilm" else folder / "models" / size
 
 
+def run(*command: object) -> str:
+    """What a command prints, from the project's root; the benchmark ends where it fails."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout[-1000:] + done.stderr[-2000:])
+    return done.stdout
+
+
 def worker(*arguments: object) -> dict[str, float]:
     """Run `worker.py`; its last line is what it found."""
-    command = [sys.executable, str(HERE / "worker.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(run(HERE / "worker.py", *arguments).splitlines()[-1]))
+
+
+def shared_settings(folder: Path, size: str, data: str) -> list[str]:
+    """What every run of `train.py` is given."""
+    return [
+        *("data=files", f"data.name={data}", f"data.max_length={LENGTHS[data]}"),
+        *(f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")),
+        *(f"model={model_folder(folder, size)}", "logger=csv", f"runs_dir={folder}/runs"),
+        f"cache_dir={folder}/cache",
+    ]
 
 
 def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any]:
     """Run `train.py` anew, and return its record."""
-    runs = folder / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
-    files = [f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")]
-    command = [
-        *(sys.executable, "train.py", "data=files", f"data.name={data}", *files, f"data.max_length={LENGTHS[data]}"),
-        *(f"model={model_folder(folder, size)}", "logger=csv", f"runs_dir={runs}", f"cache_dir={folder}/cache"),
-        *settings,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    (record,) = runs.glob("*/*/record.json")
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    run("train.py", *shared_settings(folder, size, data), *settings)
+    (record,) = (folder / "runs").glob("*/*/record.json")
     return dict(json.loads(record.read_text(encoding="utf-8")))
 
 
@@ -163,27 +168,18 @@ def stage2(folder: Path, size: str, data: str, seconds: float) -> dict[str, dict
 
 def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
     """Seconds to encode dev, and to probe four representations at every layer with ten draws of labels."""
-    shutil.rmtree(folder / "cache", ignore_errors=True)
-    layers = BertConfig.from_pretrained(model_folder(folder, size)).num_hidden_layers
-    files = [f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")]
-    sweep = [
-        *(sys.executable, "train.py", "stage=sentiment", "encoder=base", "protocol=probe", "data=files"),
-        *(f"data.name={data}", *files, f"data.max_length={LENGTHS[data]}", f"model={model_folder(folder, size)}"),
-        *("logger=csv", f"runs_dir={folder}/runs", f"cache_dir={folder}/cache", "-m"),
+    for made in ("cache", "runs"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+    layers = range(1, BertConfig.from_pretrained(model_folder(folder, size)).num_hidden_layers + 1)
+    sweep = [*shared_settings(folder, size, data), "stage=sentiment", "encoder=base", "protocol=probe", "seed=1", "-m"]
+    every = [
+        f"repr.layer={','.join(map(str, layers))}",
+        *("labels_per_class=32", "label_seed=1,2,3,4,5,6,7,8,9,10"),
     ]
-    shutil.rmtree(folder / "runs", ignore_errors=True)
     seconds = []
-    all_layers = ",".join(map(str, range(1, layers + 1)))
-    draws = ",".join(map(str, range(1, 11)))
-    for further in (
-        ["repr=cls", "seed=1"],
-        [f"repr=cls,mean,max,pooler repr.layer={all_layers} labels_per_class=32 label_seed={draws} seed=1"],
-    ):
+    for further in (["repr=cls"], ["repr=cls,mean,max,pooler", *every]):
         started = time.perf_counter()
-        command = [*sweep[:-1], *(word for words in further for word in words.split()), "-m"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stdout[-1000:] + done.stderr[-2000:])
+        run("train.py", *further, *sweep)
         seconds.append(time.perf_counter() - started)
     texts = sum(1 for split in ("train", "dev", "test") for _ in (folder / f"data/{data}_{split}.tsv").open()) - 3
     return {
