@@ -17,7 +17,17 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from datasets.table import InMemoryTable
 
 from poolwise.data.columns import Wanted, found_columns
-from poolwise.data.corpus import RATING, SPLITS, Corpus, check_classes, held_out, label_text, tell_empty, text_columns
+from poolwise.data.corpus import (
+    RATING,
+    ROWS_AT_A_TIME,
+    SPLITS,
+    Corpus,
+    check_classes,
+    held_out,
+    label_text,
+    tell_empty,
+    text_columns,
+)
 from poolwise.data.draws import stratified_share
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
@@ -28,8 +38,8 @@ log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
 """Raised by hand when the rows that are read of the same files change; part of every cache key."""
-PIECE_ROWS, PIECE_CHARACTERS = 1000, 2**25
-"""What is held in memory at a time while rows are read."""
+PIECE_CHARACTERS = 2**25
+"""What is held in memory at a time while rows are read, if they are not `ROWS_AT_A_TIME` before."""
 
 
 def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
@@ -240,7 +250,7 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
             continue
         piece.append(values)
         characters += len(values["text"])
-        if len(piece) == PIECE_ROWS or characters > PIECE_CHARACTERS:
+        if len(piece) == ROWS_AT_A_TIME or characters > PIECE_CHARACTERS:
             yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
             piece, characters = [], 0
     tell_empty(part.path, empty.rows)

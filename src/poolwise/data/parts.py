@@ -10,9 +10,9 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
+from poolwise.data.corpus import ROWS_AT_A_TIME
 from poolwise.data.reading import (
     READERS,
-    ROWS_AT_A_TIME,
     PlacedRow,
     arrow_rows,
     class_names,

@@ -19,6 +19,7 @@ import pyarrow.parquet
 from charset_normalizer import from_bytes
 from datasets import ClassLabel, Features
 
+from poolwise.data.corpus import ROWS_AT_A_TIME
 from poolwise.settings import UserError
 from poolwise.words import counted, first_line, size, some
 
@@ -30,7 +31,6 @@ LONGEST_LINE = 2**27
 """Characters of a line, or of a field in quotes; a longer one comes of a file that is no text, or of an open quote."""
 LARGEST_WHOLE = 2**28
 """Bytes of a file that can only be read as a whole (`.json`, `.xlsx`), unpacked."""
-ROWS_AT_A_TIME = 1000
 HIDDEN = "hidden (-1)"
 """Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
 
