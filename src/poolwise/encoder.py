@@ -31,7 +31,7 @@ from poolwise.checkpoints import (
     provenance_of,
     weights_file,
 )
-from poolwise.data.masking import IGNORED_LABEL
+from poolwise.data.masking import positions_of
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
@@ -298,11 +298,6 @@ def model_class(family: Family) -> type[MaskedLMWithPooler]:
 
 
 BertForMaskedLMWithPooler = model_class(FAMILIES["bert"])
-
-
-def positions_of(labels: Int[Tensor, "B T"]) -> Int[Tensor, "M"]:
-    """The places of labelled positions among the B T ones, row by row."""
-    return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 def masked_lm_loss(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
-from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain
+from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain, positions_of
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.packing import Packing
@@ -220,7 +220,7 @@ class MaskedBatches(Dataset[Batch]):
             "attention_mask": torch.from_numpy(everywhere.astype(np.int64)),
             "packing": Packing.of(everywhere),
             "labels": labels,
-            "masked_positions": (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1),
+            "masked_positions": positions_of(labels),
             "original_ids": torch.from_numpy(np.tile(token_ids, (copies, 1))),
             "tokens": int(everywhere.sum()),
             **of_pairs,

@@ -1,16 +1,17 @@
 """Dynamic masking as a pure function of (seed, epoch, example, position).
 
 No generator has state here, so masks are fresh in every epoch, the same for every number of loader workers,
-and known again after a stop. Shapes: B texts, T tokens.
+and known again after a stop. Shapes: B texts, T tokens, M labelled positions.
 """
 
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, Int, Int64, UInt64
 from numpy import ndarray
 from scipy.optimize import brentq
+from torch import Tensor
 
 from poolwise.settings import Masking
 
@@ -179,6 +180,11 @@ def all_masked(probability: float) -> Masking:
         unit="token",
         final_mask_probability=None,
     )
+
+
+def positions_of(labels: Int[Tensor, "B T"]) -> Int[Tensor, " M"]:
+    """(M,) places of the labelled positions among the B T ones, row by row."""
+    return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 def _latest(marked: Bool[ndarray, "B T"]) -> Int64[ndarray, "B T"]:
