@@ -251,8 +251,20 @@ OFF: dict[str, Any] = {
 """Values of settings of protocols that change nothing; they stay out of a run's key, as before there were any."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuitsEncoder:
+    """What suits an encoder: `pretraining`, `protocol` and `trainer` refer to it unless told otherwise."""
+
+    mlm_learning_rate: Positive
+    mlm_batch_size: Count
+    mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
+    finetune_learning_rate: Positive
+    finetune_epochs: Count
+    precision: str
+
+
 @dataclass(frozen=True)
-class ScratchModel:
+class ScratchModel(SuitsEncoder):
     """A BERT with random weights and a WordPiece vocabulary trained on the stage-1 text."""
 
     source: Literal["scratch"]
@@ -264,29 +276,16 @@ class ScratchModel:
     intermediate_size: Size
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     initializer_range: Positive
-    mlm_learning_rate: Positive
-    mlm_batch_size: Count
-    mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
-    finetune_learning_rate: Positive
-    finetune_epochs: Count
-    precision: str
 
 
 @dataclass(frozen=True)
-class PretrainedModel:
+class PretrainedModel(SuitsEncoder):
     """The folder or hub name of an encoder; `package` is an installed Python package that carries the same model."""
 
     source: Literal["pretrained"]
     name: str
     path: str
     package: str | None
-    mlm_learning_rate: Positive
-    """What suits this encoder, as the five below: `pretraining`, `protocol` and `trainer` refer to it."""
-    mlm_batch_size: Count
-    mlm_pooler_learning_rate: Annotated[float | None, Bounds(above=0.0)]
-    finetune_learning_rate: Positive
-    finetune_epochs: Count
-    precision: str
 
 
 Contamination = Literal["error", "warn", "drop"]
