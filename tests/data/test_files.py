@@ -284,7 +284,7 @@ def test_rows_come_from_the_cache_until_a_file_changes(tmp_path, labelled, monke
 
 def test_rows_are_not_held_in_memory(tmp_path, monkeypatch):
     """10 MB of texts pass through a reader and lie in a mapped file; what Arrow holds beside is labels."""
-    monkeypatch.setattr("poolwise.data.files.PIECE_ROWS", 50)
+    monkeypatch.setattr("poolwise.data.files.ROWS_AT_A_TIME", 50)
     file = tmp_path / "large.csv"
     with file.open("w") as stream:
         stream.write("text,label\n")
@@ -319,3 +319,18 @@ def test_stage_1_reads_texts_whose_labels_are_hidden(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     Dataset.from_dict({"text": ["x", "y"], "label": [-1, -1]}, features=features).save_to_disk(str(tmp_path / "hidden"))
     assert len(load_files(settings(text=str(tmp_path / "hidden"))).text["train"]) == 1
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
+def test_kept_rows_that_were_cut_off_are_made_anew(tmp_path, kept):
+    """As a power cut may leave them: the file of Arrow ends with what it holds, so that a part is not taken for all."""
+    source = tmp_path / "all.csv"
+    source.write_text("text,label\n" + "".join(f"film {n},{n % 2}\n" for n in range(5000)))
+    data = settings(train=str(source))
+    whole = load_files(data, tmp_path / "cache").unsplit[:]
+    (file,) = (tmp_path / "cache/rows").glob("*.arrow")
+    content = file.read_bytes()
+    file.unlink()  # it is mapped
+    file.write_bytes(content[: int(kept * len(content))])
+    assert load_files(data, tmp_path / "cache").unsplit[:] == whole
+    assert file.read_bytes() == content

@@ -215,9 +215,19 @@ def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
         return pyarrow.Table.from_batches(_pieces(part, wanted), _schema(wanted))
     key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
     file = cache / "rows" / f"{key}.arrow"
-    if not file.exists():
-        _write(file, _pieces(part, wanted), _schema(wanted))
-    return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
+    try:
+        return _mapped(file)
+    except FileNotFoundError:
+        pass
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        log.warning("%s: broken (%s), and made anew", file, first_line(error))
+    _write(file, _pieces(part, wanted), _schema(wanted))
+    return _mapped(file)
+
+
+def _mapped(file: Path) -> pyarrow.Table:
+    """An Arrow file, mapped into memory."""
+    return pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
 
 
 def _schema(wanted: Wanted) -> pyarrow.Schema:
@@ -229,7 +239,7 @@ def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Sc
     draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
             for piece in pieces:
                 writer.write_batch(piece)
         draft.replace(file)
