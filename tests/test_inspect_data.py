@@ -17,9 +17,10 @@ LONG = "a kettle of the better kind which I would buy again without a second tho
 def inspected(tmp_path, monkeypatch, capsys):
     """Runs `poolwise.inspect_data`; returns the exit code and what was printed."""
     monkeypatch.setenv("COLUMNS", "80")
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
 
     def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["inspect_data", f"runs_dir={tmp_path / 'runs'}", *words])
+        monkeypatch.setattr(sys, "argv", ["inspect_data", *places, *words])
         with pytest.raises(SystemExit) as left:
             inspect_data.main()
         return int(left.value.code), "".join(capsys.readouterr())

@@ -36,7 +36,7 @@ from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised by hand when the rows that are read of the same files change; part of every cache key."""
 PIECE_CHARACTERS = 2**25
 """What is held in memory at a time while rows are read, if they are not `ROWS_AT_A_TIME` before."""
