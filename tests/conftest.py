@@ -17,10 +17,11 @@ import pytest
 import torch
 import wandb
 from datasets import Dataset
+from torch import nn
 from transformers import BertConfig, BertTokenizer
 
-from helpers import MASKING, TEXTS, objective_settings
-from poolwise import app
+from helpers import MASKING, TEXTS, objective_settings, write_run
+from poolwise import app, checkpoints
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import MaskedBatches
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
@@ -28,6 +29,9 @@ from poolwise.encoder import BertForMaskedLMWithPooler, MaskedLMWithPooler
 from poolwise.machine import answers
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
+from poolwise.representations import EncoderShape, build_representation
+from poolwise.stages.sentiment import SentimentClassifier
+from poolwise.trained import MODEL_FOLDER, Notes, place_from, save
 from wandb_service import KEY, WandbService, wandb_service
 
 
@@ -140,3 +144,44 @@ def sends_gradient(model: MaskedLMWithPooler, surroundings: Surroundings, traini
         return objective
 
     return check
+
+
+@pytest.fixture
+def trained_run(config: BertConfig, tokenizer: BertTokenizer, tmp_path: Path):
+    """Writes a run whose classifier is what random weights make it; returns its folder and the classifier.
+
+    All share one encoder, beside which `own_encoder=False` lets it lie.
+    """
+
+    def make(name: str, own_encoder: bool = True, **changes: Any) -> tuple[Path, SentimentClassifier]:
+        torch.manual_seed(0)
+        model = BertForMaskedLMWithPooler(config)
+        shared = tmp_path / "runs" / "mlm" / "stage1" / "export"
+        if not shared.exists():
+            model.save_pretrained(shared)
+            tokenizer.save_pretrained(shared)
+        folder = write_run(tmp_path / "runs", name, 1, [3, 5], 0.9)
+        representation = build_representation({"name": name, "layer": None}, EncoderShape.of(config))
+        with torch.no_grad():
+            for parameter in representation.parameters():
+                parameter.add_(torch.randn_like(parameter) / 4)
+        classifier = SentimentClassifier(model.body, representation, 2, dropout=0.1)
+        nn.init.normal_(classifier.head.weight)
+        notes = Notes(
+            **{
+                "representation": {"name": name, "layer": None},
+                "formula": representation.formula_here,
+                "label_names": ["bad", "good"],
+                "temperature": 2.0,
+                "max_length": 32,
+                "long_texts": {"read": "head", "overlap": 0.0},
+                "encoder": None if own_encoder else place_from(str(shared), folder),
+                "fingerprint": None if own_encoder else checkpoints.fingerprint(str(shared)),
+                **changes,
+            }
+        )
+        body = classifier.encoder if own_encoder else None
+        save(folder / MODEL_FOLDER, notes, classifier, body, tokenizer)
+        return folder, classifier
+
+    return make

@@ -1,8 +1,15 @@
 """The short model card that lies in each export."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from poolwise.runs import RunIdentity
+import numpy as np
+import pandas
+from scipy.stats import binomtest
+
+from poolwise.runs import PREDICTIONS_FILE, RunIdentity
+
+if TYPE_CHECKING:
+    from poolwise.trained import TrainedClassifier
 
 LOADING = """```python
 from transformers import AutoModel, AutoTokenizer
@@ -97,3 +104,66 @@ def leak_in_words(provenance: dict[str, Any]) -> str:
         "with none that saw text alone.**\n"
     )
     return warning if names else ""
+
+
+def classifier_card(trained: "TrainedClassifier", use: str) -> str:
+    """Markdown for an exported classifier: what it is, test figures with intervals, where it came from, its limits.
+
+    Args:
+        trained: the run.
+        use: how the export is used, a line of Python.
+    """
+    record, notes = trained.record, trained.notes
+    metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
+    intervals = {"test/accuracy": accuracy_interval(trained)}
+    figures = "\n".join(f"| {name} | {value:.4f} | {intervals.get(name, '')} |" for name, value in metrics.items())
+    pooler = POOLER_OF_RUN.format(record["pooler_status"]) if notes.representation["name"] == "pooler" else ""
+    seen = record.get("test_texts_in_stage1")
+    saw = "is not known" if seen is None else f"held {seen} of the test texts, without labels"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [poolwise]
+---
+# {record["name"]}
+
+Classifies texts into {", ".join(f"`{name}`" for name in notes.label_names)}, trained on `{record["data"]}` from
+`{record["model"]}` ({record["protocol"]}; stage-1 objective: {record["objective"] or "none, not adapted"}).
+Its sentence vector is `{trained.name}`: {notes.formula}. {pooler}
+
+```python
+{use}
+```
+
+| figure | value | 95 % interval |
+|---|---|---|
+{figures}
+
+The interval is over the draw of test texts (Wilson) and says nothing of other seeds. Probabilities are calibrated on dev
+by one temperature ({notes.temperature:.3f}), which is part of the weights here.
+
+**Limits.** Texts are read up to {notes.max_length} word pieces{LONG_IN_WORDS[notes.long_texts["read"]]}. It knows the
+language and the kind of text that it was trained on. What stage 1 read {saw}.
+
+Made by poolwise {record["versions"]["poolwise"]}, run {record["key"][:8]}.
+"""
+
+
+POOLER_OF_RUN = "The pooler was {} when stage 2 began."
+LONG_IN_WORDS = {
+    "head": "; what follows is not read",
+    "tail": "; poolwise reads the last ones, and other programs the first",
+    "head_tail": "; poolwise reads the first and the last ones, and other programs the first",
+    "windows": " at a time; poolwise reads longer ones in windows, and other programs the first window",
+}
+
+
+def accuracy_interval(trained: "TrainedClassifier") -> str:
+    """The interval of Wilson 1927 of the test accuracy, from the run's predictions; empty where they are gone."""
+    file = trained.folder / PREDICTIONS_FILE
+    if not file.is_file():
+        return ""
+    rows = pandas.read_parquet(file, filters=[("split", "==", "test")])
+    right = int((np.stack(rows["logits"].to_list()).argmax(axis=1) == rows["label"]).sum())
+    interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
+    return f"{interval.low:.4f} to {interval.high:.4f}"

@@ -74,6 +74,21 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     return Corpus(text, unrated, label_names, unsplit, made)
 
 
+def texts_in(path: str, column: str | None = None) -> Iterator[str]:
+    """The texts of a file, a folder or a data set, one after the other.
+
+    Args:
+        path: of a file of any kind that the readers know, a pattern, a folder, or a name of the hub.
+        column: that holds the texts; None for one of a common name.
+
+    Raises:
+        UserError: there is nothing there, or no text.
+    """
+    for parts in find_parts(path).values():
+        for part in parts:
+            yield from (values["text"] for values in _values(part, {"text": column if part.columns_named else None}))
+
+
 def _stage1_text(
     data: FilesData, texts: dict[str, Dataset], labelled: dict[str, Dataset], made: dict[str, Any]
 ) -> dict[str, Dataset]:

@@ -1,0 +1,187 @@
+"""`python -m poolwise.export RUN --to FORM`: give a trained run to other programs, and check that they compute the same."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.special import softmax
+
+from poolwise.app import quieten
+from poolwise.card import classifier_card
+from poolwise.exports import classification, encoder, graph, sentence_vectors
+from poolwise.settings import UserError, leave
+from poolwise.trained import TrainedClassifier, load
+from poolwise.words import first_line
+
+CHECKED_TEXTS = [
+    "A lovely film, although the ending drags.",
+    "Dull.",
+    "",
+    "I would buy this again without a second thought, and so would my brother: the battery lasts two days!",
+    "这家酒店的房间很大,服务也不错。 🙂",
+    "not good at all " * 12,
+]
+"""What the check reads: short and long, empty, of another script, of unknown pieces."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One thing to export to.
+
+    Attributes:
+        write: writes it into an empty folder.
+        expected: what the program that it is for should compute of the texts.
+        tolerance: by how much any number may differ.
+        use: how it is used, in Python or on the command line.
+    """
+
+    write: Callable[[TrainedClassifier, Path], None]
+    expected: Callable[[TrainedClassifier, list[str]], ndarray]
+    tolerance: float
+    use: str
+
+
+def probabilities(trained: TrainedClassifier, texts: list[str]) -> Float[ndarray, "N C"]:
+    """Calibrated probabilities."""
+    found: ndarray = softmax(trained.logits(texts) / trained.notes.temperature, axis=1)
+    return found
+
+
+FORMS = {
+    "transformers": Form(
+        classification.write,
+        probabilities,
+        1e-4,
+        'pipeline("text-classification", model="{folder}")(["a text"], truncation=True)',
+    ),
+    "sentence-transformers": Form(
+        sentence_vectors.write,
+        lambda trained, texts: trained.encode(texts),
+        1e-5,
+        'SentenceTransformer("{folder}").encode(["a text"])',
+    ),
+    "onnx": Form(
+        graph.write,
+        lambda trained, texts: trained.logits(texts) / trained.notes.temperature,
+        1e-4,
+        'onnxruntime.InferenceSession("{folder}/model.onnx").run(["logits", "vectors"], tokens)',
+    ),
+    "encoder": Form(
+        encoder.write,
+        lambda trained, texts: trained.encode(texts, repr="cls"),
+        1e-5,
+        'AutoModel.from_pretrained("{folder}")',
+    ),
+}
+
+
+def main() -> None:
+    """Export, check, and say how it is used."""
+    parser = argparse.ArgumentParser(prog="python -m poolwise.export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished stage-2 run")
+    parser.add_argument("--to", required=True, choices=FORMS, help="which program is to read it")
+    parser.add_argument("--folder", type=Path, help="where to write (RUN/exports/FORM); one that is there is replaced")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub, if you are logged in there")
+    arguments = parser.parse_args()
+    quieten()
+    try:
+        folder = arguments.folder or arguments.run / "exports" / arguments.to
+        difference = export(arguments.run, arguments.to, folder)
+        print(f"written: {folder}")
+        print(f"checked in another process: differs by at most {difference:.1e} from the run itself")
+        print(f"use it:  {FORMS[arguments.to].use.format(folder=folder)}")
+        if arguments.push:
+            print(f"pushed:  {push(folder, arguments.push)}")
+    except UserError as error:
+        leave(error)
+
+
+def export(run: Path, to: str, folder: Path) -> float:
+    """Export a run so that the folder appears whole and checked, or not at all.
+
+    Args:
+        run: its folder.
+        to: the name of a form.
+        folder: where; an export that is there is replaced.
+
+    Returns:
+        By how much any number of the check differs.
+
+    Raises:
+        UserError: there is no classifier, no such form of it, or the export computes something else.
+    """
+    trained, form = load(run), FORMS[to]
+    if folder.exists() and not (folder / "README.md").is_file() and any(folder.iterdir()):
+        raise UserError(f"--folder={folder}: there is something else in it; name another one")
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        expected = form.expected(trained, CHECKED_TEXTS)
+        form.write(trained, draft)
+        (draft / "README.md").write_text(classifier_card(trained, form.use.format(folder="FOLDER")), encoding="utf-8")
+        difference = float(np.abs(np.array(computed(to, draft)) - expected).max())
+        if not difference <= form.tolerance:
+            raise UserError(
+                f"--to {to}: what was written differs by {difference:.1e} from the run, more than {form.tolerance:.0e}"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or first_line(error)}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return difference
+
+
+def computed(to: str, folder: Path) -> Any:
+    """What another process computes of the checked texts from the export.
+
+    Raises:
+        UserError: it cannot read it.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "poolwise.exports.check", to, str(folder)],
+        input=json.dumps(CHECKED_TEXTS),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"--to {to}: what was written cannot be read back ({done.stderr.strip().splitlines()[-1]})")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a folder to the hub; returns where it lies.
+
+    Raises:
+        UserError: nobody is logged in, or the hub does not take it.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if get_token() is None:
+        raise UserError(f"--push={name}: nobody is logged in to the hub; log in with: hf auth login")
+    try:
+        api = HfApi()
+        place = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except (HTTPError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"--push={name}: the hub does not take it ({first_line(error)})") from error
+    return str(place)
+
+
+if __name__ == "__main__":
+    main()

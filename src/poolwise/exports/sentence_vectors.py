@@ -1,0 +1,99 @@
+"""A folder that `SentenceTransformer(FOLDER)` loads, which gives the same vectors.
+
+Shapes: H hidden size, D vector size, K the layer that stands for the last.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poolwise.exports.dense import body_up_to_layer
+from poolwise.settings import UserError
+from poolwise.trained import TrainedClassifier
+
+POOLING: dict[str, Any] = {
+    **dict.fromkeys(("cls", "pooler", "cls_linear", "layer_mix", "cls_scaled"), "cls"),
+    **dict.fromkeys(("mean", "mean_first_last", "mean_last4", "mean_scaled"), "mean"),
+    "max": "max",
+    "cls_mean": ("cls", "mean"),
+}
+"""What `Pooling` of sentence-transformers does for a representation."""
+
+
+def write(trained: TrainedClassifier, folder: Path) -> None:
+    """Write the encoder, and a folder for each module after it.
+
+    Raises:
+        UserError: sentence-transformers is not installed, or has no module for this representation.
+    """
+    name = trained.notes.representation["name"]
+    if name not in POOLING:
+        raise UserError(
+            f"repr={name}: sentence-transformers has no module for {trained.notes.formula}; allowed: {', '.join(POOLING)}, "
+            "and --to onnx for this one"
+        )
+    try:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ImportError as error:
+        raise UserError("--to sentence-transformers needs it: pip install -e '.[export]'") from error
+    body = body_up_to_layer(trained)
+    size = body.config.hidden_size
+    weights = layer_weights(trained)
+    body.config.output_hidden_states = weights is not None
+    encoder = folder.with_name(folder.name + ".encoder")
+    body.save_pretrained(encoder)
+    trained.tokenizer.save_pretrained(encoder)
+    modules: list[nn.Module] = [Transformer(str(encoder), max_seq_length=trained.notes.max_length)]
+    modules += [_mixed(weights, size)] if weights is not None else []
+    modules += [Pooling(size, pooling_mode=POOLING[name]), *_after_pooling(trained)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+
+
+def layer_weights(trained: TrainedClassifier) -> Tensor | None:
+    """How much each state counts, (K + 1,), of embeddings and layers; None where the last one alone does."""
+    representation, name = trained.classifier.representation, trained.notes.representation["name"]
+    weights = torch.zeros(representation.layer + 1)
+    if name == "mean_first_last":
+        weights[[1, -1]] += 0.5
+    elif name == "mean_last4":
+        weights[-4:] = 0.25
+    elif name == "layer_mix":
+        weights = representation.weights.detach().cpu().softmax(dim=0)
+    else:
+        return None
+    return weights
+
+
+def _mixed(weights: Tensor, size: int) -> nn.Module:
+    from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
+
+    return WeightedLayerPooling(
+        size, num_hidden_layers=len(weights) - 1, layer_start=0, layer_weights=nn.Parameter(weights)
+    )
+
+
+def _after_pooling(trained: TrainedClassifier) -> list[nn.Module]:
+    """A dense layer for what is done with the pooled vector: the pooler's, or factors."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    classifier, name = trained.classifier, trained.notes.representation["name"]
+    representation = classifier.representation
+    size = representation.dimension
+    if name in ("pooler", "cls_linear"):
+        dense = classifier.pooler.dense if name == "pooler" else representation.dense  # type: ignore[union-attr]
+        layer = Dense(size, size, activation_function=nn.Tanh())
+        layer.linear.load_state_dict(dense.state_dict())
+        return [layer]
+    factors = {
+        "layer_mix": lambda: representation.scale.expand(size),
+        "cls_scaled": lambda: representation.factors[representation.slice_of_unit],
+        "mean_scaled": lambda: representation.factors,
+    }.get(name)
+    if factors is None:
+        return []
+    layer = Dense(size, size, bias=False, activation_function=nn.Identity())
+    layer.linear.load_state_dict({"weight": torch.diag(factors().detach().cpu())})
+    return [layer]

@@ -1,0 +1,92 @@
+"""`python -m poolwise.predict RUN [TEXT ...]`: classify texts with a trained run; without texts, lines of standard input."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from poolwise.settings import UserError, leave
+
+if TYPE_CHECKING:
+    from poolwise.trained import Prediction, TrainedClassifier
+
+AT_A_TIME = 1024
+"""Texts that are read before the first of them is told."""
+
+
+def main() -> None:
+    """Classify, and write a table or JSON lines."""
+    parser = argparse.ArgumentParser(prog="python -m poolwise.predict", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished stage-2 run")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to classify")
+    parser.add_argument("--file", help="classify the texts of a file or folder: .txt, .csv, .jsonl, .parquet, ...")
+    parser.add_argument("--column", help="the column that holds the texts (one of a common name, as text or review)")
+    parser.add_argument("--jsonl", action="store_true", help="write a JSON object a line in place of a table")
+    arguments = parser.parse_args()
+    try:
+        texts = texts_to_classify(arguments.texts, arguments.file, arguments.column)
+        write(classified(arguments.run, texts), arguments.jsonl)
+    except UserError as error:
+        leave(error)
+    except BrokenPipeError:
+        sys.stderr.close()  # `| head` has seen enough
+
+
+def texts_to_classify(given: list[str], file: str | None, column: str | None) -> Iterable[str]:
+    """The texts of the command line, of a file, or the lines of standard input.
+
+    Raises:
+        UserError: texts are given in two ways.
+    """
+    if given and file:
+        raise UserError(f"texts are given and --file={file} too; give one of them")
+    if column and not file:
+        raise UserError(f"--column={column} is of a file; give --file")
+    if file:
+        from poolwise.data.files import texts_in
+
+        return texts_in(file, column)
+    return given or (line.rstrip("\r\n") for line in sys.stdin)
+
+
+def classified(run: Path, texts: Iterable[str]) -> Iterator["Prediction"]:
+    """The predictions of texts, some at a time.
+
+    Raises:
+        UserError: there is no trained classifier in `run`.
+    """
+    from poolwise.app import quieten
+
+    quieten()
+    from poolwise.trained import load
+
+    classifier: TrainedClassifier = load(run)
+    waiting = iter(texts)
+    while some := list(islice(waiting, AT_A_TIME)):
+        yield from classifier.predict(some)
+
+
+def write(predictions: Iterable["Prediction"], as_json: bool) -> None:
+    """Write predictions to standard output."""
+    if as_json:
+        for each in predictions:
+            row = {"text": each.text, "label": each.label, "probabilities": each.probabilities}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        return
+    table = Table("text", "label", "probability", box=SIMPLE_HEAD)
+    for each in predictions:
+        table.add_row(Text(each.text), Text(each.label), f"{each.probabilities[each.label]:.3f}")
+    if table.rows:
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""A classifier that stage 2 trained: what of it is kept beside the run's record, and how it is used.
+
+Shapes: N texts, D vector size, C classes.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from poolwise import checkpoints, encoder
+from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
+from poolwise.data.tokens import token_ids
+from poolwise.jobs.start import load_tokenizer
+from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
+from poolwise.runs import read_record
+from poolwise.settings import LongTexts, UserError
+from poolwise.stages.sentiment import SentimentClassifier
+
+MODEL_FOLDER = "model"
+ENCODER_FOLDER = "encoder"
+NOTES_FILE = "classifier.json"
+WEIGHTS_FILE = "classifier.safetensors"
+BATCH = 64
+"""Texts that are read at a time."""
+HOTTEST = 20.0
+"""The most by which logits are divided, or multiplied."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a reader of the weights must know, kept as JSON beside them.
+
+    Attributes:
+        representation: its settings.
+        formula: of the representation, in words.
+        label_names: C names, in the order of the logits.
+        temperature: what logits are divided by to be calibrated: see `fitted_temperature`.
+        max_length: word pieces of a text or of a window of it.
+        long_texts: what is read of longer texts: see `LongTexts`.
+        encoder: folder or hub name of an encoder that stage 2 left as it was; None where its own lies beside.
+        fingerprint: of that encoder.
+    """
+
+    representation: dict[str, Any]
+    formula: str
+    label_names: list[str]
+    temperature: float
+    max_length: int
+    long_texts: dict[str, Any]
+    encoder: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of a text.
+
+    Attributes:
+        text: as it was given.
+        label: the name of the likeliest class.
+        probabilities: of each class by name, calibrated on dev.
+    """
+
+    text: str
+    label: str
+    probabilities: dict[str, float]
+
+
+class TrainedClassifier:
+    """A classifier as stage 2 left it, in eval mode.
+
+    Attributes:
+        folder: the run's.
+        notes: what it is.
+        tokenizer: the encoder's.
+        classifier: encoder, representation and head.
+        record: of the run; empty if it is gone.
+    """
+
+    def __init__(
+        self, folder: Path, notes: Notes, tokenizer: PreTrainedTokenizerBase, classifier: SentimentClassifier
+    ) -> None:
+        """Take the parts, and move them to the GPU if there is one."""
+        self.folder = folder
+        self.notes = notes
+        self.tokenizer = tokenizer
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.classifier = classifier.eval().to(self.device)
+        self.record = read_record(folder) or {}
+
+    @property
+    def name(self) -> str:
+        """The representation, with what is set of it: `pooler`, `mean@layer3`."""
+        return label_of(self.notes.representation)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """What each text is, with calibrated probabilities.
+
+        Raises:
+            TypeError: `texts` is no list of strings.
+        """
+        calibrated = softmax(self.logits(texts) / self.notes.temperature, axis=1)
+        names = self.notes.label_names
+        return [
+            Prediction(text, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
+            for text, row in zip(texts, calibrated, strict=True)
+        ]
+
+    def logits(self, texts: Sequence[str]) -> Float[ndarray, "N C"]:
+        """Class logits of each text, as the head gives them.
+
+        Raises:
+            TypeError: `texts` is no list of strings.
+        """
+        vectors = self.encode(texts)
+        with torch.inference_mode():
+            found: ndarray = self.classifier.logits(torch.from_numpy(vectors).to(self.device)).cpu().numpy()
+        return found
+
+    def encode(self, texts: Sequence[str], repr: str | None = None) -> Float[ndarray, "N D"]:
+        """A vector of each text.
+
+        Args:
+            texts: N strings.
+            repr: the name of a representation that learns nothing in stage 2; None for the one that was trained.
+
+        Raises:
+            TypeError: `texts` is no list of strings.
+            UserError: there is no such representation, or this classifier has no part for it.
+        """
+        check_texts(texts)
+        model = self.classifier if repr is None else self._reading(repr)
+        found = torch.empty((len(texts), model.representation.dimension))
+        with torch.inference_mode():
+            for batch in self._batches(texts):
+                found[batch["examples"]] = model.vectors(batch).float().cpu()
+        return found.numpy()
+
+    def _reading(self, name: str) -> SentimentClassifier:
+        """The same encoder, read by another representation.
+
+        A shallow copy, because a `SentimentClassifier` takes the pooler out of the body it is given.
+        """
+        allowed = [kind.name for kind in REPRESENTATIONS.values() if not kind.learned]
+        if self.classifier.pooler is None:
+            allowed.remove("pooler")
+        if name not in allowed:
+            raise UserError(
+                f"repr={name}: allowed with this run, beside its own {self.notes.representation['name']}: "
+                f"{', '.join(allowed)}"
+            )
+        body = self.classifier.encoder
+        assert body is not None
+        other = SentimentClassifier.__new__(SentimentClassifier)
+        torch.nn.Module.__init__(other)
+        other.encoder, other.pooler = body, self.classifier.pooler
+        other.representation = build_representation({"name": name, "layer": None}, EncoderShape.of(body.config))
+        return other
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[Batch]:
+        notes = self.notes
+        tokens = token_ids(list(texts), self.tokenizer, notes.max_length, LongTexts(**notes.long_texts))
+        unlabelled = LabelledBatches(replace(tokens, labels=np.zeros(len(tokens), np.int64)))
+        for requests in SortedBatches(tokens.lengths, BATCH):
+            batch = unlabelled[requests]
+            yield {key: part.to(self.device) if isinstance(part, Tensor) else part for key, part in batch.items()}
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise a TypeError unless these are strings."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"a list of texts is needed, such as ['a text'], not {type(texts).__name__}")
+
+
+def fitted_temperature(logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]) -> float:
+    """What to divide logits by so that their probabilities are right on these texts: Guo et al. 2017, section 4.2.
+
+    It minimises the cross entropy on them; 1 / `HOTTEST` to `HOTTEST`.
+    """
+
+    def loss(log_temperature: float) -> float:
+        rows = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return float(-rows[np.arange(len(labels)), labels].mean())
+
+    widest = np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=(-widest, widest), method="bounded").x))
+
+
+def save(
+    folder: Path,
+    notes: Notes,
+    classifier: SentimentClassifier,
+    body: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write a classifier so that it appears whole or not at all.
+
+    Args:
+        folder: where; one that is there is replaced.
+        notes: what it is.
+        classifier: whose head, representation and pooler are written.
+        body: the encoder, where it is not one that lies elsewhere (`notes.encoder`).
+        tokenizer: written beside the encoder.
+    """
+    draft = folder.with_name(folder.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        weights = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in classifier.state_dict().items()
+            if not name.startswith("encoder.")
+        }
+        save_file(weights, draft / WEIGHTS_FILE)
+        (draft / NOTES_FILE).write_text(
+            json.dumps(asdict(notes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        if body is not None:
+            body.save_pretrained(draft / ENCODER_FOLDER)
+            tokenizer.save_pretrained(draft / ENCODER_FOLDER)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load(run: str | Path) -> TrainedClassifier:
+    """The classifier of a finished stage-2 run.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        UserError: there is none, it is broken, or the encoder that it reads has changed since.
+    """
+    folder = Path(run)
+    notes = read_notes(folder)
+    own = folder / MODEL_FOLDER / ENCODER_FOLDER
+    path = str(own) if notes.encoder is None else place_of(notes.encoder, folder)
+    checkpoints.check_checkpoint(path, refuse_unexpected=False)
+    if notes.encoder is not None and checkpoints.fingerprint(path) != notes.fingerprint:
+        raise UserError(f"{path} is not the encoder that {folder} was trained on: its weights have changed since")
+    body, _ = encoder.load_encoder(path, pooler_required=False)
+    representation = build_representation(notes.representation, EncoderShape.of(body.config))
+    classifier = SentimentClassifier(body, representation, len(notes.label_names), dropout=0.0)
+    file = folder / MODEL_FOLDER / WEIGHTS_FILE
+    try:
+        found = classifier.load_state_dict(load_file(file), strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{file} does not fit this classifier ({error})") from error
+    lacking = [name for name in found.missing_keys if not name.startswith("encoder.")]
+    if lacking or found.unexpected_keys:
+        raise UserError(f"{file} does not fit this classifier; missing: {lacking}, unexpected: {found.unexpected_keys}")
+    return TrainedClassifier(folder, notes, load_tokenizer(path), classifier)
+
+
+def read_notes(folder: Path) -> Notes:
+    """What is noted of the classifier in a run's folder.
+
+    Raises:
+        UserError: there is none, or it is broken.
+    """
+    file = folder / MODEL_FOLDER / NOTES_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} holds no trained classifier{_reason(folder)}")
+    values = checkpoints.read_json(file)
+    try:
+        return Notes(**values)
+    except TypeError as error:
+        raise UserError(f"{file} is not as stage 2 writes it ({error})") from error
+
+
+def _reason(folder: Path) -> str:
+    if not folder.is_dir():
+        return ": there is no such folder; stage-2 runs lie in runs/sentiment/"
+    record = read_record(folder)
+    if record is None:
+        return ": it is not the folder of a run; those of stage 2 lie in runs/sentiment/"
+    if record["stage"] != "sentiment":
+        return ": it is a run of stage 1, whose encoder lies in its export/"
+    if record["status"] != "finished":
+        return f": this run is {record['status']}"
+    if "strengths" in record:
+        return ": a probe in folds is several classifiers, and none is kept"
+    return ": this run is of an earlier poolwise; delete its record.json, and run its command again"
+
+
+def place_from(path: str, folder: Path) -> str:
+    """How the notes in a run's folder name an encoder: relative to it where both lie in one folder of runs."""
+    place, runs = Path(path).resolve(), folder.resolve().parent.parent
+    if not place.is_dir():
+        return path  # of the hub
+    return str(place.relative_to(runs)) if place.is_relative_to(runs) else str(place)
+
+
+def place_of(noted: str, folder: Path) -> str:
+    """Where the encoder lies that the notes in a run's folder name: see `place_from`."""
+    beside = folder.resolve().parent.parent / noted
+    return str(beside) if beside.is_dir() else noted

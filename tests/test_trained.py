@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+import poolwise
+from helpers import TEXTS
+from poolwise.predict import main as predict
+from poolwise.settings import UserError
+from poolwise.trained import MODEL_FOLDER, NOTES_FILE, WEIGHTS_FILE, fitted_temperature, load, place_from
+
+LONG = " ".join(TEXTS) * 2
+
+
+@pytest.mark.parametrize("name", ["cls", "pooler", "mean", "cls_linear", "layer_mix"])
+def test_what_is_loaded_computes_what_was_saved(trained_run, tokenizer, name):
+    folder, classifier = trained_run(name)
+    found = load(folder)
+    rows = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    batch = {key: rows[key] for key in ("input_ids", "attention_mask")} | {"windows": [1] * len(TEXTS)}
+    with torch.no_grad():
+        vectors = classifier.eval().vectors(batch)
+        logits = classifier.logits(vectors)
+    np.testing.assert_allclose(found.encode(TEXTS), vectors, atol=1e-5)
+    np.testing.assert_allclose(found.logits(TEXTS), logits, atol=1e-5)
+    predictions = found.predict(TEXTS)
+    assert [each.text for each in predictions] == TEXTS
+    assert [each.label for each in predictions] == [["bad", "good"][row.argmax()] for row in logits]
+    calibrated = (logits / 2.0).softmax(dim=1)
+    np.testing.assert_allclose([list(each.probabilities.values()) for each in predictions], calibrated, atol=1e-5)
+
+
+def test_a_text_is_the_same_alone_and_among_others(trained_run):
+    found = load(trained_run("mean")[0])
+    alone = np.concatenate([found.encode([text]) for text in TEXTS])
+    np.testing.assert_allclose(found.encode(TEXTS), alone, atol=1e-5)
+    assert found.encode([]).shape == (0, 16)
+
+
+def test_long_texts_are_read_in_windows_if_they_were_in_training(trained_run):
+    folder, _ = trained_run("mean", long_texts={"read": "windows", "overlap": 0.0})
+    head, _ = trained_run("mean")
+    assert np.abs(load(folder).encode([LONG]) - load(head).encode([LONG])).max() > 1e-3
+    np.testing.assert_allclose(load(folder).encode(TEXTS), load(head).encode(TEXTS), atol=1e-6)
+
+
+def test_other_representations_read_the_same_encoder(trained_run):
+    of_pooler, of_cls = load(trained_run("pooler")[0]), load(trained_run("cls")[0])
+    np.testing.assert_allclose(of_pooler.encode(TEXTS, repr="cls"), of_cls.encode(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(of_pooler.encode(TEXTS, repr="pooler"), of_pooler.encode(TEXTS), atol=1e-6)
+    with pytest.raises(UserError, match="repr=pooler: allowed with this run, beside its own cls: cls, mean, max"):
+        of_cls.encode(TEXTS, repr="pooler")
+    with pytest.raises(UserError, match="repr=cls_linear: allowed"):
+        of_cls.encode(TEXTS, repr="cls_linear")
+
+
+def test_an_encoder_that_stage_2_left_as_it_was_is_found_where_it_lies(trained_run, tmp_path):
+    folder, _ = trained_run("mean", own_encoder=False)
+    assert not (folder / MODEL_FOLDER / "encoder").exists()
+    np.testing.assert_allclose(load(folder).encode(TEXTS), load(trained_run("mean")[0]).encode(TEXTS), atol=1e-6)
+    notes = json.loads((folder / MODEL_FOLDER / NOTES_FILE).read_text())
+    assert notes["encoder"] == "mlm/stage1/export"  # moves with the folder of runs
+    config = folder.parent.parent / notes["encoder"] / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-2'))
+    with pytest.raises(UserError, match="is not the encoder that .* was trained on: its weights have changed since"):
+        load(folder)
+
+
+def test_an_encoder_of_the_hub_or_elsewhere_keeps_its_name(tmp_path):
+    run = tmp_path / "runs" / "sentiment" / "a"
+    assert place_from("google-bert/bert-base-uncased", run) == "google-bert/bert-base-uncased"
+    elsewhere = tmp_path / "encoders" / "one"
+    elsewhere.mkdir(parents=True)
+    assert place_from(str(elsewhere), run) == str(elsewhere)
+
+
+def test_runs_without_a_classifier_are_told_why(tmp_path, trained_run):
+    with pytest.raises(UserError, match="there is no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        load(tmp_path)
+    (tmp_path / "record.json").write_text(json.dumps({"stage": "mlm", "status": "finished"}))
+    with pytest.raises(UserError, match="a run of stage 1"):
+        load(tmp_path)
+    (tmp_path / "record.json").write_text(json.dumps({"stage": "sentiment", "status": "failed"}))
+    with pytest.raises(UserError, match="this run is failed"):
+        load(tmp_path)
+    folder, _ = trained_run("cls")
+    weights = folder / MODEL_FOLDER / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="does not fit this classifier"):
+        load(folder)
+
+
+def test_texts_are_a_list_of_strings(trained_run):
+    found = poolwise.load(trained_run("cls")[0])
+    with pytest.raises(TypeError, match="a list of texts is needed"):
+        found.predict("Dull.")
+    with pytest.raises(TypeError, match="a list of texts is needed"):
+        found.predict(["Dull.", None])
+
+
+def test_the_temperature_minimises_the_cross_entropy():
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=(4000, 3))
+    labels = np.array([generator.choice(3, p=np.exp(row)) for row in log_softmax(true, axis=1)])
+    assert fitted_temperature(true, labels) == pytest.approx(1.0, abs=0.1)
+    assert fitted_temperature(true * 4, labels) == pytest.approx(4.0, abs=0.4)
+    assert fitted_temperature(np.eye(3)[labels], labels) == pytest.approx(1 / 20, rel=0.01)  # all right: the bound
+
+
+def run_predict(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+    try:
+        predict()
+    except SystemExit as leaving:
+        return leaving.code
+    return 0
+
+
+def test_predict_reads_arguments_files_and_standard_input(trained_run, monkeypatch, capsys, tmp_path):
+    folder, _ = trained_run("cls")
+    expected = [each.label for each in load(folder).predict(TEXTS)]
+    file = tmp_path / "reviews.csv"
+    file.write_text("id,review\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS)))
+
+    def labels():
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["text"] for row in rows] == TEXTS
+        assert all(sum(row["probabilities"].values()) == pytest.approx(1) for row in rows)
+        return [row["label"] for row in rows]
+
+    assert run_predict(monkeypatch, folder, *TEXTS, "--jsonl") == 0
+    assert labels() == expected
+    assert run_predict(monkeypatch, folder, "--file", file, "--jsonl") == 0
+    assert labels() == expected
+    monkeypatch.setattr("sys.stdin", [text + "\n" for text in TEXTS])
+    assert run_predict(monkeypatch, folder, "--jsonl") == 0
+    assert labels() == expected
+    assert run_predict(monkeypatch, folder, *TEXTS) == 0
+    assert "probability" in capsys.readouterr().out
+
+
+def test_predict_tells_mistakes_without_a_traceback(trained_run, monkeypatch, capsys, tmp_path):
+    folder, _ = trained_run("cls")
+    assert run_predict(monkeypatch, folder, "a", "--file", "b.txt") == 2
+    assert run_predict(monkeypatch, folder, "a", "--column", "b") == 2
+    assert run_predict(monkeypatch, folder, "--file", tmp_path / "no.csv") == 2
+    assert run_predict(monkeypatch, tmp_path, "a") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in errors] == ["poolwise"] * 4
