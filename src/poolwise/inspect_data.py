@@ -342,8 +342,11 @@ class DataPage:
             yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
         longest = self.settings.data.max_length
         cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
-        if cut:
-            yield f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer"
+        if cut and self.settings.data.long_texts != "windows":
+            yield (
+                f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer, "
+                "data.long_texts says what is read"
+            )
         unknown = self._above(UNKNOWN_SHARE, lambda tokens: tokens.unknown_share)
         if unknown:
             named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)

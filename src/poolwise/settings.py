@@ -293,8 +293,47 @@ Contamination = Literal["error", "warn", "drop"]
 leave them out of stage 1. Texts of train stay, with a warning."""
 
 
+Read = Literal["head", "tail", "head_tail", "windows"]
+"""Of a text that is longer than `max_length`: its first word pieces, its last, both, or all in windows."""
+
+
 @dataclass(frozen=True)
-class DemoData:
+class LongTexts:
+    """What is read of a text that is longer than `max_length`.
+
+    Attributes:
+        read: which part of it.
+        overlap: share of a window's word pieces that the window before it holds too.
+    """
+
+    read: Read = "head"
+    overlap: float = 0.0
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """What of it enters keys: nothing for `head`, as before there was a choice."""
+        found: dict[str, Any] = {} if self.read == "head" else {"long_texts": self.read}
+        return found | ({"window_overlap": self.overlap} if self.read == "windows" else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonData:
+    """How texts of any source are read."""
+
+    max_length: Annotated[int, Bounds(at_least=4.0)]
+    """Word pieces of a text, or of each of its windows, special tokens counted."""
+    long_texts: Read = "head"
+    window_overlap: Annotated[float, Bounds(at_least=0.0, below=1.0)] = 0.25
+    contamination: Contamination = "drop"
+
+    @property
+    def reading(self) -> LongTexts:
+        """What is read of long texts."""
+        return LongTexts(self.long_texts, self.window_overlap)
+
+
+@dataclass(frozen=True)
+class DemoData(CommonData):
     """The generated reviews of `poolwise.data.demo`: sizes are numbers of reviews."""
 
     source: Literal["demo"]
@@ -306,12 +345,10 @@ class DemoData:
     test: Count
     seed: Seed
     label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
-    max_length: Annotated[int, Bounds(at_least=4.0)]
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
-class FilesData:
+class FilesData(CommonData):
     """A person's own data: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2.
 
     Each names a file, a pattern, a folder, or a data set of the hub. Of `train`, a `dev` and a `test` that are not
@@ -337,12 +374,10 @@ class FilesData:
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
-    max_length: Annotated[int, Bounds(at_least=4.0)]
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
-class HubData:
+class HubData(CommonData):
     """A data set of the Hugging Face hub; `dev` may be null: then `dev_share` of train is held out."""
 
     source: Literal["hub"]
@@ -357,8 +392,6 @@ class HubData:
     dev_share: OpenShare
     text_column: str
     label_column: str
-    max_length: Annotated[int, Bounds(at_least=4.0)]
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)

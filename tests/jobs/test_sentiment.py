@@ -2,10 +2,11 @@
 
 import json
 
+import pandas
 import pytest
 import torch
 
-from helpers import SMALL_STAGE2, settings
+from helpers import SMALL_RUN, SMALL_STAGE2, settings
 from poolwise import encoder
 from poolwise.jobs import SentimentJob
 from poolwise.jobs.sentiment import labelled_corpus
@@ -21,7 +22,7 @@ def stage2_identity(*overrides: str):
     "change",
     [
         *("seed=2", "repr=mean", "repr.layer=1", "protocol.epochs=2", "data.label_noise=0.1", "data.test=39"),
-        "model.hidden_size=34",
+        *("model.hidden_size=34", "data.long_texts=tail", "data.long_texts=windows"),
     ],
 )
 def test_what_changes_numbers_changes_the_key_of_stage_2(change):
@@ -50,6 +51,25 @@ def test_the_key_of_a_default_run_is_what_it_was():
     assert identity.key == hash_of([NUMERICS_VERSION, identity.material])
     assert hash_of([1, material]) == "ace573df5f241ade72cb58f95921b56fb98816ccf7efff8e92645823e794c57a"
     assert material["protocol"].keys() == {"name", "epochs", "batch_size", "dropout", "optimisation"}
+
+
+def test_the_overlap_of_windows_matters_to_windows_alone():
+    assert stage2_identity("data.window_overlap=0.5") == stage2_identity()
+    windows = stage2_identity("data.long_texts=windows")
+    assert windows.key != stage2_identity("data.long_texts=windows", "data.window_overlap=0.5").key
+    assert windows.material.items() >= {"long_texts": "windows", "window_overlap": 0.25}.items()
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "frozen", "probe"])
+def test_long_texts_are_read_in_windows(program, tmp_path, protocol):
+    small = [*SMALL_RUN, "protocol.epochs=1"] if protocol != "probe" else SMALL_RUN
+    own = [f"protocol={protocol}", "data.max_length=10", "data.long_texts=windows", "labels_per_class=20"]
+    assert program("stage=sentiment", "encoder=base", *small, *own, "logger=csv", "seed=1") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert run["data_report"]["truncated"] == {"train": 0.0, "dev": 0.0, "test": 0.0}
+    assert run["representation"]["formula"].endswith("; mean over the windows of a text")
+    (predictions,) = (tmp_path / "runs/sentiment").glob("*/predictions.parquet")
+    assert pandas.read_parquet(predictions)["split"].value_counts().to_dict() == {"test": 40, "dev": 32}
 
 
 @pytest.mark.parametrize(

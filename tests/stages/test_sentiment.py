@@ -6,6 +6,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from transformers import BertModel
 
 from helpers import quiet_trainer
+from poolwise.data.batching import LabelledBatches
 from poolwise.data.module import labelled_data
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import Optimisation
@@ -57,18 +58,45 @@ def test_evaluation_keeps_one_prediction_an_example_in_order(config, texts):
     predictions = stage.predictions["test"]
     assert predictions["examples"].tolist() == list(range(len(texts)))
     assert predictions["labels"].tolist() == texts.labels.tolist()
-    token_ids, present = texts.padded(np.array([4]))
     stage.eval()
     with torch.no_grad():
-        alone = stage.classifier(
-            {"input_ids": torch.from_numpy(token_ids), "attention_mask": torch.from_numpy(present.astype(np.int64))}
-        )
+        alone = stage.classifier(LabelledBatches(texts)[[(0, 4)]])
     torch.testing.assert_close(predictions["logits"][4], alone[0], rtol=1e-4, atol=1e-5)
     assert stage.vectors["examples"].tolist() == list(range(len(texts)))
     with torch.no_grad():
         torch.testing.assert_close(stage.classifier.head(stage.vectors["vectors"]), predictions["logits"])
     accuracy = (predictions["logits"].argmax(dim=1) == predictions["labels"]).float().mean()
     torch.testing.assert_close(trainer.callback_metrics["test/accuracy"], accuracy)
+
+
+@pytest.mark.parametrize("name", ["cls", "pooler", "max", "attention"])
+def test_the_vector_of_a_text_is_the_mean_over_its_windows_alone(config, windowed, name):
+    built = classifier(config, name).double().eval()
+    numbers = [1, 0, 2, 3]
+    batch = LabelledBatches(windowed)[[(0, number) for number in numbers]]
+    assert batch["windows"] == np.diff(windowed.window_offsets)[numbers].tolist()
+    assert len(batch["labels"]) == 4 < len(batch["input_ids"]) == sum(batch["windows"])
+    with torch.no_grad():
+        together = built.vectors(batch)
+        for vector, number in zip(together, numbers, strict=True):
+            windows = windowed.windows_of(np.array([number]))[0].tolist()
+            alone = [built.vectors(LabelledBatches(windowed.windows)[[(0, window)]])[0] for window in windows]
+            torch.testing.assert_close(vector, torch.stack(alone).mean(dim=0), rtol=1e-12, atol=1e-12)
+
+
+def test_windows_of_a_text_are_trained_on_and_told_as_one(config, windowed):
+    """The loss and its gradient are means over texts, however many windows they have."""
+    stage = Sentiment(classifier(config), OPTIMISATION)
+    trainer, data, _ = fit(stage, windowed)
+    trainer.test(stage, data, verbose=False)
+    assert stage.predictions["test"]["examples"].tolist() == [0, 1, 2, 3]
+    assert stage.tokens == 2 * windowed.lengths.sum()
+    stage.eval()
+    with torch.no_grad():
+        every = [stage.classifier(LabelledBatches(windowed)[[(0, number)]])[0] for number in range(4)]
+    torch.testing.assert_close(stage.predictions["test"]["logits"], torch.stack(every), rtol=1e-4, atol=1e-5)
+    losses = torch.nn.functional.cross_entropy(torch.stack(every), torch.from_numpy(windowed.labels))
+    torch.testing.assert_close(stage.figures["test"]["test/loss"], losses, rtol=1e-4, atol=1e-5)
 
 
 def test_vectors_of_some_test_texts_are_kept(config, texts, monkeypatch):

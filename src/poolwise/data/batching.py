@@ -131,17 +131,23 @@ def _chunks(values: ndarray, size: int) -> list[ndarray]:
 
 
 class LabelledBatches(Dataset[Batch]):
-    """Stage 2's batches: `input_ids`, `attention_mask` (B, T); `labels`, `examples` (B,); `tokens`, a count."""
+    """Stage 2's batches of B texts in R windows, those of a text one after the other.
+
+    `input_ids` and `attention_mask` (R, T); `windows`, a list of how many each text has; `labels`, `examples` (B,);
+    `tokens`, a count.
+    """
 
     def __init__(self, texts: TokenisedTexts) -> None:
         self.texts = texts
 
     def __getitem__(self, requests: list[Request]) -> Batch:
         examples = np.array([example for _, example in requests])
-        token_ids, present = self.texts.padded(examples)
+        rows, counts = self.texts.windows_of(examples)
+        token_ids, present = self.texts.windows.padded(rows)
         return {
             "input_ids": torch.from_numpy(token_ids),
             "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "windows": counts.tolist(),
             "labels": torch.from_numpy(self.texts.labels[examples]),
             "examples": torch.from_numpy(examples),
             "tokens": int(present.sum()),

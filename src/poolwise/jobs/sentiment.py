@@ -112,6 +112,7 @@ class SentimentJob(Job):
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
+            **settings.data.reading.material,
             "representation": representations.material_of(self.representation),
             "protocol": material_of(self.protocol),
             "platform": platform(settings.trainer),
@@ -184,6 +185,7 @@ class SentimentJob(Job):
         for split, rows in self.corpus.labelled.items():
             material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
             material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
+            material += settings.data.reading.material.values()
             device = self.identity.material["platform"]["device"]
             folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
             found[split] = stored_states(model, texts[split], folder, device)
@@ -261,10 +263,11 @@ class SentimentJob(Job):
 
     def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
         """Note what was classified from; `parameters` lie between hidden states and vectors."""
+        in_windows = self.settings.data.long_texts == "windows"
         record.results["representation"] = {
             **self.representation,
             "layer": representation.layer,
-            "formula": representation.formula_here,
+            "formula": representation.formula_here + ("; mean over the windows of a text" if in_windows else ""),
             "parameters": parameters,
         }
         record.results["pooler_status"] = self.pooler_status

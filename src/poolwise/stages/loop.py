@@ -128,7 +128,10 @@ class Job(ABC):
         record.results["data_report"] = {**self.data_report, "truncated": shares}
         if shares["train"] >= TRUNCATED_SHARE:
             length = self.settings.data.max_length
-            warn_once(f"{shares['train']:.0%} of the training texts are cut at data.max_length={length} word pieces")
+            warn_once(
+                f"{shares['train']:.0%} of the training texts are cut to data.max_length={length} word pieces "
+                f"(data.long_texts={self.settings.data.long_texts})"
+            )
 
     @abstractmethod
     def kept_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """Stage 2: sentiment classification from one representation.
 
-Shapes: B texts, T tokens, H hidden size, D vector size, C classes, N examples, E of these whose vectors are kept.
+Shapes: B texts, R windows of these, T tokens, H hidden size, D vector size, C classes, N examples, E of these whose
+vectors are kept.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel
 from poolwise.data.batching import Batch
 from poolwise.families import family_of
 from poolwise.geometry import TEXTS, spread
-from poolwise.representations import Representation
+from poolwise.representations import Representation, mean_over_windows
 from poolwise.settings import SELECTION_METRIC, Optimisation
 from poolwise.stages.stage import Stage, weight_decay_groups
 from poolwise.stages.vectors import layers_of
@@ -87,7 +88,11 @@ class SentimentClassifier(nn.Module):
         self.representation.requires_grad_(dense != "fixed")
 
     def vectors(self, batch: Batch) -> Float[Tensor, "B D"]:
-        """One vector per text, from `input_ids` and `attention_mask` (B, T), or from stored states."""
+        """One vector per text: the mean over those of its `windows`."""
+        return mean_over_windows(self.vectors_of_windows(batch), batch["windows"])
+
+    def vectors_of_windows(self, batch: Batch) -> Float[Tensor, "R D"]:
+        """One vector per window, from `input_ids` and `attention_mask` (R, T), or from stored states."""
         if self.encoder is None:
             stored: Tensor = self.representation.of_layers(layers_of(batch), self.pooler)
             return stored
