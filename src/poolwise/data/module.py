@@ -23,7 +23,11 @@ from poolwise.settings import Masking
 
 
 class TextDataModule(lightning.LightningDataModule):
-    """Loaders over `train`, `dev` and, in stage 2, `test`."""
+    """Loaders over `train`, `dev` and, in stage 2, `test`.
+
+    Attributes:
+        start: where training goes on that was stopped: an epoch, and how many of its batches are done.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.workers = workers
         self.topics = topics
         self.batch_tokens = batch_tokens
+        self.start = (0, 0)
 
     @property
     def a_batch(self) -> str:
@@ -61,7 +66,9 @@ class TextDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
         lengths = self.texts["train"].lengths
-        sampler = LengthGroupedBatches(lengths, self.batch_size, self.seed, self.topics, self.batch_tokens)
+        sampler = LengthGroupedBatches(
+            lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, start=self.start
+        )
         return loader(self.batches["train"], sampler, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
