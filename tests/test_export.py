@@ -27,7 +27,7 @@ def four_layers(config):
 def test_an_export_computes_what_the_run_does(trained_run, tmp_path, form, name):
     trained = load(trained_run(name)[0])
     FORMS[form].write(trained, tmp_path / "export")
-    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS))
+    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS, 32))
     np.testing.assert_allclose(found, FORMS[form].expected(trained, CHECKED_TEXTS), atol=FORMS[form].tolerance)
 
 
@@ -48,7 +48,7 @@ def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form,
     folder, _ = trained_run(name, representation={"name": name, "layer": 2})
     trained = load(folder)
     FORMS[form].write(trained, tmp_path / "export")
-    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS))
+    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS, 32))
     np.testing.assert_allclose(found, FORMS[form].expected(trained, CHECKED_TEXTS), atol=FORMS[form].tolerance)
 
 
@@ -67,8 +67,8 @@ def test_what_has_no_such_form_is_refused_and_leaves_nothing(trained_run, tmp_pa
 
 
 def test_an_export_that_computes_something_else_is_not_kept(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("poolwise.export.computed", lambda to, folder: np.zeros((len(CHECKED_TEXTS), 2)))
-    with pytest.raises(UserError, match="differs by .* from the run, more than 1e-04"):
+    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: np.zeros((len(CHECKED_TEXTS), 2)))
+    with pytest.raises(UserError, match=r"differs by .* from the run, more than 1e-04"):
         export(trained_run("pooler")[0], "transformers", tmp_path / "exports" / "one")
     assert list((tmp_path / "exports").iterdir()) == []
 
@@ -82,7 +82,9 @@ def test_a_folder_of_other_things_is_left_alone(trained_run, tmp_path):
 
 
 def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("poolwise.export.computed", lambda to, folder: READERS[to](str(folder), CHECKED_TEXTS))
+    monkeypatch.setattr(
+        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), CHECKED_TEXTS, length)
+    )
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     folder, _ = trained_run("pooler")
     monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", "encoder", "--push", "me/mine"])

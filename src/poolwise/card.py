@@ -139,8 +139,8 @@ Its sentence vector is `{trained.name}`: {notes.formula}. {pooler}
 |---|---|---|
 {figures}
 
-The interval is over the draw of test texts (Wilson) and says nothing of other seeds. Probabilities are calibrated on dev
-by one temperature ({notes.temperature:.3f}), which is part of the weights here.
+The interval is over the draw of test texts (Wilson) and says nothing of other seeds. Probabilities are calibrated on
+dev by one temperature ({notes.temperature:.3f}), which is part of the weights here.
 
 **Limits.** Texts are read up to {notes.max_length} word pieces{LONG_IN_WORDS[notes.long_texts["read"]]}. It knows the
 language and the kind of text that it was trained on. What stage 1 read {saw}.

@@ -12,7 +12,7 @@ from httpx import HTTPError
 from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_named
@@ -229,6 +229,29 @@ def _config(path: str) -> PreTrainedConfig:
 def vocabulary_size(path: str) -> int:
     """How many word pieces the encoder of a folder or hub name has embeddings of."""
     return int(_config(path).vocab_size)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: there is none, it knows no word, or it is of another model.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # what a broken file raises has no type of its own
+        raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
+    last, rows = max(tokenizer.get_vocab().values()), vocabulary_size(path)
+    if last >= rows:
+        raise UserError(
+            f"{path}: its tokenizer has word pieces up to number {last:,}, and the model embeddings of {rows:,}; put "
+            "the tokenizer there that the model was trained with"
+        )
+    return tokenizer
 
 
 def pooler_notes(folder: Path) -> dict[str, Any]:

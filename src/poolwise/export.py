@@ -1,4 +1,4 @@
-"""`python -m poolwise.export RUN --to FORM`: give a trained run to other programs, and check that they compute the same."""
+"""`python -m poolwise.export RUN --to FORM`: give a trained run to other programs, which must compute the same."""
 
 import argparse
 import json
@@ -130,7 +130,7 @@ def export(run: Path, to: str, folder: Path) -> float:
         expected = form.expected(trained, CHECKED_TEXTS)
         form.write(trained, draft)
         (draft / "README.md").write_text(classifier_card(trained, form.use.format(folder="FOLDER")), encoding="utf-8")
-        difference = float(np.abs(np.array(computed(to, draft)) - expected).max())
+        difference = float(np.abs(np.array(computed(to, draft, trained.notes.max_length)) - expected).max())
         if not difference <= form.tolerance:
             raise UserError(
                 f"--to {to}: what was written differs by {difference:.1e} from the run, more than {form.tolerance:.0e}"
@@ -144,14 +144,14 @@ def export(run: Path, to: str, folder: Path) -> float:
     return difference
 
 
-def computed(to: str, folder: Path) -> Any:
-    """What another process computes of the checked texts from the export.
+def computed(to: str, folder: Path, length: int) -> Any:
+    """What another process computes of the checked texts from the export, `length` word pieces of each.
 
     Raises:
         UserError: it cannot read it.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "poolwise.exports.check", to, str(folder)],
+        [sys.executable, "-m", "poolwise.exports.check", to, str(folder), str(length)],
         input=json.dumps(CHECKED_TEXTS),
         capture_output=True,
         text=True,

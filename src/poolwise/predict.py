@@ -1,4 +1,4 @@
-"""`python -m poolwise.predict RUN [TEXT ...]`: classify texts with a trained run; without texts, lines of standard input."""
+"""`python -m poolwise.predict RUN [TEXT ...]`: classify texts, or else the lines of standard input."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`python -m poolwise.serve [RUN ...]`: a local page that shows what several trained runs say of a text, side by side."""
+"""`python -m poolwise.serve [RUN ...]`: a local page with the verdicts of several trained runs side by side."""
 
 import argparse
 from collections.abc import Sequence
@@ -49,7 +49,8 @@ def best_runs(runs: Path) -> list[Path]:
     from poolwise.trained import MODEL_FOLDER
 
     table = read_runs(runs, "sentiment")
-    table = table[[(Path(folder) / MODEL_FOLDER).is_dir() for folder in table["folder"]]]
+    if not table.empty:
+        table = table[[(Path(folder) / MODEL_FOLDER).is_dir() for folder in table["folder"]]]
     if table.empty:
         raise UserError(f"{runs}/sentiment: none of the finished runs has kept its classifier; train.py makes one")
     table = table[table["data"] == table.sort_values("started")["data"].iloc[-1]]
@@ -82,13 +83,15 @@ def serve(runs: Sequence[Path], port: int) -> None:
 def application(classifiers: Sequence["TrainedClassifier"]) -> "Starlette":
     """The page, and the verdicts that it asks for."""
     from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
     html = files("poolwise").joinpath("serve.html").read_text(encoding="utf-8")
 
-    async def page(request: Request) -> Response:
+    async def page(_: Request) -> Response:
         return HTMLResponse(html)
 
     async def verdicts(request: Request) -> Response:
@@ -97,7 +100,11 @@ def application(classifiers: Sequence["TrainedClassifier"]) -> "Starlette":
             return JSONResponse({"error": f"at most {LONGEST_TEXT:,} bytes at a time"}, status_code=413)
         return JSONResponse(verdicts_on(body.decode("utf-8", errors="replace"), classifiers))
 
-    return Starlette(routes=[Route("/", page), Route("/verdicts", verdicts, methods=["POST"])])
+    return Starlette(
+        routes=[Route("/", page), Route("/verdicts", verdicts, methods=["POST"])],
+        # A page elsewhere that has its own name point to this machine is not answered.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+    )
 
 
 def verdicts_on(text: str, classifiers: Sequence["TrainedClassifier"]) -> list[dict[str, object]]:

@@ -315,6 +315,10 @@ class LongTexts:
         found: dict[str, Any] = {} if self.read == "head" else {"long_texts": self.read}
         return found | ({"window_overlap": self.overlap} if self.read == "windows" else {})
 
+    def window(self, max_length: int) -> int | None:
+        """How many tokens a window has; None where every text is one."""
+        return max_length if self.read == "windows" else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonData:

@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder
 from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
 from poolwise.data.tokens import token_ids
-from poolwise.jobs.start import load_tokenizer
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import read_record
 from poolwise.settings import LongTexts, UserError
@@ -265,7 +264,7 @@ def load(run: str | Path) -> TrainedClassifier:
     lacking = [name for name in found.missing_keys if not name.startswith("encoder.")]
     if lacking or found.unexpected_keys:
         raise UserError(f"{file} does not fit this classifier; missing: {lacking}, unexpected: {found.unexpected_keys}")
-    return TrainedClassifier(folder, notes, load_tokenizer(path), classifier)
+    return TrainedClassifier(folder, notes, checkpoints.load_tokenizer(path), classifier)
 
 
 def read_notes(folder: Path) -> Notes:

@@ -21,9 +21,10 @@ from hypothesis import settings as fuzz
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
+from poolwise.checkpoints import load_tokenizer
 from poolwise.data.files import load_files
 from poolwise.data.reading import READERS, read_rows
-from poolwise.jobs.start import check_length, check_words, load_tokenizer
+from poolwise.jobs.start import check_length, check_words
 from poolwise.settings import FilesData, UserError
 
 SETTINGS = {

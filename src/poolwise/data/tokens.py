@@ -136,17 +136,7 @@ def tokenise(
     cache.mkdir(parents=True, exist_ok=True)
 
     def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        found = tokenizer(
-            rows["text"],
-            truncation=long_texts.read == "head",
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        around = special.index(0), special[::-1].index(0)
-        return {"input_ids": [laid_out(ids, around, max_length, long_texts) for ids in found["input_ids"]]}
+        return {"input_ids": token_lists(rows["text"], tokenizer, max_length, long_texts)}
 
     tokens = texts.map(
         encode,
@@ -156,7 +146,38 @@ def tokenise(
         cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
     )
-    return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)
+    return _flat(tokens, int(tokenizer.pad_token_id), long_texts.window(max_length))
+
+
+def token_ids(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts = HEAD_ONLY
+) -> TokenisedTexts:
+    """Texts without labels as token ids, as `tokenise` gives them."""
+    lists = token_lists(texts, tokenizer, max_length, long_texts) if texts else []
+    return TokenisedTexts(
+        ids=np.array([each for ids in lists for each in ids], dtype=np.int64),
+        offsets=np.cumsum([0, *map(len, lists)]),
+        labels=np.zeros(0, dtype=np.int64),
+        pad_id=int(tokenizer.pad_token_id),
+        window=long_texts.window(max_length),
+    )
+
+
+def token_lists(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
+) -> list[list[int]]:
+    """The ids that are read of each text."""
+    found = tokenizer(
+        texts,
+        truncation=long_texts.read == "head",
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    around = special.index(0), special[::-1].index(0)
+    return [laid_out(ids, around, max_length, long_texts) for ids in found["input_ids"]]
 
 
 def laid_out(ids: list[int], around: tuple[int, int], max_length: int, long_texts: LongTexts) -> list[int]:

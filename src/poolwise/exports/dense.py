@@ -15,7 +15,7 @@ from poolwise.settings import UserError
 from poolwise.trained import TrainedClassifier
 
 SHRINKING = 2.0**-10
-"""tanh(x) is x up to x^3 / 3: a state h shrunk so far is kept to a share of (h / 1024)^2 / 3. A power of two divides exactly."""
+"""tanh(x) is x up to x^3 / 3, so h shrunk so is kept but for (h / 1024)^2 / 3; a power of two is undone exactly."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from poolwise.exports.dense import calibrated_head

@@ -31,8 +31,8 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
     name = trained.notes.representation["name"]
     if name not in POOLING:
         raise UserError(
-            f"repr={name}: sentence-transformers has no module for {trained.notes.formula}; allowed: {', '.join(POOLING)}, "
-            "and --to onnx for this one"
+            f"repr={name}: sentence-transformers has no module for {trained.notes.formula}; allowed: "
+            f"{', '.join(POOLING)}, and --to onnx for this one"
         )
     try:
         from sentence_transformers import SentenceTransformer

@@ -13,7 +13,7 @@ from poolwise import checkpoints, representations
 from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import content_hash
 from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
-from poolwise.jobs.start import check_length, load_tokenizer, starting_point
+from poolwise.jobs.start import check_length, starting_point
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.runs import read_record
 from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
@@ -78,7 +78,9 @@ def _on_disk(
     check_length(settings.data.max_length, checkpoints.longest_text(path))
     label = objective or folder.resolve().name
     provenance = checkpoints.pooler_notes(folder)
-    return ChosenEncoder(label, path, load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance)
+    return ChosenEncoder(
+        label, path, checkpoints.load_tokenizer(path), fingerprint, condition or fingerprint, flat, provenance
+    )
 
 
 def texts_in_stage1(encoder: str, path: str | None, known: Sequence[Dataset], tested: Dataset) -> int | None:

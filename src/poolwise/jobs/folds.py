@@ -29,7 +29,7 @@ class FoldsJob(ProbeJob):
 
     def carry_out(self, output: Output) -> None:
         """Fit the probes of each fold, and predict every text once."""
-        found, labels_of = self.read(output)
+        found, labels_of, _ = self.read(output)
         vectors, labels, classes = found["train"], labels_of["train"], len(self.corpus.label_names)
 
         def figures_on(dev: Bool[ndarray, " N"], probe: Probe) -> dict[str, float]:

@@ -16,7 +16,7 @@ from poolwise.settings import SELECTION_METRIC, Probe
 from poolwise.stages.loop import Output
 from poolwise.stages.probe import Probe as FittedProbe
 from poolwise.stages.probe import fit_best
-from poolwise.stages.sentiment import scores_of
+from poolwise.stages.sentiment import SentimentClassifier, scores_of
 from poolwise.stages.vectors import vectors_of
 from poolwise.words import counted
 
@@ -34,25 +34,29 @@ class ProbeJob(SentimentJob):
         assert isinstance(self.settings.protocol, Probe)
         return self.settings.protocol.strengths
 
-    def read(self, output: Output) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
-        """By split the vectors (N, D) and labels (N,) of the texts that are used; notes what they are made of."""
+    def read(self, output: Output) -> tuple[dict[str, ndarray], dict[str, ndarray], SentimentClassifier]:
+        """By split the vectors (N, D) and labels (N,) of the texts that are used, and what forms them.
+
+        Notes what they are made of. The classifier's head is as it was drawn.
+        """
         model, representation = self.load()
         texts = self.texts()
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
         output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
         self.note_truncation(output.record, texts)
-        pooler = model.pooler if representation.uses_pooler else None
+        states = self.stored(model, texts)
+        classes = len(self.corpus.label_names)
+        classifier = SentimentClassifier(model, representation, classes, dropout=0.0, reads_stored=True)
         found = {
-            split: vectors_of(representation, pooler, states, used[split])
-            for split, states in self.stored(model, texts).items()
+            split: vectors_of(representation, classifier.pooler, of_split, used[split])
+            for split, of_split in states.items()
         }
-        added = 0 if pooler is None else sum(parameter.numel() for parameter in pooler.parameters())
-        self.note(output.record, representation, added)
-        return found, {split: texts[split].labels[used[split]] for split in found}
+        self.note(output.record, representation, classifier.parameters_of_vectors)
+        return found, {split: texts[split].labels[used[split]] for split in found}, classifier
 
     def carry_out(self, output: Output) -> None:
         """Fit a probe of each strength, keep the best on dev, read test once."""
-        found, labels = self.read(output)
+        found, labels, classifier = self.read(output)
 
         def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             return scores_of(split, probe.logits(found[split]), labels[split])
@@ -69,6 +73,9 @@ class ProbeJob(SentimentJob):
         record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
         figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
         self.note_figures(record, figures, predictions, some_of(found["test"]))
+        weight, bias = (torch.from_numpy(part).float() for part in best.linear)
+        classifier.head.load_state_dict({"weight": weight, "bias": bias})
+        self.keep(record, classifier, predictions["dev"])
         for logger in output.loggers:
             logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)
 

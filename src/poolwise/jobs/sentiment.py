@@ -46,6 +46,7 @@ from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
+from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
 
 log = logging.getLogger(__name__)
 
@@ -260,6 +261,29 @@ class SentimentJob(Job):
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
         self.note_figures(record, stage.figures, stage.predictions, stage.vectors)
+        self.keep(record, stage.classifier, stage.predictions["dev"])
+
+    def keep(self, record: RunRecord, classifier: SentimentClassifier, dev: Mapping[str, Tensor]) -> None:
+        """Write the classifier, calibrated on its dev predictions, to be used without the run's settings."""
+        settings, chosen = self.settings, self.chosen
+        temperature = fitted_temperature(dev["logits"].double().numpy(), dev["labels"].numpy())
+        record.results["temperature"] = temperature
+        body = classifier.encoder
+        if body is None and chosen.path is None:
+            assert isinstance(settings.model, ScratchModel)
+            body = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
+            body.pooler = None
+        notes = Notes(
+            representation=self.representation,
+            formula=classifier.representation.formula_here,
+            label_names=list(self.corpus.label_names),
+            temperature=temperature,
+            max_length=settings.data.max_length,
+            long_texts=asdict(settings.data.reading),
+            encoder=place_from(chosen.path, record.folder) if body is None and chosen.path else None,
+            fingerprint=chosen.fingerprint if body is None else None,
+        )
+        save(record.folder / MODEL_FOLDER, notes, classifier, body, chosen.tokenizer)
 
     def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
         """Note what was classified from; `parameters` lie between hidden states and vectors."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.jobs.corpus import stage1_text
 from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
-from poolwise.words import counted, first_line
+from poolwise.words import counted
 
 MARGIN_BYTES = 20_000_000
 """Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
@@ -58,36 +58,13 @@ def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
     weights = checkpoints.weights_file(path)
     check_length(data.max_length, checkpoints.longest_text(path))
     source = f"{model.name}, sha256 {checkpoints.file_hash(weights)}"
-    return StartingPoint(load_tokenizer(path), path, checkpoints.fingerprint(path), source)
+    return StartingPoint(checkpoints.load_tokenizer(path), path, checkpoints.fingerprint(path), source)
 
 
 def check_length(max_length: int, positions: int) -> None:
     """Raise a UserError if texts may be longer than the encoder has positions."""
     if max_length > positions:
         raise UserError(f"data.max_length={max_length}: this encoder has {positions} positions, so at most {positions}")
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name.
-
-    Raises:
-        UserError: there is none, it knows no word, or it is of another model.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # what a broken file raises has no type of its own
-        raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{path}: the vocabulary of its tokenizer holds special tokens only")
-    last, rows = max(tokenizer.get_vocab().values()), checkpoints.vocabulary_size(path)
-    if last >= rows:
-        raise UserError(
-            f"{path}: its tokenizer has word pieces up to number {last:,}, and the model embeddings of {rows:,}; put "
-            "the tokenizer there that the model was trained with"
-        )
-    return tokenizer
 
 
 LOOKED_AT = 200

@@ -43,6 +43,12 @@ class Probe:
         """Class logits; of two classes the first one's are 0."""
         return _class_logits((vectors - self.middle) / self.scale @ self.weights.T + self.bias)
 
+    @property
+    def linear(self) -> tuple[Float[ndarray, "C D"], Float[ndarray, " C"]]:
+        """Weight and bias of a linear layer that gives the same logits of vectors as they are."""
+        weight = self.weights / self.scale
+        return _class_logits(weight.T).T, _class_logits((self.bias - weight @ self.middle)[None])[0]
+
 
 def fit(
     vectors: Float[ndarray, "N D"],

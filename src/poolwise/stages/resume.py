@@ -157,8 +157,8 @@ def latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoints of a run that is finished."""
-    for name in (CHECKPOINT, FORMER_CHECKPOINT):
+    """Remove the checkpoints of a run that is finished: what it trained is kept in another form."""
+    for name in (CHECKPOINT, FORMER_CHECKPOINT, BEST_CHECKPOINT):
         (folder / name).unlink(missing_ok=True)
 
 
