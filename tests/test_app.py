@@ -136,6 +136,20 @@ def test_the_config_stops_at_app():
             ["stage1.masking: mask_token_share + random_token_share=1.1: must be at most 1"],
         ),
         (
+            [
+                "stage=mlm",
+                "model=minilm",
+                "model.add_words=5",
+                "model.vocabulary_size=500",
+                "pretraining.trainable=pooler",
+            ],
+            [
+                "model.add_words=5: model.vocabulary_size=500 makes a new vocabulary of the same text; give one",
+                "model.add_words=5; leave that out",
+                "model.vocabulary_size=500; leave that out",
+            ],
+        ),
+        (
             ["stage=mlm", "seed=-1", "data.label_noise=0.7", "model.layers=two", "objective.weight=-1"],
             [
                 "seed=-1: must be at least 0",

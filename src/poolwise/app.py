@@ -383,6 +383,11 @@ def problems_between(config: Plain) -> list[str]:
     if stage1.get("trainable") == "pooler":
         found += problems_with_pooler_training(config, where)
     found += problems_with_length(stage1, masking, config, where)
+    if model.get("add_words") and model.get("vocabulary_size") is not None:
+        found.append(
+            f"model.add_words={model['add_words']}: model.vocabulary_size={model['vocabulary_size']} makes a new "
+            "vocabulary of the same text; give one"
+        )
     if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
         found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found
@@ -400,6 +405,13 @@ def problems_with_pooler_training(config: Plain, where: str) -> list[str]:
     objective = config["objective"] if where == "pretraining" else config[where].get("objective", {})
     if not problems_with_objective(objective, ""):
         found += problems_with_pooler_alone(objective, f"{where}.")
+    if model.get("source") == "pretrained":
+        found += [
+            f"{where}.trainable='pooler': keeps the encoder as it is, and would not train the embeddings of "
+            f"model.{key}={model[key]}; leave that out"
+            for key in ("add_words", "vocabulary_size")
+            if model.get(key)
+        ]
     if model.get("source") == "scratch":
         found.append(
             f"{where}.trainable='pooler': model={model.get('name')} is drawn at random, and freezing that teaches "

@@ -349,7 +349,7 @@ class DataPage:
             named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
             yield (
                 f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); take a model whose "
-                "vocabulary knows them, or extend or retrain it (model=tiny trains one of your text)"
+                "vocabulary knows them, add them to it (model.add_words=) or train one (model.vocabulary_size=)"
             )
         for split in self.splits:
             figures = split.figures

@@ -286,6 +286,10 @@ class PretrainedModel(SuitsEncoder):
     name: str
     path: str
     package: str | None
+    add_words: NonNegativeCount = 0
+    """Frequent words of the stage-1 text that the tokenizer splits or does not know, added to it whole."""
+    vocabulary_size: Annotated[int | None, Bounds(at_least=100.0, at_most=1_000_000.0)] = None
+    """Of a new WordPiece vocabulary trained on the stage-1 text; None for the encoder's own."""
 
 
 Contamination = Literal["error", "warn", "drop"]

@@ -138,14 +138,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> BertTokenizer:
-    """A lower-casing WordPiece tokenizer trained on the texts by the Rust library `tokenizers`.
+def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lowercase: bool = True) -> BertTokenizer:
+    """A WordPiece tokenizer trained on the texts by the Rust library `tokenizers`.
 
     The library numbers the continuing letters (`##a`) in the order of a hash map that changes with each process,
     and breaks ties between merges by these numbers. Named up front, they are in a fixed order, and the
     vocabulary is the same each time.
     """
-    trainer = BertWordPieceTokenizer(lowercase=True)
+    trainer = BertWordPieceTokenizer(lowercase=lowercase)
     letters: Counter[str] = Counter()
     for text in each_text(texts):
         letters.update(trainer.normalizer.normalize_str(text))
@@ -159,7 +159,7 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> Be
         special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
-    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length)
+    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=lowercase, model_max_length=max_length)
 
 
 def _stands_alone(letter: str) -> bool:

@@ -25,7 +25,7 @@ from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
-from poolwise.jobs.start import check_words, model_label, tokenised, weights_bytes
+from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
@@ -119,7 +119,7 @@ class SentimentJob(Job):
         condition = "-".join(
             (
                 settings.data.name,
-                chosen.flat.get("model", settings.model.name),
+                chosen.flat.get("model", model_name(settings.model)),
                 chosen.label,
                 self.representation_label,
                 self.protocol_label.replace(" ", "_"),
@@ -203,6 +203,8 @@ class SentimentJob(Job):
             model, self.pooler_status = encoder.load_encoder(
                 chosen.path, settings.pooler_seed, pooler_required=settings.encoder == "stage1"
             )
+            if chosen.pieces is not None:
+                encoder.set_vocabulary(model, chosen.pieces, chosen.tokenizer.pad_token_id)
         shape = EncoderShape.of(model.config)
         build_representation(self.representation, shape)  # so that the head comes after it in its generator, as ever
         with encoder.drawn_with(settings.pooler_seed):
