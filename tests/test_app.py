@@ -150,10 +150,18 @@ def test_the_config_stops_at_app():
             ],
         ),
         (
-            ["stage=mlm", "seed=-1", "data.label_noise=0.7", "model.layers=two", "objective.weight=-1"],
+            [
+                "stage=mlm",
+                "seed=-1",
+                "data.label_noise=0.7",
+                "data.domain_shift=tests",
+                "model.layers=two",
+                "objective.weight=-1",
+            ],
             [
                 "seed=-1: must be at least 0",
                 "data.label_noise=0.7: must be at least 0 and below 0.5",
+                "data.domain_shift='tests': must be one of none, stage2, test (did you mean test?)",
                 "model.layers='two': must be a whole number",
                 "objective.weight=-1: must be at least 0",
             ],

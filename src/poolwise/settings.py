@@ -311,6 +311,11 @@ class DemoData:
     seed: Seed
     label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
     max_length: Annotated[int, Bounds(at_least=4.0)]
+    domain_shift: Literal["none", "stage2", "test"] = "none"
+    """Which splits review films, while the others review products: those of stage 2, or test alone. `none`: all review
+    both."""
+    extra_sentences: NonNegativeCount = 0
+    """Without an opinion, in each review: long texts."""
     contamination: Contamination = "drop"
 
 
