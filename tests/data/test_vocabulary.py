@@ -4,7 +4,15 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers.implementations import ByteLevelBPETokenizer
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer, RobertaTokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    DistilBertTokenizer,
+    RobertaTokenizer,
+)
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, TEXTS
 from poolwise.data.tokens import tokenizer_hash
@@ -61,6 +69,18 @@ def test_more_words_than_there_are_and_other_kinds_of_tokenizers_are_refused(tok
     for make, setting in ((with_words, "model.add_words=300"), (retrained, "model.vocabulary_size=300")):
         with pytest.raises(UserError, match=f"{setting}: needs a WordPiece tokenizer.*is BPE; allowed with it"):
             make(bpe, rows(*TEXTS), 300)
+
+
+@pytest.mark.parametrize("make", [with_words, retrained])
+def test_the_tokenizer_gives_what_the_old_one_gave_also_after_a_round_trip(tokenizer, tmp_path, make):
+    distilbert = DistilBertTokenizer(vocab=tokenizer.get_vocab(), model_max_length=77)
+    made = make(distilbert, rows(*NEW_WORDS * 3), 4 if make is with_words else 150).tokenizer
+    made.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer_hash(again) == tokenizer_hash(made)
+    assert again("The zebra")["input_ids"] == made("The zebra")["input_ids"]
+    assert list(again("zebra")) == list(distilbert("zebra")) == ["input_ids", "attention_mask"]
+    assert again.model_max_length == 77
 
 
 def means(table: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel, WordPiece
 from tokenizers.trainers import WordLevelTrainer
-from transformers import PreTrainedTokenizerBase
+from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from poolwise.data.corpus import each_text
 from poolwise.data.tokens import train_wordpiece
@@ -93,7 +93,13 @@ def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> 
         UserError: the tokenizer is no WordPiece.
     """
     old = _wordpiece(tokenizer, f"model.vocabulary_size={size}")
-    new = train_wordpiece(texts, size, tokenizer.model_max_length, lowercase=_normalised(tokenizer, "A") == "a")
+    lowercase = _normalised(tokenizer, "A") == "a"
+    new = BertTokenizer(
+        vocab=train_wordpiece(texts, size, tokenizer.model_max_length, lowercase).get_vocab(),
+        do_lower_case=lowercase,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,  # DistilBERT takes no token types
+    )
     inside = WordPiece(
         {
             old.unk_token: tokenizer.unk_token_id,
