@@ -366,7 +366,10 @@ class DataPage:
         names = self.corpus.label_names
         rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
         if rare:
-            yield f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy"
+            yield (
+                f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy; "
+                "protocol.imbalance has training do so too"
+            )
 
     def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
         """Which splits have at least this share of something, in words; empty where none has."""

@@ -197,6 +197,8 @@ class TrainedProtocol:
     epochs: Count
     batch_size: Count
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
+    imbalance: Literal["none", "class_weights", "balanced_sampling"]
+    """What is done about classes of unlike size: see `poolwise.data.imbalance`."""
     optimisation: Optimisation
 
 
@@ -239,6 +241,8 @@ class Probe:
     folds: Annotated[int | None, Bounds(at_least=3.0)]
     """Of the training texts, where there is neither dev nor test: each is predicted by a probe of the others, which
     choose the penalty among themselves. None for the splits of the data."""
+    imbalance: Literal["none", "class_weights"]
+    """As in `TrainedProtocol`."""
 
 
 OFF: dict[str, Any] = {
@@ -247,6 +251,7 @@ OFF: dict[str, Any] = {
     "gradual_unfreezing": False,
     "early_stopping": None,
     "folds": None,
+    "imbalance": "none",
 }
 """Values of settings of protocols that change nothing; they stay out of a run's key, as before there were any."""
 

@@ -146,6 +146,10 @@ class Job(ABC):
         """The same for a sweep that this job is the first of, which these overrides asked for."""
         return self.next_steps
 
+    def further_facts(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """What else of the results of a record to show at its end."""
+        return {}
+
     @property
     def seed(self) -> int:
         """Of the global generators."""
@@ -294,7 +298,7 @@ def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -
     if logged:
         places["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
     figures = in_words(results["metrics"], job.headline)
-    show(f"{title}: {figures}", {}, {} if in_sweep else places | job.next_steps)
+    show(f"{title}: {figures}", job.further_facts(results), {} if in_sweep else places | job.next_steps)
 
 
 def announce(sweep: Sequence[Job]) -> None:
