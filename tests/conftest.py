@@ -28,6 +28,7 @@ from poolwise.encoder import BertForMaskedLMWithPooler, MaskedLMWithPooler
 from poolwise.machine import answers
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
+from poolwise.settings import LongTexts
 from wandb_service import KEY, WandbService, wandb_service
 
 
@@ -58,6 +59,13 @@ def model(config: BertConfig) -> MaskedLMWithPooler:
 def texts(tokenizer: BertTokenizer, tmp_path: Path) -> TokenisedTexts:
     rows = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 1, 0, 1, 0]})
     return tokenise(rows, tokenizer, 32, tmp_path / "cache")
+
+
+@pytest.fixture
+def windowed(tokenizer: BertTokenizer, tmp_path: Path) -> TokenisedTexts:
+    """Two short texts, and two in windows of twelve tokens."""
+    rows = Dataset.from_dict({"text": ["Dull.", " ".join(TEXTS), TEXTS[2], "Dull."], "label": [0, 1, 1, 0]})
+    return tokenise(rows, tokenizer, 12, tmp_path / "cache", LongTexts("windows", 0.3))
 
 
 @pytest.fixture

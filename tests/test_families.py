@@ -399,7 +399,7 @@ def test_representations_read_the_states_of_all_layers(kind, own_export, own_bat
         representation = REPRESENTATIONS[name](shape, layer=layer)
         built = SentimentClassifier(body, representation, classes=2, dropout=0.0).eval()
         assert torch.equal(
-            built.vectors({"input_ids": ids, "attention_mask": mask}),
+            built.vectors_of_windows({"input_ids": ids, "attention_mask": mask}),
             representation(output.hidden_states, mask, pooler),
         )
 

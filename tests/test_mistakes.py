@@ -54,6 +54,22 @@ MISTAKES = {
     "no choice": (["stage=mlm", "model=null"], 2, ["model=null: no such choice; model is one of bert_base"]),
     "stage in capitals": (["stage=MLM"], 2, ["stage=MLM: must be one of mlm, sentiment (did you mean mlm?)"]),
     "a setting taken away": (["stage=mlm", "~seed"], 2, ["seed is missing"]),
+    "a part of long texts": (
+        ["data.long_texts=tial"],
+        2,
+        ["must be one of head, tail, head_tail, windows (did you mean"],
+    ),
+    "windows that never end": (["stage=mlm", "data.window_overlap=1"], 2, ["must be at least 0 and below 1"]),
+    "pairs of windows": (
+        ["stage=mlm", "objective=sop", "data.long_texts=windows"],
+        2,
+        ["data.long_texts=windows: objective=sop tells pairs", "allowed with it: head, head_tail"],
+    ),
+    "balanced batches of a probe": (
+        ["protocol=probe", "protocol.imbalance=balanced_sampling"],
+        2,
+        ["protocol.imbalance='balanced_sampling': must be one of none, class_weights"],
+    ),
     "the last part of a key": (["epochs=3"], 2, ["epochs=3: no such setting (did you mean protocol.epochs?)"]),
     "a trainer's key": (["stage=mlm", "+trainer.max_epochs=3"], 2, ["write pretraining.epochs= in stage 1"]),
     "empty names": (["stage=mlm", "runs_dir=", "data.name="], 2, ["runs_dir is empty", "data.name is empty"]),

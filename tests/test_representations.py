@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,8 +60,8 @@ def with_drawn_parameters(representation: torch.nn.Module) -> torch.nn.Module:
     return representation
 
 
-def batch_of(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+def batch_of(ids: torch.Tensor) -> dict[str, Any]:
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "windows": [1] * len(ids)}
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS)

@@ -380,8 +380,7 @@ def problems_between(config: Plain) -> list[str]:
     numbers = [share for share in shares if isinstance(share, int | float)]
     if sum(numbers) > 1:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
-    if stage1.get("trainable") == "pooler":
-        found += problems_with_pooler_training(config, where)
+    found += problems_with_objective_of(config, where)
     found += problems_with_length(stage1, masking, config, where)
     if model.get("add_words") and model.get("vocabulary_size") is not None:
         found.append(
@@ -393,26 +392,27 @@ def problems_between(config: Plain) -> list[str]:
     return found
 
 
-def problems_with_pooler_training(config: Plain, where: str) -> list[str]:
-    """Check that there is an encoder to keep, and an objective that can do without training it.
+def problems_with_objective_of(config: Plain, where: str) -> list[str]:
+    """Check that the objective can do with what is read of long texts, and objective and model with what is trained.
 
     `where` names the stage-1 settings: `pretraining` or `stage1`.
     """
-    from poolwise.objectives import problems_with_objective, problems_with_pooler_alone
+    from poolwise.objectives import problems_with_long_texts, problems_with_objective, problems_with_pooler_alone
 
     found = []
-    model = config["model"]
+    model, pooler_alone = config["model"], config[where].get("trainable") == "pooler"
     objective = config["objective"] if where == "pretraining" else config[where].get("objective", {})
     if not problems_with_objective(objective, ""):
-        found += problems_with_pooler_alone(objective, f"{where}.")
-    if model.get("source") == "pretrained":
+        found += problems_with_long_texts(objective, config["data"].get("long_texts"))
+        found += problems_with_pooler_alone(objective, f"{where}.") if pooler_alone else []
+    if pooler_alone and model.get("source") == "pretrained":
         found += [
             f"{where}.trainable='pooler': keeps the encoder as it is, and would not train the embeddings of "
             f"model.{key}={model[key]}; leave that out"
             for key in ("add_words", "vocabulary_size")
             if model.get(key)
         ]
-    if model.get("source") == "scratch":
+    if pooler_alone and model.get("source") == "scratch":
         found.append(
             f"{where}.trainable='pooler': model={model.get('name')} is drawn at random, and freezing that teaches "
             "nothing; give a checkpoint, as model=FOLDER"

@@ -14,6 +14,8 @@ SAME_FOR_EQUAL_TIME = {
     "weights": "model",
     "tokenizer": "tokenizer",
     "max_length": "data.max_length",
+    "long_texts": "data.long_texts",
+    "window_overlap": "data.window_overlap",
     "platform": "trainer settings",
 }
 """What a control shares with the run that it is held against: parts of the key's material, and who sets them."""
@@ -36,7 +38,7 @@ def time_of(run: Path, material: Mapping[str, Any]) -> Budget:
     if not record.get("training_seconds"):
         raise UserError(f"control.run={run}: its record has no training_seconds; allowed: a run that trained")
     mine, theirs = _without_lengths(material), _without_lengths(record["material"])
-    other = [name for part, name in SAME_FOR_EQUAL_TIME.items() if mine[part] != theirs[part]]
+    other = [name for part, name in SAME_FOR_EQUAL_TIME.items() if mine.get(part) != theirs.get(part)]
     other += [
         f"pretraining.{key} ({theirs['pretraining'].get(key)} there, {value} here)"
         for key, value in mine["pretraining"].items()

@@ -342,8 +342,11 @@ class DataPage:
             yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
         longest = self.settings.data.max_length
         cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
-        if cut:
-            yield f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer"
+        if cut and self.settings.data.long_texts != "windows":
+            yield (
+                f"longer than data.max_length={longest}, and the rest is not read: {cut}; a larger one takes longer, "
+                "data.long_texts says what is read"
+            )
         unknown = self._above(UNKNOWN_SHARE, lambda tokens: tokens.unknown_share)
         if unknown:
             named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
@@ -363,7 +366,10 @@ class DataPage:
         names = self.corpus.label_names
         rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
         if rare:
-            yield f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy"
+            yield (
+                f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy; "
+                "protocol.imbalance has training do so too"
+            )
 
     def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
         """Which splits have at least this share of something, in words; empty where none has."""

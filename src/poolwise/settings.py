@@ -197,6 +197,8 @@ class TrainedProtocol:
     epochs: Count
     batch_size: Count
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
+    imbalance: Literal["none", "class_weights", "balanced_sampling"]
+    """What is done about classes of unlike size: see `poolwise.data.imbalance`."""
     optimisation: Optimisation
 
 
@@ -239,6 +241,8 @@ class Probe:
     folds: Annotated[int | None, Bounds(at_least=3.0)]
     """Of the training texts, where there is neither dev nor test: each is predicted by a probe of the others, which
     choose the penalty among themselves. None for the splits of the data."""
+    imbalance: Literal["none", "class_weights"]
+    """As in `TrainedProtocol`."""
 
 
 OFF: dict[str, Any] = {
@@ -247,6 +251,7 @@ OFF: dict[str, Any] = {
     "gradual_unfreezing": False,
     "early_stopping": None,
     "folds": None,
+    "imbalance": "none",
 }
 """Values of settings of protocols that change nothing; they stay out of a run's key, as before there were any."""
 
@@ -297,8 +302,47 @@ Contamination = Literal["error", "warn", "drop"]
 leave them out of stage 1. Texts of train stay, with a warning."""
 
 
+Read = Literal["head", "tail", "head_tail", "windows"]
+"""Of a text that is longer than `max_length`: its first word pieces, its last, both, or all in windows."""
+
+
 @dataclass(frozen=True)
-class DemoData:
+class LongTexts:
+    """What is read of a text that is longer than `max_length`.
+
+    Attributes:
+        read: which part of it.
+        overlap: share of a window's word pieces that the window before it holds too.
+    """
+
+    read: Read = "head"
+    overlap: float = 0.0
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """What of it enters keys: nothing for `head`, as before there was a choice."""
+        found: dict[str, Any] = {} if self.read == "head" else {"long_texts": self.read}
+        return found | ({"window_overlap": self.overlap} if self.read == "windows" else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonData:
+    """How texts of any source are read."""
+
+    max_length: Annotated[int, Bounds(at_least=4.0)]
+    """Word pieces of a text, or of each of its windows, special tokens counted."""
+    long_texts: Read = "head"
+    window_overlap: Annotated[float, Bounds(at_least=0.0, below=1.0)] = 0.25
+    contamination: Contamination = "drop"
+
+    @property
+    def reading(self) -> LongTexts:
+        """What is read of long texts."""
+        return LongTexts(self.long_texts, self.window_overlap)
+
+
+@dataclass(frozen=True)
+class DemoData(CommonData):
     """The generated reviews of `poolwise.data.demo`: sizes are numbers of reviews."""
 
     source: Literal["demo"]
@@ -310,17 +354,15 @@ class DemoData:
     test: Count
     seed: Seed
     label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
-    max_length: Annotated[int, Bounds(at_least=4.0)]
     domain_shift: Literal["none", "stage2", "test"] = "none"
     """Which splits review films, while the others review products: those of stage 2, or test alone. `none`: all review
     both."""
     extra_sentences: NonNegativeCount = 0
     """Without an opinion, in each review: long texts."""
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
-class FilesData:
+class FilesData(CommonData):
     """A person's own data: `text` for stage 1, `train`, `dev` and `test` with labels for stage 2.
 
     Each names a file, a pattern, a folder, or a data set of the hub. Of `train`, a `dev` and a `test` that are not
@@ -346,12 +388,10 @@ class FilesData:
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
-    max_length: Annotated[int, Bounds(at_least=4.0)]
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)
-class HubData:
+class HubData(CommonData):
     """A data set of the Hugging Face hub; `dev` may be null: then `dev_share` of train is held out."""
 
     source: Literal["hub"]
@@ -366,8 +406,6 @@ class HubData:
     dev_share: OpenShare
     text_column: str
     label_column: str
-    max_length: Annotated[int, Bounds(at_least=4.0)]
-    contamination: Contamination = "drop"
 
 
 @dataclass(frozen=True)

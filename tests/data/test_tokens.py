@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.tokens import tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.tokens import kept_pieces, tokenise, tokenizer_hash, train_wordpiece, truncation, with_ratings
+from poolwise.settings import LongTexts
 
 VOCABULARY_SCRIPT = """
 from datasets import Dataset
@@ -71,3 +72,60 @@ def test_the_vocabulary_has_the_asked_size_and_covers_the_text(tokenizer):
     larger = [f"{a}{b} text" for a in "abcdefgh" for b in "stuvwxyz"]
     assert len(train_wordpiece(rows(larger), 100, 32)) <= 100
     assert tokenizer.unk_token_id not in tokenizer(" ".join(TEXTS))["input_ids"]
+
+
+LONG = " ".join(TEXTS)
+READINGS = {
+    "head": lambda pieces: [pieces[:10]],
+    "tail": lambda pieces: [pieces[-10:]],
+    "head_tail": lambda pieces: [pieces[:2] + pieces[-8:]],
+    "windows": lambda pieces: [pieces[start : start + 10] for start in range(0, len(pieces) - 10, 7)] + [pieces[-10:]],
+}
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_what_is_read_of_long_texts(tokenizer, tmp_path, read):
+    """Windows of ten word pieces of which three are shared; the last one ends with the text. Short texts stay."""
+    cls, *pieces, sep = tokenizer(LONG)["input_ids"]
+    assert (len(pieces) - 10) % 7 != 0
+    found = tokenise(rows(["Dull.", LONG, "Dull."]), tokenizer, 12, tmp_path, LongTexts(read, overlap=0.3))
+    assert [found.ids[start:end].tolist() for start, end in zip(found.offsets, found.offsets[1:], strict=False)] == [
+        tokenizer("Dull.")["input_ids"],
+        [piece for window in READINGS[read](pieces) for piece in (cls, *window, sep)],
+        tokenizer("Dull.")["input_ids"],
+    ]
+    count = len(READINGS[read](pieces))
+    assert found.windows_of(np.array([2, 1]))[0].tolist() == [count + 1, *range(1, count + 1)]
+    assert found.windows_of(np.array([2, 1]))[1].tolist() == [1, count]
+    assert found.windows.lengths.tolist() == [4, *[12] * count, 4]
+    assert truncation({"dev": found}, 12) == {"dev": 0.0 if read == "windows" else pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize("length", [11, 17, 18, 40])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.999])
+def test_windows_hold_every_word_piece_and_none_is_short(length, overlap):
+    kept = kept_pieces(length, 10, LongTexts("windows", overlap))
+    assert kept.shape[1] == 10
+    assert set(kept.ravel()) == set(range(length))
+    assert (np.diff(kept[:, 0]) > 0).all()
+
+
+def test_head_and_tail_are_the_published_ones():
+    """Sun et al. 2019, section 5.3.1: of 510 the first 128 and the last 382."""
+    (kept,) = kept_pieces(1000, 510, LongTexts("head_tail"))
+    assert kept.tolist() == [*range(128), *range(1000 - 382, 1000)]
+
+
+def test_labels_and_ratings_go_with_every_window(tokenizer, tmp_path):
+    found = tokenise(rows(["Dull.", LONG], label=[1, 0]), tokenizer, 64, tmp_path, LongTexts("windows", 0.5))
+    windows = with_ratings({"train": found}, {"train": ["bad", "good"]})["train"].windows
+    count = len(windows) - 1
+    assert count > 1
+    assert (windows.labels.tolist(), windows.ratings.tolist()) == ([1, *[0] * count], [0, *[1] * count])
+
+
+def test_every_way_to_read_long_texts_has_a_key_of_its_own(tokenizer, tmp_path):
+    for read in READINGS:
+        for overlap in (0.1, 0.2):
+            tokenise(rows(), tokenizer, 12, tmp_path, LongTexts(read, overlap))
+    assert len(list(tmp_path.glob("*.arrow"))) == 5  # the overlap is of windows alone

@@ -25,3 +25,12 @@ def test_the_epochs_over_which_masking_changes(written, changes, epochs):
     job = MLMJob(settings("stage=mlm", *SMALL_STAGE1, f"pretraining.budget={written}", *changes))
     texts = TokenisedTexts(np.zeros(600, np.int32), np.r_[np.arange(96) * 6, 600], np.empty(0, np.int64), 0)
     assert job.planned_epochs(texts, 2 if "objective=views" in changes else 1) == epochs
+
+
+def test_each_window_is_a_row_of_stage_1(tmp_path):
+    given = ["data.long_texts=windows", "data.max_length=10", "objective=rating", f"cache_dir={tmp_path}"]
+    job = MLMJob(settings("stage=mlm", *SMALL_STAGE1, *given))
+    _, data = job.build()
+    train = data.texts["train"]
+    assert train.lengths.max() == 10
+    assert len(train) == len(train.ratings) > 96

@@ -2,15 +2,18 @@
 
 import json
 
+import pandas
 import pytest
 import torch
 
-from helpers import SMALL_STAGE2, settings
+from helpers import SMALL_RUN, SMALL_STAGE2, settings
 from poolwise import encoder
 from poolwise.jobs import SentimentJob
 from poolwise.jobs.sentiment import labelled_corpus
 from poolwise.runs import NUMERICS_VERSION, hash_of
 from poolwise.settings import UserError
+
+FEW_GOOD = [("dull", "bad"), ("poor", "bad"), ("sad", "bad"), ("weak", "bad"), ("fine", "good")]
 
 
 def stage2_identity(*overrides: str):
@@ -21,7 +24,7 @@ def stage2_identity(*overrides: str):
     "change",
     [
         *("seed=2", "repr=mean", "repr.layer=1", "protocol.epochs=2", "data.label_noise=0.1", "data.test=39"),
-        "model.hidden_size=34",
+        *("model.hidden_size=34", "data.long_texts=tail", "data.long_texts=windows"),
     ],
 )
 def test_what_changes_numbers_changes_the_key_of_stage_2(change):
@@ -53,10 +56,53 @@ def test_the_key_of_a_default_run_is_what_it_was():
 
 
 @pytest.mark.parametrize(
+    ("protocol", "imbalance"),
+    [("probe", "class_weights"), ("frozen", "balanced_sampling"), ("finetune", "class_weights")],
+)
+def test_figures_of_each_class_are_told_where_classes_are_unbalanced(
+    program, tmp_path, capsys, protocol, imbalance, monkeypatch
+):
+    rows = [f"the {word} film number {n},{label}" for n in range(12) for word, label in FEW_GOOD[: 4 if n % 3 else 5]]
+    (tmp_path / "own.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    small = [word for word in SMALL_RUN if not word.startswith("data.")]
+    small += [] if protocol == "probe" else ["protocol.epochs=1"]
+    own = ["data=files", "data.train=own.csv", f"protocol={protocol}", f"protocol.imbalance={imbalance}"]
+    assert program("stage=sentiment", "encoder=base", *small, *own, "logger=csv", "seed=1") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert run["material"]["protocol"]["imbalance"] == imbalance
+    recall = run["test_recall"]
+    assert list(recall) == ["bad", "good"]
+    assert run["metrics"]["test/balanced_accuracy"] == pytest.approx(sum(recall.values()) / 2)
+    shown = capsys.readouterr().out
+    assert f"test/balanced_accuracy {run['metrics']['test/balanced_accuracy']:.4f}" in shown
+    assert f"recall  bad {recall['bad']:.4f}, good {recall['good']:.4f} (on test)" in shown
+
+
+def test_the_overlap_of_windows_matters_to_windows_alone():
+    assert stage2_identity("data.window_overlap=0.5") == stage2_identity()
+    windows = stage2_identity("data.long_texts=windows")
+    assert windows.key != stage2_identity("data.long_texts=windows", "data.window_overlap=0.5").key
+    assert windows.material.items() >= {"long_texts": "windows", "window_overlap": 0.25}.items()
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "frozen", "probe"])
+def test_long_texts_are_read_in_windows(program, tmp_path, protocol):
+    small = [*SMALL_RUN, "protocol.epochs=1"] if protocol != "probe" else SMALL_RUN
+    own = [f"protocol={protocol}", "data.max_length=10", "data.long_texts=windows", "labels_per_class=20"]
+    assert program("stage=sentiment", "encoder=base", *small, *own, "logger=csv", "seed=1") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert run["data_report"]["truncated"] == {"train": 0.0, "dev": 0.0, "test": 0.0}
+    assert run["representation"]["formula"].endswith("; mean over the windows of a text")
+    (predictions,) = (tmp_path / "runs/sentiment").glob("*/predictions.parquet")
+    assert pandas.read_parquet(predictions)["split"].value_counts().to_dict() == {"test": 40, "dev": 32}
+
+
+@pytest.mark.parametrize(
     "change",
     [
         *("layer_decay=0.9", "reinitialise.top_layers=1", "reinitialise.pooler=true", "gradual_unfreezing=true"),
-        "early_stopping=1",
+        *("early_stopping=1", "imbalance=class_weights", "imbalance=balanced_sampling"),
     ],
 )
 def test_a_setting_of_fine_tuning_that_is_on_enters_the_key(change):

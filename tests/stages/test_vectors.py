@@ -5,10 +5,12 @@ import pytest
 import torch
 from transformers import BertModel
 
+from poolwise.data.batching import LabelledBatches
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import UserError
 from poolwise.stages import vectors
-from poolwise.stages.vectors import StatesOnDisk, stored_states, vectors_of
+from poolwise.stages.sentiment import SentimentClassifier
+from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states, vectors_of
 
 
 @pytest.fixture
@@ -47,6 +49,24 @@ def test_vectors_of_stored_states_are_those_of_the_texts(deep, texts, tmp_path, 
         states = deep(torch.from_numpy(token_ids), mask, output_hidden_states=True).hidden_states
         expected = representation(states, mask, deep.pooler)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pooler", "max", "cls_mean", "layer_mix"])
+def test_the_windows_of_a_text_are_stored_one_by_one(deep, windowed, tmp_path, name):
+    representation = REPRESENTATIONS[name](EncoderShape.of(deep.config))
+    states = stored_states(deep, windowed, tmp_path / "states", "cpu")
+    assert states.kept["first"].shape[1] == len(windowed.windows) > len(windowed)
+    some = np.array([3, 1])
+    batches, pooler = LabelledBatches(windowed.select(some)), deep.pooler
+    found = vectors_of(representation, pooler, states, some)
+    batch = BatchesWithLayers(batches, states, some, representation.needs_all_states)[[(0, 0), (0, 1)]]
+    built = SentimentClassifier(deep, representation, classes=2, dropout=0.0).eval()
+    with torch.inference_mode():
+        read = built.vectors(batch)
+        deep.pooler, built.encoder = pooler, None
+        stored = built.vectors(batch)
+    torch.testing.assert_close(stored, read, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(found), stored)
 
 
 def test_texts_are_read_once(deep, texts, tmp_path, monkeypatch):
@@ -93,11 +113,11 @@ def test_a_broken_file_is_told_and_made_anew(deep, texts, tmp_path, caplog, size
     assert (found.kept["mean"] == whole).all()
 
 
-def test_no_file_with_objects_is_read(tmp_path):
+def test_no_file_with_objects_is_read(texts, tmp_path):
     for kind in vectors.KINDS:
         np.save(tmp_path / f"{kind}.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects in dtype"):
-        StatesOnDisk(tmp_path)
+        StatesOnDisk(tmp_path, texts)
 
 
 def test_a_full_disk_is_told_before_texts_are_read(deep, texts, tmp_path, monkeypatch):

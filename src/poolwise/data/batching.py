@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
+from poolwise.data.imbalance import balanced_order
 from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain, positions_of
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
@@ -55,6 +56,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         batch_tokens: int | None = None,
         shard: int = 0,
         shards: int = 1,
+        balanced: Int64[ndarray, " N"] | None = None,
     ) -> None:
         """Args:
         lengths: (N,), in tokens.
@@ -64,6 +66,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         batch_tokens: the most real tokens a batch holds on average over an epoch.
         shard: which of the shards this is, counted from 0.
         shards: how many there are.
+        balanced: (N,), class ids; then an epoch holds as many texts of each class, some of them not or more than once.
         """
         self.lengths = lengths
         self.topics = np.zeros_like(lengths) if topics is None else topics
@@ -72,6 +75,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         self.seed = seed
         self.epoch = 0
         self.shard, self.shards = shard, shards
+        self.balanced = balanced
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to come, counted from 0; Lightning calls this."""
@@ -82,7 +86,9 @@ class LengthGroupedBatches(Sampler[list[Request]]):
 
     def __iter__(self) -> Iterator[list[Request]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths))
+        order = (
+            random.permutation(len(self.lengths)) if self.balanced is None else balanced_order(self.balanced, random)
+        )
         pools = -(-self.batches // BATCHES_PER_POOL)
         firsts = [self.batches * pool // pools for pool in range(pools + 1)]
         batches: list[ndarray] = []
@@ -131,17 +137,23 @@ def _chunks(values: ndarray, size: int) -> list[ndarray]:
 
 
 class LabelledBatches(Dataset[Batch]):
-    """Stage 2's batches: `input_ids`, `attention_mask` (B, T); `labels`, `examples` (B,); `tokens`, a count."""
+    """Stage 2's batches of B texts in R windows, those of a text one after the other.
+
+    `input_ids` and `attention_mask` (R, T); `windows`, a list of how many each text has; `labels`, `examples` (B,);
+    `tokens`, a count.
+    """
 
     def __init__(self, texts: TokenisedTexts) -> None:
         self.texts = texts
 
     def __getitem__(self, requests: list[Request]) -> Batch:
         examples = np.array([example for _, example in requests])
-        token_ids, present = self.texts.padded(examples)
+        rows, counts = self.texts.windows_of(examples)
+        token_ids, present = self.texts.windows.padded(rows)
         return {
             "input_ids": torch.from_numpy(token_ids),
             "attention_mask": torch.from_numpy(present.astype(np.int64)),
+            "windows": counts.tolist(),
             "labels": torch.from_numpy(self.texts.labels[examples]),
             "examples": torch.from_numpy(examples),
             "tokens": int(present.sum()),

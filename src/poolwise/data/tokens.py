@@ -1,6 +1,6 @@
 """Texts to token ids, once: a cache on disk whose key says all that the ids depend on.
 
-Shapes: B texts, T tokens, N examples.
+Shapes: B texts, T tokens, N examples, W windows of all texts, R of some.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
+from poolwise.settings import LongTexts
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -33,7 +35,7 @@ ALPHABET_SIZE = 1000
 
 @dataclass(frozen=True)
 class TokenisedTexts:
-    """N texts as one flat array of ids, with special tokens, truncated.
+    """N texts as one flat array of ids, with special tokens, cut or laid out in windows.
 
     Attributes:
         ids: all ids, one text after the other.
@@ -42,6 +44,8 @@ class TokenisedTexts:
         pad_id: what fills a batch up to its longest text.
         ratings: (N,) class ids of weak labels, -100 where unknown; None for texts without any.
         rating_names: what these ids stand for.
+        window: how many tokens each window has of a text that is longer; its ids are its windows one after the other,
+            each with special tokens. None where every text is one window.
     """
 
     ids: ndarray
@@ -50,6 +54,7 @@ class TokenisedTexts:
     pad_id: int
     ratings: ndarray | None = None
     rating_names: tuple[str, ...] = ()
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -58,6 +63,31 @@ class TokenisedTexts:
     def lengths(self) -> Int64[ndarray, " N"]:
         """(N,) word pieces a text, special tokens counted."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def window_offsets(self) -> Int64[ndarray, " N1"]:
+        """(N + 1,), text i has the windows `window_offsets[i]` to `window_offsets[i + 1]`, the latter left out."""
+        counts = np.ones(len(self), int) if self.window is None else np.maximum(self.lengths // self.window, 1)
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    @cached_property
+    def windows(self) -> "TokenisedTexts":
+        """The W windows as texts of their own, each with the label and the rating of its text."""
+        if self.window is None:
+            return self
+        counts = np.diff(self.window_offsets)
+        lengths = np.repeat(self.lengths // counts, counts)
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            labels=np.repeat(self.labels, counts) if len(self.labels) else self.labels,
+            ratings=None if self.ratings is None else np.repeat(self.ratings, counts),
+        )
+
+    def windows_of(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, " R"], Int64[ndarray, " B"]]:
+        """The numbers (R,) of the windows of these texts, one text after the other, and how many each has (B,)."""
+        first, end = self.window_offsets[examples], self.window_offsets[examples + 1]
+        return np.concatenate([np.arange(*span) for span in zip(first, end, strict=True)]), end - first
 
     def select(self, examples: Int64[ndarray, " n"]) -> "TokenisedTexts":
         """These texts alone, in this order."""
@@ -83,24 +113,40 @@ class TokenisedTexts:
         return np.where(present, starts[:, None] + positions, 0), present
 
 
-def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> TokenisedTexts:
+HEAD_SHARE = 128 / 510
+"""Of what `head_tail` keeps: the first 128 and the last 382 word pieces (Sun et al. 2019, "How to Fine-Tune BERT for
+Text Classification", section 5.3.1, where it is compared with `head` and `tail`)."""
+HEAD_ONLY = LongTexts()
+
+
+def tokenise(
+    texts: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cache: Path,
+    long_texts: LongTexts = HEAD_ONLY,
+) -> TokenisedTexts:
     """Tokenise a data set with column `text` (and `label`, if it has one), or read what was kept in `cache`.
 
-    Texts are truncated to `max_length` word pieces, special tokens counted.
+    Texts of more than `max_length` word pieces, special tokens counted, are cut to so many or laid out in windows of
+    so many, as `long_texts` says; special tokens stand around what is kept, and around each window.
     """
-    material = [CODE_VERSION, content_hash(texts), tokenizer_hash(tokenizer), max_length]
+    material = [CODE_VERSION, content_hash(texts), tokenizer_hash(tokenizer), max_length, *long_texts.material.values()]
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
 
     def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        kept = tokenizer(
+        found = tokenizer(
             rows["text"],
-            truncation=True,
+            truncation=long_texts.read == "head",
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
+            verbose=False,
         )
-        return {"input_ids": kept["input_ids"]}
+        special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        around = special.index(0), special[::-1].index(0)
+        return {"input_ids": [laid_out(ids, around, max_length, long_texts) for ids in found["input_ids"]]}
 
     tokens = texts.map(
         encode,
@@ -110,10 +156,45 @@ def tokenise(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         cache_file_name=str(cache / f"{key}.arrow"),
         new_fingerprint=key,
     )
-    return _flat(tokens, int(tokenizer.pad_token_id))
+    return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)
 
 
-def _flat(tokens: Dataset, pad_id: int) -> TokenisedTexts:
+def laid_out(ids: list[int], around: tuple[int, int], max_length: int, long_texts: LongTexts) -> list[int]:
+    """A text's ids, if there are more than `max_length`: what is kept of them, with the special tokens `around` it.
+
+    Args:
+        ids: of the whole text, with special tokens.
+        around: how many special tokens stand before and after a text.
+        max_length: tokens of what is kept, or of each window.
+        long_texts: what is kept.
+    """
+    if len(ids) <= max_length:
+        return ids
+    before, after = around
+    length = len(ids) - before - after
+    kept = before + kept_pieces(length, max_length - before - after, long_texts)
+    first, last = (
+        np.tile(places, (len(kept), 1)) for places in (np.arange(before), before + length + np.arange(after))
+    )
+    rows: list[int] = np.array(ids)[np.hstack([first, kept, last])].ravel().tolist()
+    return rows
+
+
+def kept_pieces(length: int, room: int, long_texts: LongTexts) -> Int64[ndarray, "R room"]:
+    """Which word pieces of a text of `length`, by number, are kept where `room` of them have place: a row a window.
+
+    The last window ends where the text does, and shares more with the one before it, so that none is short.
+    """
+    if long_texts.read == "head_tail":
+        head = max(int(room * HEAD_SHARE), 1)
+        return np.concatenate([np.arange(head), np.arange(length - room + head, length)])[None]
+    last = length - room
+    step = room - int(long_texts.overlap * room)
+    starts = np.arange(0, last, step) if long_texts.read == "windows" else np.arange(0)
+    return np.append(starts, last)[:, None] + np.arange(room)
+
+
+def _flat(tokens: Dataset, pad_id: int, window: int | None) -> TokenisedTexts:
     lists = tokens.data.column("input_ids")
     lengths = pyarrow.compute.list_value_length(lists).to_numpy()
     labels = tokens["label"] if "label" in tokens.column_names else []
@@ -122,12 +203,18 @@ def _flat(tokens: Dataset, pad_id: int) -> TokenisedTexts:
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         labels=np.array(labels, dtype=np.int64),
         pad_id=pad_id,
+        window=window,
     )
 
 
 def truncation(texts: Mapping[str, TokenisedTexts], max_length: int) -> dict[str, float]:
-    """The share of each split's texts that fill `max_length`: all of them are cut but those of just this length."""
-    return {split: float(np.mean(of.lengths >= max_length)) for split, of in texts.items()}
+    """The share of each split's texts that fill `max_length`: all of them are cut but those of just this length.
+
+    None of them is where texts are read in windows.
+    """
+    return {
+        split: float(np.mean(of.lengths >= max_length)) if of.window is None else 0.0 for split, of in texts.items()
+    }
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

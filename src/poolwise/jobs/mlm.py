@@ -142,6 +142,7 @@ class MLMJob(Job):
         texts = tokenised(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
+        texts = {split: of.windows for split, of in texts.items()}
         surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
         before = {} if start.path is None else checkpoints.provenance_of(Path(start.path))

@@ -19,6 +19,7 @@ from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash
 from poolwise.data.draws import balanced_draw
+from poolwise.data.imbalance import class_weights, is_unbalanced
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
@@ -28,7 +29,7 @@ from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
+from poolwise.runs import RunIdentity, RunRecord, hash_of, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -43,18 +44,22 @@ from poolwise.settings import (
 )
 from poolwise.stages import vectors
 from poolwise.stages.loop import Job, plain
-from poolwise.stages.sentiment import Sentiment, SentimentClassifier
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
+from poolwise.words import some
 
 log = logging.getLogger(__name__)
+
+SHOWN_CLASSES = 12
+"""At the end of a run."""
 
 
 class SentimentJob(Job):
     """Stage 2: train a classifier on one representation, keep the best epoch on dev, read test once."""
 
     selection_metric = SELECTION_METRIC
-    headline = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
+    headline: tuple[str, ...] = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
 
     def __init__(self, settings: SentimentSettings) -> None:
         self.settings: SentimentSettings = settings
@@ -74,6 +79,9 @@ class SentimentJob(Job):
         train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
         check_words(train, tokenizer, settings.data.max_length, settings.data.name)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
+        self.unbalanced = is_unbalanced(np.array(self.tested["label"]))
+        if self.unbalanced:
+            self.headline = (*self.headline, "test/balanced_accuracy")
         self.drawn = drawn_examples(settings, self.corpus)
         self.seeds = self._seeds()
         self.identity = self._identity()
@@ -97,6 +105,12 @@ class SentimentJob(Job):
             "next": f"python -m poolwise.report{elsewhere}",
         }
 
+    def further_facts(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """The recall of each class, where they are of unlike size."""
+        recall = {name: value for name, value in results.get("test_recall", {}).items() if value is not None}
+        words = some((f"{name} {value:.4f}" for name, value in recall.items()), SHOWN_CLASSES)
+        return {"recall": f"{words} (on test)"} if self.unbalanced and recall else {}
+
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen
         count = settings.labels_per_class
@@ -112,6 +126,7 @@ class SentimentJob(Job):
             "tokenizer": tokenizer_hash(chosen.tokenizer),
             "labelled": {split: content_hash(rows) for split, rows in self.corpus.labelled.items()},
             "max_length": settings.data.max_length,
+            **settings.data.reading.material,
             "representation": representations.material_of(self.representation),
             "protocol": material_of(self.protocol),
             "platform": platform(settings.trainer),
@@ -184,6 +199,7 @@ class SentimentJob(Job):
         for split, rows in self.corpus.labelled.items():
             material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
             material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
+            material += settings.data.reading.material.values()
             device = self.identity.material["platform"]["device"]
             folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
             found[split] = stored_states(model, texts[split], folder, device)
@@ -232,7 +248,8 @@ class SentimentJob(Job):
         model, representation = self.load()
         every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
-        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers)
+        balanced = protocol.imbalance == "balanced_sampling"
+        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced)
         is_frozen = isinstance(protocol, Frozen)
         if is_frozen:
             examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
@@ -240,14 +257,17 @@ class SentimentJob(Job):
                 split: BatchesWithLayers(data.batches[split], states, examples[split], representation.needs_all_states)
                 for split, states in self.stored(model, every).items()
             }
-        classifier = SentimentClassifier(
-            model, representation, len(self.corpus.label_names), protocol.dropout, reads_stored=is_frozen
-        )
+        classes = len(self.corpus.label_names)
+        classifier = SentimentClassifier(model, representation, classes, protocol.dropout, reads_stored=is_frozen)
+        weights = None
+        if protocol.imbalance == "class_weights":
+            weights = torch.from_numpy(class_weights(texts["train"].labels, classes)).float()
         if isinstance(protocol, Frozen):
             classifier.settle_dense(protocol.dense)
         if isinstance(protocol, Finetune):
-            return Sentiment(classifier, self.optimisation, protocol.layer_decay, protocol.gradual_unfreezing), data
-        return Sentiment(classifier, self.optimisation), data
+            decay, gradual = protocol.layer_decay, protocol.gradual_unfreezing
+            return Sentiment(classifier, self.optimisation, decay, gradual, class_weights=weights), data
+        return Sentiment(classifier, self.optimisation, class_weights=weights), data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Read test once, with the best checkpoint; keep every prediction."""
@@ -263,10 +283,11 @@ class SentimentJob(Job):
 
     def note(self, record: RunRecord, representation: Representation, parameters: int) -> None:
         """Note what was classified from; `parameters` lie between hidden states and vectors."""
+        in_windows = self.settings.data.long_texts == "windows"
         record.results["representation"] = {
             **self.representation,
             "layer": representation.layer,
-            "formula": representation.formula_here,
+            "formula": representation.formula_here + ("; mean over the windows of a text" if in_windows else ""),
             "parameters": parameters,
         }
         record.results["pooler_status"] = self.pooler_status
@@ -297,6 +318,8 @@ class SentimentJob(Job):
         """
         record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
         test = predictions["test"]
+        recall = recall_by_class(test["labels"], test["logits"]).tolist()
+        record.results["test_recall"] = without_nan(dict(zip(self.corpus.label_names, recall, strict=True)))
         places = torch.searchsorted(test["examples"], vectors["examples"])
         components = torch.full((len(test["examples"]), 2), torch.nan)
         if vectors["vectors"].isfinite().all():

@@ -31,6 +31,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "tokenizer": tokenizer_hash(start.tokenizer),
         "text": {split: content_hash(rows) for split, rows in texts.items()},
         "max_length": settings.data.max_length,
+        **settings.data.reading.material,
         "pretraining": material_of(choice.pretraining),
         "objective": choice.objective,
         "platform": platform(trainer),

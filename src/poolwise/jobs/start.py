@@ -178,6 +178,6 @@ def tokenised(
 ) -> dict[str, TokenisedTexts]:
     """The splits as token ids, by way of the cache."""
     return {
-        split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens")
+        split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens", settings.data.reading)
         for split, rows in splits.items()
     }

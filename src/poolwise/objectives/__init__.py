@@ -138,6 +138,18 @@ def problems_with_pooler_alone(settings: Mapping[str, Any], where: str) -> list[
     ]
 
 
+def problems_with_long_texts(settings: Mapping[str, Any], read: str | None) -> list[str]:
+    """Say which objectives of checked settings cannot do with what is `read` of long texts."""
+    if read not in ("tail", "windows"):
+        return []
+    return [
+        f"data.long_texts={read}: objective={name} tells pairs of segments apart, and texts that begin in the middle "
+        "of a sentence would give away which is the first; allowed with it: head, head_tail"
+        for name in parts_of(settings)
+        if objective_class(name).needs.arrangement in ("order", "next")
+    ]
+
+
 def label_of(settings: Mapping[str, Any], trainable: str = "all", budget: str = "") -> str:
     """How tables and names call an objective: its parts' names, marked where one reads labels.
 

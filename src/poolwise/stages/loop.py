@@ -128,7 +128,10 @@ class Job(ABC):
         record.results["data_report"] = {**self.data_report, "truncated": shares}
         if shares["train"] >= TRUNCATED_SHARE:
             length = self.settings.data.max_length
-            warn_once(f"{shares['train']:.0%} of the training texts are cut at data.max_length={length} word pieces")
+            warn_once(
+                f"{shares['train']:.0%} of the training texts are cut to data.max_length={length} word pieces "
+                f"(data.long_texts={self.settings.data.long_texts})"
+            )
 
     @abstractmethod
     def kept_bytes(self) -> int:
@@ -142,6 +145,10 @@ class Job(ABC):
     def next_steps_of(self, sweep: Sequence["Job"], overrides: Sequence[str]) -> dict[str, str]:
         """The same for a sweep that this job is the first of, which these overrides asked for."""
         return self.next_steps
+
+    def further_facts(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """What else of the results of a record to show at its end."""
+        return {}
 
     @property
     def seed(self) -> int:
@@ -291,7 +298,7 @@ def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -
     if logged:
         places["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
     figures = in_words(results["metrics"], job.headline)
-    show(f"{title}: {figures}", {}, {} if in_sweep else places | job.next_steps)
+    show(f"{title}: {figures}", job.further_facts(results), {} if in_sweep else places | job.next_steps)
 
 
 def announce(sweep: Sequence[Job]) -> None:

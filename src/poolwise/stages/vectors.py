@@ -1,6 +1,6 @@
 """The states of a frozen encoder, read once a text and kept on disk for all representations and layers.
 
-Shapes: B texts, N texts of a split, T tokens, L layers, H hidden size.
+Shapes: B texts, R their windows, W windows of all texts of a split, T tokens, L layers, H hidden size.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.machine import check_room
-from poolwise.representations import Pooler, Representation, StoredStates, TokenStates
+from poolwise.representations import Pooler, Representation, StoredStates, TokenStates, mean_over_windows
 
 log = logging.getLogger(__name__)
 
@@ -34,32 +34,33 @@ MANY = 4096
 
 
 class StatesOnDisk:
-    """What is kept of the states of N texts, as memory maps.
+    """What is kept of the states of texts, as memory maps.
 
     Attributes:
-        kept: by kind, (L + 1, N, H) in fp32: of the embeddings and of each layer.
+        texts: of one split.
+        kept: by kind, (L + 1, W, H) in fp32: of the embeddings and of each layer.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open what `encode` wrote.
+    def __init__(self, folder: Path, texts: TokenisedTexts) -> None:
+        """Open what `encode` wrote of these texts.
 
         Raises:
             OSError, ValueError: there is none, or it is broken.
         """
-        self.kept: dict[str, Float[ndarray, "layers N H"]] = {
+        self.texts = texts
+        self.kept: dict[str, Float[ndarray, "layers W H"]] = {
             kind: np.load(folder / f"{kind}.npy", mmap_mode="r", allow_pickle=False) for kind in KINDS
         }
 
-    def of(self, examples: Int64[ndarray, " B"], every_layer: bool) -> dict[str, Float[Tensor, "layers B H"]]:
-        """By kind, what is kept of these texts: of every layer, or of the last alone."""
+    def of(self, examples: Int64[ndarray, " B"], every_layer: bool) -> dict[str, Float[Tensor, "layers R H"]]:
+        """By kind, what is kept of the windows of these texts: of every layer, or of the last alone."""
         layers = slice(None) if every_layer else slice(-1, None)
-        return {
-            kind: torch.from_numpy(np.ascontiguousarray(kept[layers, examples])) for kind, kept in self.kept.items()
-        }
+        rows, _ = self.texts.windows_of(examples)
+        return {kind: torch.from_numpy(np.ascontiguousarray(kept[layers, rows])) for kind, kept in self.kept.items()}
 
 
 def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
-    """Layers as a representation reads them, from tensors (layers, B, H) by kind."""
+    """Layers as a representation reads them, from tensors (layers, R, H) by kind."""
     return [StoredStates(*states) for states in zip(*(kept[kind] for kind in KINDS), strict=True)]
 
 
@@ -76,19 +77,19 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
         UserError: the disk has no room.
     """
     try:
-        return StatesOnDisk(folder)
+        return StatesOnDisk(folder, texts)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s: broken (%s), and made anew", folder, error)
         shutil.rmtree(folder)
     layers, size = encoder.config.num_hidden_layers + 1, encoder.config.hidden_size
-    check_room(folder, len(KINDS) * layers * len(texts) * size * 4)
+    check_room(folder, len(KINDS) * layers * len(texts.windows) * size * 4)
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        encode(encoder, texts, draft, device)
+        encode(encoder, texts.windows, draft, device)
         try:
             draft.rename(folder)
         except OSError:
@@ -96,7 +97,7 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return StatesOnDisk(folder)
+    return StatesOnDisk(folder, texts)
 
 
 @torch.inference_mode()
@@ -128,13 +129,15 @@ def vectors_of(
     """One vector for each of these texts, by a representation that has nothing to train."""
     found = []
     for start in range(0, len(examples), MANY):
-        kept = states.of(examples[start : start + MANY], representation.needs_all_states)
-        found.append(representation.of_layers(layers_of(kept), pooler).numpy())
+        some = examples[start : start + MANY]
+        kept = states.of(some, representation.needs_all_states)
+        vectors = representation.of_layers(layers_of(kept), pooler)
+        found.append(mean_over_windows(vectors, states.texts.windows_of(some)[1].tolist()).numpy())
     return np.concatenate(found)
 
 
 class BatchesWithLayers(Dataset[Batch]):
-    """Other batches, with what is kept of their texts' layers beside them: `first`, `mean`, `max`, (layers, B, H)."""
+    """Other batches, with what is kept of their texts' layers beside them: `first`, `mean`, `max`, (layers, R, H)."""
 
     def __init__(
         self, batches: Dataset[Batch], states: StatesOnDisk, examples: Int64[ndarray, " N"], every_layer: bool
