@@ -64,6 +64,7 @@ class CommonSchema:
     runs_dir: str = MISSING
     cache_dir: str = MISSING
     workers: Any = MISSING
+    checkpoint_minutes: Any = MISSING
     data: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
@@ -302,6 +303,8 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The run's folder holds its record before Lightning looks at it.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # Lightning cannot know that the order of texts goes on where it was.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # Lightning 2.6 reads its own trees with a class that torch 2.13 renames; nothing is wrong.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype")
@@ -340,7 +343,7 @@ def problems_in(config: Plain) -> list[str]:
     ]
     found += [f"{key} is empty" for key in ("runs_dir", "cache_dir") if not config[key]]
     found += [f"{group}.name is empty" for group in ("data", "model") if not config[group].get("name", "-")]
-    common = {"seed": types.Seed, "workers": types.NonNegativeCount}
+    common = {"seed": types.Seed, "workers": types.NonNegativeCount, "checkpoint_minutes": types.NonNegative}
     for key, hint in common.items():
         found += types.problems_with_value(hint, config[key], key)
     found += problems_in_group(config["data"], "source", types.DATA_SOURCES, "data.")
@@ -602,6 +605,7 @@ def _common(config: Plain) -> Plain:
         "runs_dir": Path(config["runs_dir"]),
         "cache_dir": Path(config["cache_dir"]),
         "workers": config["workers"],
+        "checkpoint_minutes": float(config["checkpoint_minutes"]),
         "data": built(types.DATA_SOURCES[data["source"]], data),
         "model": built(types.MODEL_SOURCES[model["source"]], model),
         "logger": built(types.LOGGERS[logger["name"]], logger),

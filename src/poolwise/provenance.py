@@ -52,16 +52,36 @@ class ProvenanceTracker:
             self._origins[part] = f"fresh (seed {seed})" if fresh else str(source)
         if model.pooler_origin != "kept":
             self._origins[POOLER] = f"{model.pooler_origin} (seed {seed})"
-        self.remember_start()
+        self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
         self._probes = 0
         self._loss_sums: defaultdict[str, float] = defaultdict(float)
         self._norm_sum = {part: torch.zeros(()) for part in self.parts}
         self._steps_reached = {part: torch.zeros(()) for part in self.parts}
         self._probed_norms: dict[str, defaultdict[str, float]] = {part: defaultdict(float) for part in self.parts}
 
-    def remember_start(self) -> None:
-        """Measure distances from where the weights are now."""
-        self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
+    def settle_start(self) -> None:
+        """Measure distances in the precision and on the device that the weights now have."""
+        for part, group in self.parts.items():
+            self._start[part] = [then.to(now) for then, now in zip(self._start[part], group, strict=True)]
+
+    def progress_state(self) -> dict[str, Any]:
+        """What was noted so far: tensors and plain data."""
+        return {
+            "probes": self._probes,
+            "loss_sums": dict(self._loss_sums),
+            "norm_sum": self._norm_sum,
+            "steps_reached": self._steps_reached,
+            "probed_norms": {part: dict(norms) for part, norms in self._probed_norms.items()},
+        }
+
+    def load_progress_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `progress_state` gave."""
+        self._probes, self._norm_sum, self._steps_reached = (
+            state[name] for name in ("probes", "norm_sum", "steps_reached")
+        )
+        self._loss_sums.update(state["loss_sums"])
+        for part, norms in state["probed_norms"].items():
+            self._probed_norms[part].update(norms)
 
     def probe(self, losses: Mapping[str, Tensor]) -> None:
         """Note each loss, weighted, and the gradient norm that it alone sends to each part; keeps the graph.

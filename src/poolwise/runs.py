@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import resource
 import subprocess
@@ -25,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from poolwise.durable import draft_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,6 +39,8 @@ METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
 STUDY = "study"
 """Entry of a record, also of a run's `flat` settings: the study of `poolwise.tune` that the run is a trial of."""
+RESUMED = "resumed_at_steps"
+"""Entry of a record: after how many steps of the optimiser the run was stopped and went on, each time."""
 RECORDED_LIBRARIES = ("poolwise torch lightning transformers datasets tokenizers hydra-core torchmetrics wandb").split()
 
 
@@ -63,10 +66,9 @@ def without_seeds(settings: Any) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, never sees half of it."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    """Write a file so that a reader never sees half of it, nor a kill or a power cut leaves half of it."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,21 @@ class RunRecord:
             self.results["traceback"] = traceback.format_exception(error)
             self._write_end("failed")
 
+    def progress(self) -> dict[str, Any]:
+        """What a later attempt at this run needs of this one, as plain data, for `go_on`."""
+        return {
+            "metrics": (self.folder / METRICS_FILE).read_text(),
+            "wall_seconds": time.perf_counter() - self._started,
+            "results": {name: self.results[name] for name in ("started", "wandb", RESUMED) if name in self.results},
+        }
+
+    def go_on(self, progress: Mapping[str, Any], step: int) -> None:
+        """Be the record of an earlier attempt as it was after so many steps of the optimiser; notes that it was so."""
+        write_atomically(self.folder / METRICS_FILE, progress["metrics"])
+        self._started = time.perf_counter() - progress["wall_seconds"]
+        self.results |= progress["results"]
+        self.results[RESUMED] = [*self.results.get(RESUMED, []), step]
+
     def finish(self) -> None:
         """Write the record in its last state, unless that is done, so that it can be copied before the block ends."""
         if not self._is_finished:
@@ -206,9 +223,8 @@ class RunRecord:
             )
             for split, columns in predictions.items()
         ]
-        draft = self.folder / (PREDICTIONS_FILE + ".draft")
-        pandas.concat(frames).to_parquet(draft, index=False)
-        draft.replace(self.folder / PREDICTIONS_FILE)
+        with draft_of(self.folder / PREDICTIONS_FILE) as draft:
+            pandas.concat(frames).to_parquet(draft, index=False)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -446,6 +446,8 @@ class CommonSettings:
     runs_dir: Path
     cache_dir: Path
     workers: int
+    checkpoint_minutes: float
+    """How often a checkpoint is written from which a stopped run goes on."""
     data: "DataSettings"
     model: "ModelSettings"
     trainer: dict[str, Any]

@@ -53,14 +53,18 @@ class RecordLogger(Logger):
 def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator[list[Logger]]:
     """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by.
 
-    A W&B run that does not fail gets the files of the run's record, in their last state.
+    A W&B run that does not fail gets the files of the run's record, in their last state. Where a run goes on that was
+    stopped, so does its W&B run; all other loggers, which start anew, are told what its record holds so far.
     """
     own = RecordLogger(record.folder)
-    if settings.name == "csv":
-        yield [own, CSVLogger(record.folder, name=None, version="csv")]
-    elif settings.name == "tensorboard":
-        yield [own, TensorBoardLogger(record.folder, name=None, version="tensorboard")]
+    if settings.name in ("csv", "tensorboard"):
+        shutil.rmtree(record.folder / settings.name, ignore_errors=True)  # of an attempt that was stopped
+        kind = CSVLogger if settings.name == "csv" else TensorBoardLogger
+        beside = kind(record.folder, name=None, version=settings.name)
+        tell(beside, record)
+        yield [own, beside]
     elif isinstance(settings, WandbLogging):
+        earlier = record.results.get("wandb")
         run = start_wandb(settings, record, runs)
         mode = run.settings.mode
         record.results["wandb"] = {
@@ -70,7 +74,12 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             "url": run.url if mode == "online" else None,
         }
         try:
-            yield [own, WandbLogger(experiment=run)]
+            logger = WandbLogger(experiment=run)
+            if not run.resumed:
+                tell(logger, record)
+            if earlier and earlier["mode"] == mode == "offline":
+                shutil.rmtree(earlier["folder"], ignore_errors=True)  # else both are uploaded as one run
+            yield [own, logger]
             record.finish()
             run.summary.update(record.results.get("metrics", {}))
             keep_files(run, record.folder)
@@ -78,6 +87,13 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             run.finish(exit_code=1)
             raise
         run.finish()
+
+
+def tell(logger: Logger, record: RunRecord) -> None:
+    """Log what the record's metrics file holds, if an earlier attempt at this run left something."""
+    for line in (record.folder / METRICS_FILE).read_text().splitlines():
+        figures = json.loads(line)
+        logger.log_metrics(figures, figures.pop("step"))
 
 
 RECORD_FILES = {
@@ -99,7 +115,10 @@ def keep_files(run: wandb.Run, folder: Path) -> None:
 
 
 def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run:
-    """A new W&B run, online if somebody is logged in and the service answers, else offline; never a prompt."""
+    """A new W&B run, or the one that a stopped run had; online if somebody is logged in and the service answers.
+
+    Else offline; never a prompt.
+    """
     mode = wandb_mode(settings.mode)
     try:
         return _start_wandb(mode, settings, record, runs)
@@ -113,6 +132,7 @@ def _start_wandb(
     mode: Literal["online", "offline"], settings: WandbLogging, record: RunRecord, runs: Path
 ) -> wandb.Run:
     identity = record.identity
+    earlier = record.results.get("wandb")
     return wandb.init(
         project=settings.project,
         entity=settings.entity,
@@ -122,6 +142,8 @@ def _start_wandb(
         config={**identity.flat, "key": identity.key, "config": record.config},
         dir=runs,
         mode=mode,
+        id=earlier["id"] if earlier else None,
+        resume="allow" if earlier and mode == "online" else None,
         # One run a job, also when the jobs of a sweep share a process.
         reinit="finish_previous",
         settings=wandb.Settings(

@@ -113,7 +113,7 @@ def test_conditions_of_a_sweep_are_kept_apart(program, capfd):
     assert [len(re.findall(rf"  protocol\.epochs={n} .*\(1 run\)", end)) for n in (1, 2)] == [1, 1]
 
 
-@pytest.mark.parametrize(("signal", "code", "words"), [("SIGINT", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")])
+@pytest.mark.parametrize(("signal", "code", "words"), [("SIGINT", 130, "Ctrl-C"), ("SIGTERM", 75, "SIGTERM")])
 def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
     program, tmp_path, capfd, monkeypatch, signal, code, words
 ):
@@ -131,7 +131,7 @@ def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == code
     for number, handler in zip((signals.SIGINT, signals.SIGTERM), handlers, strict=True):
         signals.signal(number, handler)
-    assert f"stopped by {words}; the same command starts this run anew" in capfd.readouterr().out
+    assert f"stopped by {words}; the same command goes on where it was stopped" in capfd.readouterr().out
     (file,) = (tmp_path / "runs/mlm").glob("*/record.json")
     assert json.loads(file.read_text())["status"] == "interrupted"
     monkeypatch.setattr(MaskedLanguageModelling, "training_step", step)

@@ -57,6 +57,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         shard: int = 0,
         shards: int = 1,
         balanced: Int64[ndarray, " N"] | None = None,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         """Args:
         lengths: (N,), in tokens.
@@ -67,13 +68,15 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         shard: which of the shards this is, counted from 0.
         shards: how many there are.
         balanced: (N,), class ids; then an epoch holds as many texts of each class, some of them not or more than once.
+        start: where a run goes on that was stopped: an epoch, and how many of its batches are done.
         """
         self.lengths = lengths
         self.topics = np.zeros_like(lengths) if topics is None else topics
         self.weights = np.ones_like(lengths) if batch_tokens is None else lengths
         self.batches = batches_an_epoch(lengths, batch_size, batch_tokens, shards)
         self.seed = seed
-        self.epoch = 0
+        self.start = start
+        self.epoch = start[0]
         self.shard, self.shards = shard, shards
         self.balanced = balanced
 
@@ -97,7 +100,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
             pool = order[start:end]
             alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
             batches += cut(alike, self.weights[alike], last - first)
-        for number in random.permutation(len(batches))[self.shard :: self.shards]:
+        done = self.start[1] if self.epoch == self.start[0] else 0
+        for number in random.permutation(len(batches))[self.shard :: self.shards][done:]:
             yield [(self.epoch, int(example)) for example in batches[number]]
 
 

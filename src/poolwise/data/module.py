@@ -23,7 +23,11 @@ from poolwise.settings import Masking
 
 
 class TextDataModule(lightning.LightningDataModule):
-    """Loaders over `train`, `dev` and, in stage 2, `test`."""
+    """Loaders over `train`, `dev` and, in stage 2, `test`.
+
+    Attributes:
+        start: where training goes on that was stopped: an epoch, and how many of its batches are done.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.topics = topics
         self.batch_tokens = batch_tokens
         self.balanced = balanced
+        self.start = (0, 0)
 
     @property
     def a_batch(self) -> str:
@@ -63,10 +68,10 @@ class TextDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        train = self.texts["train"]
+        train, start = self.texts["train"], self.start
         balanced = train.labels if self.balanced else None
         sampler = LengthGroupedBatches(
-            train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, balanced=balanced
+            train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, balanced=balanced, start=start
         )
         return loader(self.batches["train"], sampler, self.workers)
 

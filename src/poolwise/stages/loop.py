@@ -16,15 +16,18 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
+from poolwise.durable import DISK_FULL
 from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, count_as_run, finished, read_record
-from poolwise.settings import Budget, CommonSettings, Optimisation
+from poolwise.settings import Budget, CommonSettings, Optimisation, UserError
+from poolwise.stages import resume
+from poolwise.stages.resume import BEST_CHECKPOINT, CheckedFiles, Checkpoints
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
+from poolwise.stages.stopping import Stopped, StopSignals
 from poolwise.tracking import loggers
 from poolwise.words import counted, duration, roughly, some
 
@@ -49,12 +52,14 @@ class Output:
         record: of this run.
         loggers: where figures go.
         screen: shows training.
+        checkpoints: writes them, and goes on from one.
         announce: shows facts on what is about to be done.
     """
 
     record: RunRecord
     loggers: list[Any]
     screen: TrainingScreen
+    checkpoints: Checkpoints
     announce: Callable[[dict[str, str]], None]
 
 
@@ -110,7 +115,7 @@ class Job(ABC):
         output.announce(start_facts(self, trainer, data))
         self.note_truncation(output.record, data.texts)
         if self.trains:
-            trainer.fit(stage, data)
+            trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
         else:
             trainer.validate(stage, data, verbose=False)
             stage.on_train_end()
@@ -169,22 +174,32 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
         sweep: the jobs of the sweep that it is one of; empty for a single job.
 
     Raises:
-        SystemExit: the person or the system stopped it; with the exit code that shells give to that.
+        Stopped: the person or the system stopped it.
+        UserError: the disk is full.
     """
     number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
     if finished(job.identity, job.settings.runs_dir):
         if STUDY not in job.identity.flat:
             count_as_run(job.folder)
+        resume.remove(job.folder)
         show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, bool(sweep))
         return
     machine.check_room(job.settings.runs_dir, job.kept_bytes())
     try:
         results = train(job, place, to_do(sweep[number:]), first=number <= 1)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        by, code = ("SIGTERM", 143) if isinstance(stop, SIGTERMException) else ("Ctrl-C", 130)
-        show(f"stopped by {by}; the same command starts this run anew, and skips what is finished", {})
-        raise SystemExit(code) from stop
+    except Stopped as stop:
+        kept = (job.folder / resume.CHECKPOINT).exists()
+        does = "goes on where it was stopped" if kept else "starts this run anew"
+        show(f"stopped by {stop.by}; the same command {does}, and skips what is finished", {})
+        raise
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"{job.identity.name}: the disk of {job.folder} is full; make room, and give the same command again"
+        ) from error
+    resume.remove(job.folder)
     show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
 
 
@@ -198,19 +213,18 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         first: whether to show all facts of it, or only what is not shared with the jobs before it.
     """
     settings, folder = job.settings, job.folder
-    with (
-        freed_memory(),
-        RunRecord(job.identity, folder, settings.config) as record,
-        loggers(settings.logger, record, settings.runs_dir) as run_loggers,
-    ):
-        lightning.seed_everything(job.seed, workers=True, verbose=False)
+    with freed_memory(), RunRecord(job.identity, folder, settings.config) as record, StopSignals() as signals:
+        checkpoints = Checkpoints(record, settings.checkpoint_minutes, signals)
+        with loggers(settings.logger, record, settings.runs_dir) as run_loggers:
+            lightning.seed_everything(job.seed, workers=True, verbose=False)
 
-        def announce_start(facts: dict[str, str]) -> None:
-            show(f"{place}{job.identity.name}", facts if first else {"train": job.task}, {"into": str(folder)})
-            for warning in job.data_warnings:
-                warn_once(f"data={settings.data.name}: {warning}")
+            def announce_start(facts: dict[str, str]) -> None:
+                shown = (facts if first else {"train": job.task}) | checkpoints.facts
+                show(f"{place}{job.identity.name}", shown, {"into": str(folder)})
+                for warning in job.data_warnings:
+                    warn_once(f"data={settings.data.name}: {warning}")
 
-        job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), announce_start))
+            job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), checkpoints, announce_start))
     return record.results
 
 
@@ -349,12 +363,12 @@ def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Tr
     budget = job.budget
     fewest = min(steps_per_epoch, int(budget.amount)) if budget and budget.unit == "steps" else steps_per_epoch
     arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], fewest)
-    callbacks: list[lightning.Callback] = [output.screen]
+    callbacks: list[lightning.Callback] = [output.screen, output.checkpoints]
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(job.folder, job.selection_metric))
         if job.patience is not None:
             callbacks.append(EarlyStopping(job.selection_metric, patience=job.patience, mode="max"))
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         **arguments,
         logger=output.loggers,
         callbacks=callbacks,
@@ -367,13 +381,15 @@ def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Tr
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+    trainer.strategy.checkpoint_io = CheckedFiles()
+    return trainer
 
 
 def best_checkpoint(folder: Path, metric: str) -> ModelCheckpoint:
     """Keep the weights of the epoch in which `metric` is highest, the earlier one of equals."""
     return ModelCheckpoint(
         dirpath=folder,
-        filename="best",
+        filename=Path(BEST_CHECKPOINT).stem,
         monitor=metric,
         mode="max",
         save_weights_only=True,

@@ -47,9 +47,21 @@ class MaskedLanguageModelling(Stage):
         self.objective = objective
         self.provenance = provenance
         self.proof: dict[str, Any] = {}
-        self._probed_at: list[float] = []
+        self._probe_points: list[float] = []
+        self._probed_to = -1.0
         self.dev_loss, self.dev_accuracy = MeanMetric(), MeanMetric()
         self.dev_objectives: Any = nn.ModuleDict({name: MeanMetric() for name in objective.weights()})
+
+    def progress_state(self) -> dict[str, Any]:
+        """As in `Stage`, with what was noted of gradients."""
+        noted = {"probed_to": self._probed_to, "provenance": self.provenance.progress_state()}
+        return super().progress_state() | noted
+
+    def load_progress_state(self, state: Mapping[str, Any]) -> None:
+        """As in `Stage`."""
+        super().load_progress_state(state)
+        self._probed_to = state["probed_to"]
+        self.provenance.load_progress_state(state["provenance"])
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
@@ -68,9 +80,9 @@ class MaskedLanguageModelling(Stage):
         return groups + [{**group, "lr": self.pooler_learning_rate} for group in fresh]
 
     def on_train_start(self) -> None:
-        """Remember where the weights start, in the precision that they are trained in; choose the probed steps."""
-        self.provenance.remember_start()
-        self._probed_at = self.spread(PROBES)
+        """Hold where the weights started in the precision that they are trained in; choose the probed steps."""
+        self.provenance.settle_start()
+        self._probe_points = self.spread(PROBES)
 
     def encode(self, batch: Batch) -> Any:
         """The `MaskedLMWithPoolerOutput` of one encoder pass: MLM loss, logits (M, V), pooler output (R, H)."""
@@ -113,8 +125,8 @@ class MaskedLanguageModelling(Stage):
     def probe(self, losses: Mapping[str, Tensor]) -> None:
         """Note the gradient of each weighted loss alone, if this is one of the `PROBES` steps."""
         progress = self.progress
-        if self._probed_at and progress >= self._probed_at[0]:
-            self._probed_at = [later for later in self._probed_at if later > progress]
+        if any(self._probed_to < point <= progress for point in self._probe_points):
+            self._probed_to = progress
             with self.off_the_clock():
                 self.provenance.probe(losses)
 

@@ -69,7 +69,7 @@ class TrainingScreen(lightning.Callback):
         if trainer.max_steps > 0:
             self.batches = min(self.batches, trainer.max_steps * trainer.accumulate_grad_batches)
         self.started = self.drawn = self.logged = time.perf_counter()
-        self.share_at_start = 0.0
+        self.first_step, self.share_at_start = trainer.global_step, 0.0
         if self.console.is_terminal:
             self.progress = Progress(
                 *_columns(self.console.width), console=self.console, transient=True, auto_refresh=False
@@ -89,7 +89,7 @@ class TrainingScreen(lightning.Callback):
         now = time.perf_counter()
         done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
         share = done / self.batches if self.stage.budget is None else self.stage.progress
-        if trainer.global_step <= 1:
+        if trainer.global_step <= self.first_step + 1:
             self.started, self.share_at_start = now, share  # the first step is slow, and says nothing of the others
         if now - self.drawn < REDRAW_SECONDS:
             return

@@ -5,7 +5,7 @@ vectors are kept.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -212,6 +212,15 @@ class Sentiment(Stage):
         self.predictions: dict[str, dict[str, Tensor]] = {}
         self.vectors: dict[str, Tensor] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def progress_state(self) -> dict[str, Any]:
+        """As in `Stage`, with the figures and predictions of the best epoch so far."""
+        return super().progress_state() | {"figures": self.figures, "predictions": self.predictions}
+
+    def load_progress_state(self, state: Mapping[str, Any]) -> None:
+        """As in `Stage`."""
+        super().load_progress_state(state)
+        self.figures, self.predictions = state["figures"], state["predictions"]
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """Encoder, representation and head."""

@@ -40,6 +40,14 @@ class Stage(lightning.LightningModule, ABC):
         self._counted = 0
         self._whole: int | float = 1
 
+    def progress_state(self) -> dict[str, Any]:
+        """What a checkpoint within training holds of it beside its weights: tensors and plain data."""
+        return {"tokens": self.tokens, "seconds": self.seconds}
+
+    def load_progress_state(self, state: Mapping[str, Any]) -> None:
+        """Be where training was when `progress_state` gave this."""
+        self.tokens, self.seconds = state["tokens"], state["seconds"]
+
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
         """The modules whose parameters the optimiser gets."""

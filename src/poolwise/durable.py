@@ -1,0 +1,101 @@
+"""Files that are whole or not there, whatever kill, power cut or full disk; damage to them is found."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk, or of a person's share of it, that has no room."""
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class BrokenFileError(ValueError):
+    """A file is not what was written."""
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """The path of a file to write, which takes the place of `path` when it lies on the disk; if not, it is removed."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        flush(draft)
+        draft.replace(path)
+        flush(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+class _Hashing:
+    """A stream to write to that hashes what goes by."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def write(self, part: bytes | memoryview) -> int:
+        self.sha256.update(part)
+        return self.stream.write(part)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def save_checked(content: Any, path: Path) -> None:
+    """Write tensors and plain data as `torch.save` does, and their SHA-256 after them, where torch does not look.
+
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
+    """
+    import torch
+
+    with draft_of(path) as draft, draft.open("wb") as stream:
+        hashing = _Hashing(stream)
+        try:
+            torch.save(content, hashing)  # type: ignore[arg-type]
+        except RuntimeError as error:  # what torch makes of a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+        stream.write(hashing.sha256.digest())
+
+
+def load_checked(path: Path) -> Any:
+    """What `save_checked` wrote, on the CPU; tensors and plain data only, no code is run.
+
+    Raises:
+        BrokenFileError: the file is not what was written.
+    """
+    import torch
+
+    if not is_whole(path):
+        raise BrokenFileError(f"{path} is damaged: its content does not fit its checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and ends with the SHA-256 of all before it."""
+    if not path.is_file():
+        return False
+    left = path.stat().st_size - DIGEST_BYTES
+    sha256 = hashlib.sha256()
+    with path.open("rb") as stream:
+        while left > 0 and (part := stream.read(min(left, 2**20))):
+            sha256.update(part)
+            left -= len(part)
+        return left == 0 and stream.read() == sha256.digest()

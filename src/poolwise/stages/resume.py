@@ -1,0 +1,182 @@
+"""Checkpoints from which a run goes on as if it had never been stopped.
+
+One is written between two steps, as the next batch is about to be trained on, and never within an evaluation or while
+gradients are accumulated. Lightning's part of it is weights, optimiser, schedule, scaler, callbacks and progress;
+`resume` is all else that a later step depends on. Order and masks of the texts are functions of (seed, epoch, example),
+so that epoch and batch are the position in them.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from poolwise.durable import BrokenFileError, is_whole, load_checked, save_checked
+from poolwise.runs import RESUMED, RunRecord
+from poolwise.stages.stage import Stage
+from poolwise.stages.stopping import Stopped, StopSignals
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT, FORMER_CHECKPOINT = "resume.ckpt", "resume.former.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
+RESUME = "resume"
+"""The entry of a checkpoint that is not Lightning's."""
+
+
+class CheckedFiles(TorchCheckpointIO):
+    """Lightning's checkpoints as files that are whole or not there, and are checked when they are read."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write one."""
+        save_checked(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        """Read one, onto the CPU, without running code."""
+        return load_checked(Path(path))
+
+
+class Checkpoints(lightning.Callback):
+    """Writes a checkpoint now and then, and when the run is to stop; brings all back to where one was written."""
+
+    def __init__(self, record: RunRecord, every_minutes: float, signals: StopSignals) -> None:
+        """Take the record of the run, whose folder they lie in, and go on with it if there is a checkpoint."""
+        self.record = record
+        self.every_seconds = 60 * every_minutes
+        self.signals = signals
+        self.path, checkpoint = latest(record.folder)
+        self.state: dict[str, Any] | None = None
+        if checkpoint is not None:
+            self.state = checkpoint[RESUME]
+            record.go_on(checkpoint[RESUME]["record"], checkpoint["global_step"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the screen: where the run goes on, if it was stopped."""
+        return {} if self.state is None else {"goes on": f"after step {self.record.results[RESUMED][-1]:,}"}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say where the order of the texts goes on, before it is read."""
+        if RESUME in checkpoint:
+            trainer.datamodule.start = tuple(checkpoint[RESUME]["position"])  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """From here on a signal waits for a checkpoint; Lightning has set handlers of its own."""
+        self.signals.waits = True
+        self.signals.listen()
+        self.due = time.monotonic() + self.every_seconds
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Bring all back that Lightning does not, or write a checkpoint if it is time or the run is to stop."""
+        assert isinstance(pl_module, Stage)
+        if self.state is not None:
+            self._bring_back(self.state, trainer, pl_module)
+            self.state = None
+        stops = self.signals.received is not None
+        if (stops or time.monotonic() >= self.due) and batch_idx % trainer.accumulate_grad_batches == 0:
+            with pl_module.off_the_clock():
+                self._write(trainer)
+            self.due = time.monotonic() + self.every_seconds
+            self._stop_if_asked()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """From here on a signal stops the run at once; so does one that came after the last step."""
+        self.signals.waits = False
+        self._stop_if_asked()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning leaves out, and have it count the batch that is fetched, and not begun, as one to come."""
+        assert isinstance(pl_module, Stage)
+        loop = trainer.fit_loop.epoch_loop
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (batches["current"], batches["total"]):
+            count["ready"] = count["completed"]
+        batches["is_last_batch"] = False
+        checkpoint[RESUME] = {
+            "has_best": bool(getattr(trainer.checkpoint_callback, "best_model_path", "")),
+            "position": (trainer.current_epoch, batches["current"]["completed"]),
+            "logged_steps": loop._batches_that_stepped,
+            "figures": dict(trainer.callback_metrics),
+            "stage": pl_module.progress_state(),
+            "generators": generators(),
+            "record": self.record.progress(),
+        }
+
+    def _bring_back(self, state: Mapping[str, Any], trainer: lightning.Trainer, stage: Stage) -> None:
+        # Lightning begins no epoch where it goes on within one, and counts a step when it skips an evaluation.
+        stage.on_train_epoch_start()
+        stage.load_progress_state(state["stage"])
+        trainer.fit_loop.epoch_loop._batches_that_stepped = state["logged_steps"]
+        trainer.callback_metrics.update(state["figures"])
+        set_generators(state["generators"])
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        """Write a checkpoint; the one before it is kept, in case that this one is not finished or gets damaged."""
+        path = self.record.folder / CHECKPOINT
+        if path.exists():
+            path.replace(self.record.folder / FORMER_CHECKPOINT)
+        trainer.save_checkpoint(path)
+
+    def _stop_if_asked(self) -> None:
+        if self.signals.received is not None:
+            raise Stopped(self.signals.received)
+
+
+def latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """The path and the content of the last checkpoint in a run's folder that is whole; None where there is none."""
+    for draft in folder.glob("*.ckpt.*.draft"):
+        draft.unlink()  # of a process that was killed
+    for name in (CHECKPOINT, FORMER_CHECKPOINT):
+        path = folder / name
+        try:
+            checkpoint = load_checked(path) if path.exists() else None
+        except BrokenFileError as error:
+            log.warning("WARNING: %s; the checkpoint before it is used, if there is one", error)
+            path.unlink()  # so that it never takes the place of a good one
+            continue
+        if checkpoint is None:
+            continue
+        if checkpoint[RESUME]["has_best"] and not is_whole(folder / BEST_CHECKPOINT):
+            log.warning("WARNING: %s is damaged: the run starts anew", folder / BEST_CHECKPOINT)
+            return None, None
+        return path, checkpoint
+    return None, None
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoints of a run that is finished."""
+    for name in (CHECKPOINT, FORMER_CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def generators() -> dict[str, Any]:
+    """The state of the global generators, as tensors and plain data."""
+    name, words, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.array(words, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+    }
+
+
+def set_generators(state: Mapping[str, Any]) -> None:
+    """Set the global generators to what `generators` gave."""
+    random.setstate(state["python"])
+    name, words, *rest = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,75 @@
+"""What a run does when somebody, or the system, asks it to stop."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from poolwise.stages.screen import show
+
+RESUME_ME = 75
+"""The exit code after SIGTERM and SIGUSR1: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
+BY_PERSON = 130
+"""The exit code after Ctrl-C, which shells give to it."""
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+"""SLURM sends SIGTERM before it kills a job, and before that a signal of one's choice (`--signal=USR1@120`)."""
+
+
+class Stopped(SystemExit):
+    """This process was asked to stop.
+
+    Attributes:
+        by: the signal, as a person calls it.
+        code: the exit code.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(BY_PERSON if number == signal.SIGINT else RESUME_ME)
+        self.by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class StopSignals:
+    """While its block runs, a signal to stop raises `Stopped`: at once, or in training when a checkpoint is written.
+
+    Attributes:
+        waits: whether there will soon be a checkpoint, so that a signal is only noted; a second Ctrl-C raises at once.
+        received: the signal that was noted.
+    """
+
+    def __init__(self) -> None:
+        self.waits = False
+        self.received: int | None = None
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            # A shell that starts a process in the background has it ignore Ctrl-C.
+            self._before = {n: old for n in numbers if (old := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+        self.listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.received is not None and isinstance(error, Exception):
+            # The signal reached a worker, too, whose end is an error here.
+            raise Stopped(self.received) from error
+
+    def listen(self) -> None:
+        """Set the handlers, again where a library has set its own."""
+        for number in self._before:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader's worker, which inherits the handlers; it ends with this process
+        if not self.waits or (number == signal.SIGINT and self.received == signal.SIGINT):
+            raise Stopped(number)
+        if self.received is None and number == signal.SIGINT:
+            show("stopping, as soon as a checkpoint is written; Ctrl-C again stops at once", {})
+        self.received = number if self.received is None else self.received

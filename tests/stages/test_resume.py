@@ -1,0 +1,242 @@
+"""A run that is stopped and goes on ends as one that was never stopped, bit for bit."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from helpers import REPOSITORY, SMALL_RUN
+from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.resume import CHECKPOINT, FORMER_CHECKPOINT, latest
+from poolwise.stages.sentiment import Sentiment
+
+OFTEN = ["checkpoint_minutes=0", "logger=csv", "trainer.log_every_n_steps=1"]
+STAGE1 = ["stage=mlm", *SMALL_RUN, "pretraining.epochs=2", "pretraining.batch_size=32", *OFTEN]
+STAGE2 = ["stage=sentiment", "encoder=base", "repr=mean", *SMALL_RUN, "protocol.batch_size=16", *OFTEN]
+KINDS = {"mlm": MaskedLanguageModelling, "sentiment": Sentiment}
+WALL_CLOCK = ("train/tokens_per_second",)
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """Makes each further run fail as it is about to train on its n-th batch; never for None."""
+    steps = {kind: kind.training_step for kind in KINDS.values()}
+
+    def choose(number: int | None) -> None:
+        done = 0
+
+        def counted(self, batch, batch_idx):
+            nonlocal done
+            done += 1
+            if done == number:
+                raise RuntimeError("the plug was pulled")
+            return steps[type(self)](self, batch, batch_idx)
+
+        for kind in KINDS.values():
+            monkeypatch.setattr(kind, "training_step", counted)
+
+    return choose
+
+
+def folder_of(runs: Path) -> Path:
+    (record,) = runs.glob("*/*/record.json")
+    return record.parent
+
+
+def outcome(folder: Path) -> dict:
+    """All that a run leaves behind, less what wall clocks say."""
+
+    def timeless(figures: dict) -> dict:
+        return {name: value for name, value in figures.items() if name not in WALL_CLOCK}
+
+    record = json.loads((folder / "record.json").read_text())
+    found = {
+        "status": record["status"],
+        "figures": timeless(record["metrics"]),
+        "counts": [record.get(name) for name in ("steps", "tokens", "epochs")],
+        "lines": [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+        "provenance": record.get("provenance"),
+    }
+    if (folder / "export").exists():
+        found["weights"] = (folder / "export/model.safetensors").read_bytes()
+    else:
+        weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+        found["weights"] = {name: tensor.numpy().tobytes() for name, tensor in weights.items()}
+        predictions = pandas.read_parquet(folder / "predictions.parquet")
+        found["predictions"] = {
+            name: [np.asarray(value).tolist() for value in predictions[name]] for name in predictions
+        }
+        found["predictions"] = json.dumps(found["predictions"])
+    return found
+
+
+def resumed_at(folder: Path) -> list[int]:
+    return json.loads((folder / "record.json").read_text())["resumed_at_steps"]
+
+
+def assert_same(whole: Path, stopped: Path) -> None:
+    expected, found = outcome(whole), outcome(stopped)
+    for part in expected:
+        assert found[part] == expected[part], part
+    assert not [file.name for file in stopped.iterdir() if "resume" in file.name or "draft" in file.name]
+
+
+SETTINGS = {
+    "stage 1": (STAGE1, 3, [2, 4]),
+    "accumulated and evaluated within epochs": (
+        [*STAGE1, "pretraining.batch_size=8", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
+        *(5, [2, 4, 6, 8, 10]),
+    ),
+    "a budget of tokens": ([*STAGE1, "budget=20000tokens", "objective=views"], 3, [2]),
+    "stage 2": (
+        [*STAGE2, "protocol.epochs=5", "protocol.gradual_unfreezing=true", "protocol.early_stopping=2"],
+        *(6, [5, 10]),
+    ),
+    "a frozen encoder": ([*STAGE2, "protocol=frozen", "protocol.epochs=2", "repr=layer_mix"], 3, [2, 4, 6]),
+}
+QUICK = ("stage 1", "stage 2")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(program, tmp_path, stopped_at, name):
+    settings, batches, steps = SETTINGS[name]
+    stopped_at(None)
+    assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    for _ in steps:
+        stopped_at(batches)
+        assert program(*settings) == 1
+    stopped_at(batches)
+    assert program(*settings) == 0
+    stopped = folder_of(tmp_path / "runs")
+    assert resumed_at(stopped) == steps
+    assert_same(folder_of(tmp_path / "whole"), stopped)
+
+
+@pytest.mark.slow
+def test_the_pooler_alone_goes_on(program, tmp_path, stopped_at):
+    stopped_at(None)
+    assert program(*STAGE1, f"runs_dir={tmp_path / 'before'}") == 0
+    settings = [*STAGE1, f"model={folder_of(tmp_path / 'before')}/export", "trainable=pooler", "objective=decoder"]
+    settings = [setting for setting in settings if not re.match(r"model\.", setting)]
+    assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    stopped_at(3)
+    assert program(*settings) == 1
+    stopped_at(None)
+    assert program(*settings) == 0
+    assert_same(folder_of(tmp_path / "whole"), folder_of(tmp_path / "runs"))
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_goes_on(program, tmp_path, stopped_at):
+    """Held away: workers that fetch the first batches of the epoch before they are told where to go on."""
+    stopped_at(None)
+    assert program(*STAGE1, f"runs_dir={tmp_path / 'whole'}") == 0
+    stopped_at(6)
+    assert program(*STAGE1, "workers=2") == 1
+    stopped_at(None)
+    assert program(*STAGE1, "workers=2") == 0
+    assert resumed_at(folder_of(tmp_path / "runs")) == [5]
+    assert_same(folder_of(tmp_path / "whole"), folder_of(tmp_path / "runs"))
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def bit_flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [truncated, bit_flipped])
+def test_the_checkpoint_before_a_damaged_one_is_used(program, tmp_path, stopped_at, capfd, damaged):
+    stopped_at(5)
+    assert program(*STAGE1) == 1
+    folder = folder_of(tmp_path / "runs")
+    assert latest(folder)[1]["global_step"] == 4
+    damaged(folder / CHECKPOINT)
+    stopped_at(1)
+    assert program(*STAGE1) == 1
+    assert f"{folder / CHECKPOINT} is damaged" in "".join(capfd.readouterr())
+    assert resumed_at(folder) == [3]
+    assert latest(folder)[1]["global_step"] == 3
+
+
+def test_two_damaged_checkpoints_are_none(tmp_path, caplog):
+    for name in (CHECKPOINT, FORMER_CHECKPOINT):
+        (tmp_path / name).write_bytes(b"no checkpoint")
+    (tmp_path / f"{CHECKPOINT}.1.draft").write_bytes(b"of a killed process")
+    assert latest(tmp_path) == (None, None)
+    assert caplog.text.count("is damaged") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_message_and_the_old_checkpoint_stays(program, tmp_path, stopped_at, monkeypatch, capfd):
+    stopped_at(3)
+    assert program(*STAGE1) == 1
+    folder = folder_of(tmp_path / "runs")
+    stopped_at(None)
+    capfd.readouterr()
+    monkeypatch.setattr("poolwise.durable._Hashing.write", no_room)
+    assert program(*STAGE1) == 2
+    assert f"poolwise: demo-tiny-bow-seed1: the disk of {folder} is full" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert latest(folder)[1]["global_step"] == 2
+    assert [file.name for file in folder.glob("*draft*")] == []
+
+
+def no_room(self, part):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1")]
+)
+def test_a_signal_writes_a_checkpoint(program, tmp_path, monkeypatch, capfd, number, code, words):
+    """Two minutes before its time is up a job of SLURM gets SIGUSR1 (`--signal=USR1@120`)."""
+    step = MaskedLanguageModelling.training_step
+
+    def signalled(self, batch, batch_idx):
+        os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", signalled)
+    seldom = [setting for setting in STAGE1 if not setting.startswith("checkpoint_minutes")]
+    assert program(*seldom) == code
+    assert f"stopped by {words}; the same command goes on where it was stopped" in capfd.readouterr().out
+    folder = folder_of(tmp_path / "runs")
+    assert latest(folder)[1]["global_step"] == 1
+    assert json.loads((folder / "record.json").read_text())["status"] == "interrupted"
+
+
+def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
+    """kill -9 at a moment that chance chooses, of a process of its own."""
+    stopped_at(None)
+    settings = [*STAGE1, "pretraining.epochs=8"]
+    assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "trainer.precision=32-true"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *settings, *places]
+    lines = random.Random(8).randrange(4, 20)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while process.poll() is None:
+            if sum(len(file.read_text().splitlines()) for file in tmp_path.glob("runs/mlm/*/metrics.jsonl")) >= lines:
+                time.sleep(random.Random(lines).random() / 20)
+                process.kill()
+            time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL
+    stopped = folder_of(tmp_path / "runs")
+    assert json.loads((stopped / "record.json").read_text())["status"] == "running"
+    assert program(*settings, "trainer.precision=32-true") == 0
+    assert len(resumed_at(stopped)) == 1
+    assert_same(folder_of(tmp_path / "whole"), stopped)
