@@ -56,7 +56,8 @@ def test_a_failed_job_is_a_failed_wandb_run(tmp_path):
     running = record(tmp_path)
     with pytest.raises(RuntimeError), running, loggers(WANDB, running, tmp_path):
         raise RuntimeError("out of luck")
-    assert read_wandb(running.results["wandb"]["folder"])["exit_code"] == 1
+    in_wandb = read_wandb(running.results["wandb"]["folder"])
+    assert (in_wandb["exit_code"], in_wandb["summary"]["error"]) == (1, "RuntimeError: out of luck")
     assert not list(Path(running.results["wandb"]["folder"]).glob("files/record.json"))
     assert json.loads((running.folder / "record.json").read_text())["status"] == "failed"
     assert wandb.run is None

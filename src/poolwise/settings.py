@@ -403,6 +403,8 @@ class CommonSettings:
     model: "ModelSettings"
     trainer: dict[str, Any]
     logger: "LoggerSettings"
+    retry_failed: bool
+    """Whether a run that failed before is run anew."""
     config: dict[str, Any]
     """The resolved config as plain data, for the record."""
 

@@ -74,7 +74,8 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             record.finish()
             run.summary.update(record.results.get("metrics", {}))
             keep_files(run, record.folder)
-        except BaseException:
+        except BaseException as error:
+            run.summary["error"] = f"{type(error).__name__}: {error}"
             run.finish(exit_code=1)
             raise
         run.finish()

@@ -21,8 +21,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
-from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, count_as_run, finished, read_record
-from poolwise.settings import Budget, CommonSettings, Optimisation
+from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, claimed, count_as_run, finished, read_record
+from poolwise.settings import Budget, CommonSettings, Optimisation, UserError
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
@@ -154,24 +154,34 @@ class Job(ABC):
         return self.identity.folder(self.settings.runs_dir)
 
 
-def run(job: Job, sweep: Sequence[Job] = ()) -> None:
+class FailedBeforeError(UserError):
+    """A run failed before, and is left as it is."""
+
+
+def run(job: Job, sweep: Sequence[Job] = (), wait: bool = True) -> None:
     """Do a job, unless this very run is finished; leave a record of it whatever happens.
 
     Args:
         job: what to do.
         sweep: the jobs of the sweep that it is one of; empty for a single job.
+        wait: whether to wait for another process that does this very run.
 
     Raises:
+        FailedBeforeError: this very run failed, and `retry_failed` is false.
+        HeldElsewhereError: another process does it, and `wait` is false.
         SystemExit: the person or the system stopped it; with the exit code that shells give to that.
     """
     number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
-    if finished(job.identity, job.settings.runs_dir):
-        if STUDY not in job.identity.flat:
-            count_as_run(job.folder)
-        show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, bool(sweep))
-        return
-    machine.check_room(job.settings.runs_dir, job.kept_bytes())
+    if not tell_finished(job, place, bool(sweep)):
+        machine.check_room(job.settings.runs_dir, job.kept_bytes())
+        with claimed(job.folder, job.settings.runs_dir, wait):
+            if not tell_finished(job, place, bool(sweep)):  # by now, by another process
+                check_retried(job)
+                _do(job, place, sweep, number)
+
+
+def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
     try:
         results = train(job, place, to_do(sweep[number:]), first=number <= 1)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -179,6 +189,23 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
         show(f"stopped by {by}; the same command starts this run anew, and skips what is finished", {})
         raise SystemExit(code) from stop
     show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
+
+
+def tell_finished(job: Job, place: str, in_sweep: bool) -> bool:
+    """Whether this very run has been done; shows what came of it."""
+    if not finished(job.identity, job.settings.runs_dir):
+        return False
+    if STUDY not in job.identity.flat:
+        count_as_run(job.folder)
+    show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, in_sweep)
+    return True
+
+
+def check_retried(job: Job) -> None:
+    """Raise a FailedBeforeError if this very run failed and failed ones are to be left."""
+    record = read_record(job.folder)
+    if not job.settings.retry_failed and record and (record["key"], record["status"]) == (job.identity.key, "failed"):
+        raise FailedBeforeError(f"failed before ({record.get('error')}); retry_failed=true runs it anew")
 
 
 def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, Any]:
@@ -315,25 +342,35 @@ def announce(sweep: Sequence[Job]) -> None:
     show(f"sweep of {counted(len(sweep), 'job')}", facts)
 
 
-def summarise(sweep: Sequence[Job], next_steps: dict[str, str]) -> None:
-    """Say how a sweep ended: figures of each condition, what failed and why, and what to do next."""
-    records = [read_record(job.folder) or {"status": "not started"} for job in sweep]
+def summarise(sweep: Sequence[Job], next_steps: dict[str, str], before: int, failures: Mapping[str, str]) -> None:
+    """Say how a sweep ended: figures of each condition, what failed and why, and what to do next.
+
+    Args:
+        sweep: its jobs.
+        next_steps: what to do if all of them are finished.
+        before: how many of them were finished when it began.
+        failures: why those failed that did, by the name of the run's folder.
+    """
+    records = {job.folder.name: read_record(job.folder) or {"status": "not started"} for job in sweep}
     conditions: dict[str, list[dict[str, float]]] = {}
-    failures: dict[str, str] = {}
-    for job, record in zip(sweep, records, strict=True):
-        if record["status"] == "finished":
+    missing: dict[str, str] = {}
+    for job, (name, record) in zip(sweep, records.items(), strict=True):
+        if name in failures:
+            missing[name] = f"failed: {failures[name]}"
+        elif record["status"] == "finished":
             settings = [choice for choice in job.choices if not choice.partition("=")[0].endswith("seed")]
             conditions.setdefault(" ".join(settings) or job.identity.condition, []).append(record["metrics"])
         else:
-            failures[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
+            missing[name] = str(record["status"])
     facts = {name: mean_in_words(metrics, sweep[0].headline) for name, metrics in conditions.items()}
     places = {"records": f"{sweep[0].folder.parent}/*/{RECORD_FILE}"}
-    if any(record.get("wandb", {}).get("mode") == "offline" for record in records):
+    if any(record.get("wandb", {}).get("mode") == "offline" for record in records.values()):
         places["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
-    if failures:
+    if missing:
         next_steps = {"next": "the same command again: it skips what is finished"}
-    title = f"sweep: {len(sweep) - len(failures)} of {counted(len(sweep), 'job')} finished"
-    show(title, facts | failures, places | next_steps)
+    counts = [f"{len(sweep) - len(missing)} of {counted(len(sweep), 'job')} finished", f"{before} of them before"]
+    counts += [f"{len(failures)} failed"] if failures else []
+    show(f"sweep: {', '.join(counts)}", facts | missing, places | next_steps)
 
 
 def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Trainer:
