@@ -98,6 +98,15 @@ def bf16_gain(device: str) -> float:
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had: torch's error on a GPU, its text on a CPU, or Python's and numpy's own."""
+    import torch
+
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
+    of_a_cpu = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    return of_a_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def check_writable(folder: Path) -> None:
     """Raise a UserError unless files can be made in `folder`, or where it would be made; leaves nothing behind."""
     place = existing_part(folder)

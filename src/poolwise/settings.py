@@ -30,6 +30,10 @@ class UserError(Exception):
         return "\n  ".join([counted(len(self.messages), "mistake"), *lines])
 
 
+class OutOfMemoryError(UserError):
+    """A run asked for more memory than there is; smaller settings would do."""
+
+
 def leave(error: UserError) -> NoReturn:
     """Show the messages and end the program."""
     print(f"poolwise: {error}", file=sys.stderr)

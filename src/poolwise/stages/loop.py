@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
+from poolwise.process import global_settings_restored
 from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, claimed, count_as_run, finished, read_record
-from poolwise.settings import Budget, CommonSettings, Optimisation, UserError
+from poolwise.settings import Budget, CommonSettings, Optimisation, OutOfMemoryError, UserError
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.tracking import loggers
-from poolwise.words import counted, duration, roughly, some
+from poolwise.words import counted, duration, first_line, roughly, some
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +221,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
     """
     settings, folder = job.settings, job.folder
     with (
-        freed_memory(),
+        isolated(),
         RunRecord(job.identity, folder, settings.config) as record,
         loggers(settings.logger, record, settings.runs_dir) as run_loggers,
     ):
@@ -230,8 +232,32 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
             for warning in job.data_warnings:
                 warn_once(f"data={settings.data.name}: {warning}")
 
-        job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), announce_start))
+        screen = TrainingScreen(len(later))
+        try:
+            job.carry_out(Output(record, run_loggers, screen, announce_start))
+        except Exception as error:
+            if machine.is_out_of_memory(error):
+                raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error
+            raise
     return record.results
+
+
+def out_of_memory(job: Job, shape: tuple[int, ...] | None, error: Exception) -> str:
+    """At which batch memory did not suffice, and which settings to lower.
+
+    Args:
+        job: whose run it was.
+        shape: (B, T) of the batch; None where none had been begun.
+        error: says how much was asked for.
+    """
+    group = GROUPS[job.identity.stage]
+    given: Mapping[str, Any] = job.settings.config[group]
+    texts = next((key for key in ("batch_tokens", "batch_size") if given.get(key)), None)
+    lower = [f"{group}.{texts}={given[texts]}"] if texts else []
+    lower.append(f"data.max_length={job.settings.data.max_length}")
+    where = "" if shape is None else f" at a batch of {counted(shape[0], 'text')} by {counted(shape[1], 'token')}"
+    keep = "; +trainer.accumulate_grad_batches=2 trains on two smaller batches a step" if texts else ""
+    return f"out of memory{where}; lower {' or '.join(lower)}{keep} ({first_line(error) or 'no amount was told'})"
 
 
 @cache
@@ -435,15 +461,17 @@ def mean_in_words(runs: Sequence[Mapping[str, float]], names: Iterable[str]) -> 
 
 
 @contextmanager
-def freed_memory() -> Iterator[None]:
-    """Give the memory of one job back before the next: the jobs of a sweep share a process."""
+def isolated() -> Iterator[None]:
+    """Give memory and every setting of the process back at the end of a job: those of a sweep share a process."""
     set_libraries_aside()
-    try:
-        yield
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    gc.collect()  # what a job that failed left: its error held it until now
+    with warnings.catch_warnings(), global_settings_restored():
+        try:
+            yield
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 @cache
