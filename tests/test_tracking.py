@@ -16,7 +16,9 @@ from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import LocalLogging, WandbLogging
 from poolwise.tracking import RecordLogger, logged_in, loggers, wandb_mode
 
-WANDB = WandbLogging(name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5)
+WANDB = WandbLogging(
+    name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5, upload_texts=False
+)
 KEY = "local-" + 40 * "a"
 
 

@@ -127,6 +127,11 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether a name in somebody's file is that of a file beside it, and leads nowhere else."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
 def existing_part(folder: Path) -> Path:
     """The innermost part of a path that exists."""
     place = folder.absolute()

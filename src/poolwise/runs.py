@@ -274,11 +274,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        log.warning("%s is broken and left out (%s)", file, error)
-        return None
-    return record
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and {"key", "status"} <= record.keys():
+            return record
+        reason = "it holds no key and status"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    log.warning("%s is broken and left out (%s)", file, reason)
+    return None
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -377,6 +377,8 @@ class WandbLogging:
     """The longest that a W&B run may take to start before it is made offline."""
     finish_seconds: Count
     """The longest that a W&B run may take to upload at its end; what is left stays on disk."""
+    upload_texts: bool
+    """Whether dev texts that stage 2 gets wrong go to W&B."""
 
 
 @dataclass(frozen=True)

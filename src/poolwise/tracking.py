@@ -81,6 +81,13 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
         run.finish()
 
 
+def log_mistakes(run_loggers: list[Logger], mistakes: list[list[str]]) -> None:
+    """Log texts with label and answer as a table of the W&B run. The only way by which texts get there."""
+    for logger in run_loggers:
+        if isinstance(logger, WandbLogger) and mistakes:
+            logger.log_table("dev/mistakes", columns=["text", "label", "answer"], data=mistakes)
+
+
 RECORD_FILES = {
     "mlm": (RECORD_FILE, METRICS_FILE),
     "sentiment": (RECORD_FILE, METRICS_FILE, PREDICTIONS_FILE),

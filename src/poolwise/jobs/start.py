@@ -1,6 +1,7 @@
 """The encoder that a run starts from: an unadapted one, its tokenizer, and what a run of it leaves on disk."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
 from poolwise.jobs.corpus import stage1_text
 from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
 from poolwise.words import counted, first_line
+
+log = logging.getLogger(__name__)
 
 MARGIN_BYTES = 20_000_000
 """Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
@@ -74,9 +77,11 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         UserError: there is none, it knows no word, or it is of another model.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # what a broken file raises has no type of its own
         raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.init_kwargs.get("auto_map"):
+        log.warning("WARNING: %s: its tokenizer brings code of its own, which is not run", path)
     if tokenizer.pad_token_id is None:
         raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
     if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -24,10 +24,10 @@ from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
 from poolwise.process import global_settings_restored
 from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, claimed, count_as_run, finished, read_record
-from poolwise.settings import Budget, CommonSettings, Optimisation, OutOfMemoryError, UserError
+from poolwise.settings import Budget, CommonSettings, Optimisation, OutOfMemoryError, UserError, WandbLogging
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
-from poolwise.tracking import loggers
+from poolwise.tracking import log_mistakes, loggers
 from poolwise.words import counted, duration, first_line, roughly, some
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,10 @@ class Job(ABC):
         if shares["train"] >= TRUNCATED_SHARE:
             length = self.settings.data.max_length
             warn_once(f"{shares['train']:.0%} of the training texts are cut at data.max_length={length} word pieces")
+
+    def mistakes(self) -> list[list[str]]:
+        """Dev texts that the run got wrong, each with its label and the run's answer; of stage 2, when it is done."""
+        return []
 
     @abstractmethod
     def kept_bytes(self) -> int:
@@ -239,6 +243,8 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
             if machine.is_out_of_memory(error):
                 raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error
             raise
+        if isinstance(settings.logger, WandbLogging) and settings.logger.upload_texts:
+            log_mistakes(run_loggers, job.mistakes())
     return record.results
 
 
