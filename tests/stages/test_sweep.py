@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from helpers import REPOSITORY, SMALL_STAGE2
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
 from poolwise.runs import HeldElsewhereError, claimed
 from poolwise.settings import UserError
@@ -159,12 +159,17 @@ def test_a_link_out_of_the_output_folder_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_sweeps_at_once_do_each_job_once(tmp_path):
+@pytest.mark.parametrize("stage", ["mlm", "sentiment"])
+def test_two_sweeps_at_once_do_each_job_once(tmp_path, stage):
+    """They also make the same tokens, and in stage 1 the same exports."""
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
-    command = [sys.executable, REPOSITORY / "train.py", *TRAINED, *places, "seed=1,2,3,4"]
+    own = TRAINED if stage == "sentiment" else ["stage=mlm", *SMALL_STAGE1, "logger=csv", "-m"]
+    command = [sys.executable, REPOSITORY / "train.py", *own, *places, "seed=1,2,3"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [each.communicate()[0] for each in both]
     assert [each.returncode for each in both] == [0, 0]
-    assert sum(words.count("finished in ") for words in printed) == 4
-    assert sum(words.count("sweep: 4 of 4 jobs finished") for words in printed) == 2
-    assert {run["status"] for run in runs_in(tmp_path).values()} == {"finished"}
+    assert sum(words.count("finished in ") for words in printed) == 3
+    assert sum(words.count("sweep: 3 of 3 jobs finished") for words in printed) == 2
+    records = [json.loads(file.read_text()) for file in tmp_path.glob(f"runs/{stage}/*/record.json")]
+    assert [record["status"] for record in records] == ["finished"] * 3
+    assert list(tmp_path.rglob("*draft*")) == []
