@@ -128,6 +128,8 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
         if SweepCheck.sweep:
             SweepCheck.sweep.catch_up()
+    except KeyboardInterrupt:  # between jobs, or while another process is waited for
+        raise SystemExit(130) from None
     finally:
         sweep, SweepCheck.sweep = SweepCheck.sweep, None
         if sweep:
