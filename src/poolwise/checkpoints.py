@@ -55,7 +55,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} cannot be read (it holds no names and values)")
@@ -178,9 +178,32 @@ def _kind_of(path: str) -> str:
     """
     try:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, RecursionError, HTTPError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
-    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
+    if not isinstance(config, dict):
+        return ""
+    _refuse_what_is_not_read(path, config)
+    return str(config.get("model_type", ""))
+
+
+NOT_READ = {
+    "auto_map": "code of its own, which is never run; if a family as it is reads its weights, take the entry out",
+    "quantization_config": "weights that are quantised; save them as they were before",
+    "transformers_weights": f"weights in another file than {WEIGHTS_FILE}; name that file so",
+}
+"""Entries of config.json by which transformers would load other code or weights than those that are checked."""
+
+
+def _refuse_what_is_not_read(path: str, config: dict[str, Any]) -> None:
+    """Raise a UserError if a config asks for code or weights beside the checkpoint's own."""
+    asked = {name: reason for name, reason in NOT_READ.items() if config.get(name)}
+    for name in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(config.get(name, "")):
+            asked[name] = f"a kernel of the hub, {config[name]}, whose code is never run; take the entry out"
+    for name, reason in asked.items():
+        raise UserError(f"{path}: its config.json asks, by {name}, for {reason}")
+    if (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"{path} holds an adapter (adapter_config.json) of another model; merge the two, and save that")
 
 
 def _not_to_be_had(path: str, error: Exception) -> str:

@@ -30,6 +30,10 @@ class UserError(Exception):
         return "\n  ".join([counted(len(self.messages), "mistake"), *lines])
 
 
+class OutOfMemoryError(UserError):
+    """A run asked for more memory than there is; smaller settings would do."""
+
+
 def leave(error: UserError) -> NoReturn:
     """Show the messages and end the program."""
     print(f"poolwise: {error}", file=sys.stderr)
@@ -420,6 +424,8 @@ class WandbLogging:
     """The longest that a W&B run may take to start before it is made offline."""
     finish_seconds: Count
     """The longest that a W&B run may take to upload at its end; what is left stays on disk."""
+    upload_texts: bool
+    """Whether dev texts that stage 2 gets wrong go to W&B."""
 
 
 @dataclass(frozen=True)
@@ -452,6 +458,8 @@ class CommonSettings:
     model: "ModelSettings"
     trainer: dict[str, Any]
     logger: "LoggerSettings"
+    retry_failed: bool
+    """Whether a run that failed before is run anew."""
     config: dict[str, Any]
     """The resolved config as plain data, for the record."""
 

@@ -5,6 +5,7 @@ Shapes: B texts, T tokens, N examples, W windows of all texts, R of some.
 
 import hashlib
 import json
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -21,9 +22,11 @@ from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
+from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text, is_whole_stream
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.settings import LongTexts
+
+log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -134,6 +137,10 @@ def tokenise(
     material = [CODE_VERSION, content_hash(texts), tokenizer_hash(tokenizer), max_length, *long_texts.material.values()]
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / f"{key}.arrow"
+    if kept.is_file() and not is_whole_stream(kept):
+        log.warning("%s: cut off, and made anew", kept)
+        kept.unlink(missing_ok=True)
 
     def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         found = tokenizer(
@@ -153,7 +160,7 @@ def tokenise(
         batched=True,
         batch_size=ROWS_AT_A_TIME,
         remove_columns=[name for name in texts.column_names if name != "label"],
-        cache_file_name=str(cache / f"{key}.arrow"),
+        cache_file_name=str(kept),  # which appears whole: two processes may make it at once
         new_fingerprint=key,
     )
     return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import pandas
 import torch
 from numpy import ndarray
 from torch import Tensor
@@ -29,7 +30,7 @@ from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import RunIdentity, RunRecord, hash_of, without_nan, without_seeds
+from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, hash_of, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 
 SHOWN_CLASSES = 12
 """At the end of a run."""
+MISTAKES = 100
+"""Dev texts that are uploaded, at most."""
 
 
 class SentimentJob(Job):
@@ -300,6 +303,19 @@ class SentimentJob(Job):
         record.results["test_texts_in_stage1"] = read
         record.results["made_splits"] = self.corpus.made_splits
         record.results["label_names"] = list(self.corpus.label_names)
+
+    def mistakes(self) -> list[list[str]]:
+        """Of the dev texts that were answered wrong the first ones; none where there is no dev split."""
+        rows = pandas.read_parquet(self.folder / PREDICTIONS_FILE)
+        rows = rows[rows["split"] == "dev"]
+        answers = rows["logits"].map(np.argmax)
+        wrong = rows.assign(answer=answers)[answers != rows["label"]].sort_values("example")[:MISTAKES]
+        names, texts = self.corpus.label_names, self.corpus.labelled.get("dev")
+        return [
+            [texts[int(row.example)]["text"], names[row.label], names[row.answer]]
+            for row in wrong.itertuples()
+            if texts is not None
+        ]
 
     def note_figures(
         self,

@@ -21,6 +21,8 @@ from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
+log = logging.getLogger(__name__)
+
 MARGIN_BYTES = 20_000_000
 """Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
 
@@ -109,9 +111,11 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         UserError: there is none, it knows no word, or it is of another model.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # what a broken file raises has no type of its own
         raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.init_kwargs.get("auto_map"):
+        log.warning("WARNING: %s: its tokenizer brings code of its own, which is not run", path)
     if tokenizer.pad_token_id is None:
         raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
