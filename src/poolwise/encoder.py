@@ -32,6 +32,7 @@ from poolwise.checkpoints import (
     weights_file,
 )
 from poolwise.data.masking import positions_of
+from poolwise.durable import flush
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
@@ -557,9 +558,12 @@ def export(
         (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
         (draft / "README.md").write_text(card)
         load_encoder(str(draft), seed=0, pooler_required=True)
+        for file in draft.iterdir():
+            flush(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-    except OSError as error:
+        flush(folder.parent)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the export could not be written to {folder}: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
