@@ -52,7 +52,7 @@ from poolwise.objectives.bow import whole_word_ids
 from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
-from poolwise.settings import Optimisation, UserError
+from poolwise.settings import LongTexts, Optimisation, UserError
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 
 HIDDEN = ("distilbert", "modernbert")
@@ -382,6 +382,19 @@ def test_words_need_wordpiece(own_tokenizer, tmp_path):
     texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path)
     with pytest.raises(UserError, match="need a WordPiece tokenizer"):
         word_starts(texts, own_tokenizer)
+
+
+@EACH
+def test_every_window_has_the_familys_special_tokens(kind, own_tokenizer, tmp_path):
+    text = " ".join(TEXTS)
+    opening, *pieces, closing = own_tokenizer(text)["input_ids"]
+    found = tokenise(Dataset.from_dict({"text": [text]}), own_tokenizer, 12, tmp_path, LongTexts("windows", 0.3))
+    ids, present = found.windows.padded(np.arange(len(found.windows)))
+    assert present.all()
+    assert (ids[:, 0] == opening).all()
+    assert (ids[:, -1] == closing).all()
+    assert ids[:-1, 1:8].ravel().tolist() == pieces[: 7 * (len(ids) - 1)]
+    assert ids[-1, 1:-1].tolist() == pieces[-10:]
 
 
 @EACH
