@@ -10,11 +10,13 @@ import hydra
 import lightning
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from poolwise.app import conf_dir, register_schemas, typed_settings
 from poolwise.compare.records import METRICS
 from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import Masking, MLMSettings, SentimentSettings
+from poolwise.trained import ENCODER_FOLDER, MODEL_FOLDER, WEIGHTS_FILE
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = [
@@ -124,6 +126,14 @@ def write_run(
         }
         record.write_predictions({"test": columns})
     return record.folder
+
+
+def kept_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the classifier that a stage-2 run kept: `encoder.*` where it has an encoder of its own."""
+    model = folder / MODEL_FOLDER
+    weights = load_file(model / WEIGHTS_FILE)
+    own = model / ENCODER_FOLDER / "model.safetensors"
+    return weights | ({f"encoder.{name}": tensor for name, tensor in load_file(own).items()} if own.exists() else {})
 
 
 def read_wandb(folder: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -12,14 +13,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
 
-from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2, read_wandb
+from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE1, SMALL_STAGE2, read_wandb, settings
 from poolwise import app
 from poolwise.app import register_schemas, typed_settings
 from poolwise.command_line import conf_dir
 from poolwise.compare.report import write_report
+from poolwise.data.sources import load_corpus
 from poolwise.objectives import OBJECTIVES
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import MLMSettings, SentimentSettings, UserError
+from poolwise.trained import load
 
 CONF = REPOSITORY / "conf"
 NOT_COMPOSED = {"wandb_sweep"}
@@ -136,10 +139,32 @@ def test_the_config_stops_at_app():
             ["stage1.masking: mask_token_share + random_token_share=1.1: must be at most 1"],
         ),
         (
-            ["stage=mlm", "seed=-1", "data.label_noise=0.7", "model.layers=two", "objective.weight=-1"],
+            [
+                "stage=mlm",
+                "model=minilm",
+                "model.add_words=5",
+                "model.vocabulary_size=500",
+                "pretraining.trainable=pooler",
+            ],
+            [
+                "model.add_words=5: model.vocabulary_size=500 makes a new vocabulary of the same text; give one",
+                "model.add_words=5; leave that out",
+                "model.vocabulary_size=500; leave that out",
+            ],
+        ),
+        (
+            [
+                "stage=mlm",
+                "seed=-1",
+                "data.label_noise=0.7",
+                "data.domain_shift=tests",
+                "model.layers=two",
+                "objective.weight=-1",
+            ],
             [
                 "seed=-1: must be at least 0",
                 "data.label_noise=0.7: must be at least 0 and below 0.5",
+                "data.domain_shift='tests': must be one of none, stage2, test (did you mean test?)",
                 "model.layers='two': must be a whole number",
                 "objective.weight=-1: must be at least 0",
             ],
@@ -248,19 +273,19 @@ def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys)
     assert not (tmp_path / "runs/sentiment").exists()
 
 
-def test_the_best_checkpoint_loads_without_running_code(program, tmp_path):
-    """Held away: hyper-parameters in a checkpoint that `weights_only` refuses."""
+def test_the_best_epoch_is_kept_and_the_checkpoints_are_not(program, tmp_path):
     assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "protocol.epochs=3") == 0
-    (file,) = (tmp_path / "runs/sentiment").glob("*/best.ckpt")
-    checkpoint = torch.load(file, weights_only=True)
-    assert "classifier.head.weight" in checkpoint["state_dict"]
+    (folder,) = (tmp_path / "runs/sentiment").glob("demo-*")
+    assert list(folder.glob("*.ckpt")) == []
     (run,) = records(tmp_path / "runs/sentiment")
     assert run["encoder"] == "base"
-    lines = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     by_epoch = [line["dev/macro_f1"] for line in lines if "dev/macro_f1" in line]
     assert len(by_epoch) == 3
-    assert checkpoint["epoch"] == by_epoch.index(max(by_epoch))
     assert run["metrics"]["dev/macro_f1"] == max(by_epoch)
+    rows = pandas.read_parquet(folder / "predictions.parquet").query("split == 'test'").sort_values("example")
+    texts = load_corpus(settings(*SMALL_STAGE2, "stage=sentiment").data).labelled["test"]["text"]
+    np.testing.assert_allclose(load(folder).logits(texts), np.stack(rows["logits"].to_list()), atol=1e-4)
 
 
 @pytest.mark.parametrize("stage", [["stage=mlm", *SMALL_STAGE1], ["stage=sentiment", "encoder=base", *SMALL_STAGE2]])

@@ -43,6 +43,7 @@ from poolwise.encoder import (
     load_for_pretraining,
     model_class,
     reinitialise,
+    set_vocabulary,
 )
 from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
@@ -51,7 +52,7 @@ from poolwise.objectives.bow import whole_word_ids
 from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
-from poolwise.settings import Optimisation, UserError
+from poolwise.settings import LongTexts, Optimisation, UserError
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
 
 HIDDEN = ("distilbert", "modernbert")
@@ -186,6 +187,26 @@ def test_logits_and_loss_are_the_familys_own(kind, own_config, own_batch, tmp_pa
     torch.testing.assert_close(everywhere.loss, expected.loss)
     torch.testing.assert_close(ours.mlm_logits(masked.last_hidden_state)[chosen], masked.logits)
     torch.testing.assert_close(ours.mlm_head(masked.last_hidden_state)[chosen], masked.logits)
+
+
+@EACH
+def test_another_vocabulary_has_means_of_old_rows_in_each_table(kind, own_model, own_batch, tmp_path):
+    table, bias = own_model.get_input_embeddings().weight.clone(), own_model.get_output_embeddings().bias.clone()
+    size, pad = len(table), own_model.config.pad_token_id
+    ids, mask = own_batch["original_ids"], own_batch["attention_mask"]
+    before = own_model(ids, mask)
+    set_vocabulary(own_model, [*((row,) for row in range(size)), (5, 6, 7), (8, 9)], pad)
+    after = own_model(ids, mask)
+    assert torch.equal(after.pooler_output, before.pooler_output)
+    torch.testing.assert_close(after.logits[..., :size], before.logits)
+    own_model.save_pretrained(tmp_path / "larger")
+    again = model_class(FAMILIES[kind]).from_pretrained(tmp_path / "larger")
+    assert not again.loading_info["missing_keys"]
+    output = again.get_output_embeddings()
+    assert torch.equal(output.weight, again.get_input_embeddings().weight)
+    for old, new in ((table, output.weight), (bias, output.bias)):
+        assert torch.equal(new[:size], old)
+        torch.testing.assert_close(new[size:], torch.stack([old[5:8].mean(0), old[8:10].mean(0)]))
 
 
 @EACH
@@ -361,6 +382,19 @@ def test_words_need_wordpiece(own_tokenizer, tmp_path):
     texts = tokenise(Dataset.from_dict({"text": TEXTS}), own_tokenizer, 32, tmp_path)
     with pytest.raises(UserError, match="need a WordPiece tokenizer"):
         word_starts(texts, own_tokenizer)
+
+
+@EACH
+def test_every_window_has_the_familys_special_tokens(kind, own_tokenizer, tmp_path):
+    text = " ".join(TEXTS)
+    opening, *pieces, closing = own_tokenizer(text)["input_ids"]
+    found = tokenise(Dataset.from_dict({"text": [text]}), own_tokenizer, 12, tmp_path, LongTexts("windows", 0.3))
+    ids, present = found.windows.padded(np.arange(len(found.windows)))
+    assert present.all()
+    assert (ids[:, 0] == opening).all()
+    assert (ids[:, -1] == closing).all()
+    assert ids[:-1, 1:8].ravel().tolist() == pieces[: 7 * (len(ids) - 1)]
+    assert ids[-1, 1:-1].tolist() == pieces[-10:]
 
 
 @EACH

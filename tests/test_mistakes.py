@@ -65,6 +65,11 @@ MISTAKES = {
         2,
         ["data.long_texts=windows: objective=sop tells pairs", "allowed with it: head, head_tail"],
     ),
+    "balanced batches of a probe": (
+        ["protocol=probe", "protocol.imbalance=balanced_sampling"],
+        2,
+        ["protocol.imbalance='balanced_sampling': must be one of none, class_weights"],
+    ),
     "the last part of a key": (["epochs=3"], 2, ["epochs=3: no such setting (did you mean protocol.epochs?)"]),
     "a trainer's key": (["stage=mlm", "+trainer.max_epochs=3"], 2, ["write pretraining.epochs= in stage 1"]),
     "empty names": (["stage=mlm", "runs_dir=", "data.name="], 2, ["runs_dir is empty", "data.name is empty"]),

@@ -107,6 +107,7 @@ def test_settings_of_other_classes_are_their_keyword_only_arguments():
 
 def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
     built = Finetune(
+        imbalance="none",
         **typed(
             Finetune,
             {
@@ -114,7 +115,7 @@ def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
                 **{"layer_decay": 1, "reinitialise": {"pooler": False, "top_layers": 0}},
                 **{"gradual_unfreezing": False, "early_stopping": None},
             },
-        )
+        ),
     )
     assert built.optimisation.gradient_clip_norm == 1.0
     assert type(built.optimisation.gradient_clip_norm) is float

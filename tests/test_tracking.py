@@ -16,7 +16,9 @@ from poolwise.runs import RunIdentity, RunRecord
 from poolwise.settings import LocalLogging, WandbLogging
 from poolwise.tracking import RecordLogger, logged_in, loggers, wandb_mode
 
-WANDB = WandbLogging(name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5)
+WANDB = WandbLogging(
+    name="wandb", project="poolwise", entity=None, mode="auto", start_seconds=5, finish_seconds=5, upload_texts=False
+)
 KEY = "local-" + 40 * "a"
 
 
@@ -56,7 +58,8 @@ def test_a_failed_job_is_a_failed_wandb_run(tmp_path):
     running = record(tmp_path)
     with pytest.raises(RuntimeError), running, loggers(WANDB, running, tmp_path):
         raise RuntimeError("out of luck")
-    assert read_wandb(running.results["wandb"]["folder"])["exit_code"] == 1
+    in_wandb = read_wandb(running.results["wandb"]["folder"])
+    assert (in_wandb["exit_code"], in_wandb["summary"]["error"]) == (1, "RuntimeError: out of luck")
     assert not list(Path(running.results["wandb"]["folder"]).glob("files/record.json"))
     assert json.loads((running.folder / "record.json").read_text())["status"] == "failed"
     assert wandb.run is None

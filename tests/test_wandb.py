@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from itertools import product
@@ -22,6 +23,7 @@ from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import SentimentSettings
+from poolwise.stages.mlm import MaskedLanguageModelling
 from wandb_service import ENTITY, LONGEST_SECONDS, ReceivedRun
 
 
@@ -79,6 +81,29 @@ def test_an_online_run_has_the_figures_of_its_record_and_no_text(program, servic
     assert (fetched.complete, fetched.lacking) == (1, 0)
     copy = tmp_path / "elsewhere/from_wandb" / ENTITY / "poolwise/mlm" / folder.name
     assert contents(copy) == {name: (folder / name).read_bytes() for name in ("record.json", "metrics.jsonl")}
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_run_that_goes_on_is_one_run_of_wandb(program, service, tmp_path, monkeypatch, mode):
+    settings = ["stage=mlm", *SMALL_STAGE1, f"logger.mode={mode}", "trainer.log_every_n_steps=1"]
+    step = MaskedLanguageModelling.training_step
+
+    def stopped(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", stopped)
+    assert program(*settings) == 75
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", step)
+    assert program(*settings) == 0
+    (folder,) = (tmp_path / "runs/mlm").iterdir()
+    if mode == "offline":
+        (lies_in,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+        wandb_command(tmp_path, "sync", str(lies_in))
+    ((run, received),) = service.runs.items()
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["wandb"]["id"], record["resumed_at_steps"]) == (run, [1])
+    check_figures(received, folder, {})
 
 
 def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path):

@@ -88,7 +88,8 @@ class WandbService(ThreadingHTTPServer):
         if name in ("Viewer", "GetDefaultEntity"):
             return {"viewer": {"id": "1", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
         if name == "RunResumeStatus":
-            return {"model": None}
+            run = self.runs.get(given["name"])
+            return {"model": None if run is None else {**project, "bucket": self._resumed(given["name"], run)}}
         if name == "UpsertBucket":
             run = self.runs.setdefault(given["name"], ReceivedRun())
             self._make_project(given["project"])
@@ -111,6 +112,24 @@ class WandbService(ThreadingHTTPServer):
         if name == "Heartbeat":
             return {"agentHeartbeat": {"agent": {"id": "1"}, "commands": json.dumps(self._next_run())}}
         return None
+
+    def _resumed(self, name: str, run: ReceivedRun) -> dict[str, Any]:
+        """What a client that goes on with a run asks of it."""
+        return {
+            "id": "1",
+            "name": name,
+            "summaryMetrics": json.dumps(run.summary),
+            "displayName": run.facts["displayName"],
+            "logLineCount": 0,
+            "historyLineCount": len(run.history),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsTail": "[]",
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "tags": [],
+            "notes": None,
+            "wandbConfig": "{}",
+        }
 
     def _make_project(self, name: str) -> None:
         if name not in self.projects:

@@ -45,6 +45,7 @@ from poolwise.words import nearest
 
 if TYPE_CHECKING:
     from poolwise.stages.loop import Job
+    from poolwise.stages.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class CommonSchema:
     model: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    retry_failed: Any = MISSING
+    stop_on_failure: Any = MISSING
 
 
 @dataclass
@@ -121,19 +124,19 @@ def main() -> None:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
         leave(error)
+    SweepCheck.sweep = None
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
+        if SweepCheck.sweep:
+            SweepCheck.sweep.catch_up()
+    except KeyboardInterrupt:  # between jobs, or while another process is waited for
+        raise SystemExit(130) from None
     finally:
-        conclude_sweep()
-
-
-def conclude_sweep() -> None:
-    """Say how a sweep ended, if there was one, also when jobs of it failed."""
-    jobs, SweepCheck.jobs = SweepCheck.jobs, []
-    if jobs:
-        from poolwise.stages.loop import summarise
-
-        summarise(jobs, jobs[0].next_steps_of(jobs, SweepCheck.overrides))
+        sweep, SweepCheck.sweep = SweepCheck.sweep, None
+        if sweep:
+            sweep.conclude()
+    if sweep and sweep.failures:
+        raise SystemExit(1)
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
@@ -226,11 +229,15 @@ def problems_of_first_job(arguments: Sequence[str]) -> list[str]:
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Do one job; a mistake of the person is one message and exit code 2."""
+    """Do one job; a mistake of the person is one message and exit code 2, or in a sweep a failure of this job."""
     from poolwise.stages.loop import run
 
+    sweep = SweepCheck.sweep
+    if sweep:
+        sweep.do(SweepCheck.planned[HydraConfig.get().job.num])
+        return
     try:
-        run(planned(cfg, HydraConfig.get().overrides.task), SweepCheck.jobs)
+        run(planned(cfg, HydraConfig.get().overrides.task))
     except UserError as error:
         leave(error)
 
@@ -261,34 +268,36 @@ class SweepCheck(Callback):
     """Plans every job of a sweep before the first one starts: mistakes are told once, and nothing has run.
 
     Attributes:
-        jobs: those of the sweep that this process does; empty for a single job.
-        overrides: the command line of the sweep.
+        planned: the job of each number that Hydra counts; several may be the same run.
+        sweep: what this process does; None for a single job.
     """
 
-    jobs: ClassVar[list["Job"]] = []
-    overrides: ClassVar[list[str]] = []
+    planned: ClassVar[list["Job"]] = []
+    sweep: ClassVar["Sweep | None"] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this once a sweep; leaves the program with all messages if there are any."""
         axes = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        jobs: dict[str, Job] = {}
+        jobs: list[Job] = []
         try:
             every = jobs_of([*axes, *config.hydra.overrides.task])
 
             def plan(overrides: list[str]) -> None:
                 job = planned(hydra.compose("train", overrides=overrides), overrides)
                 job.choices = [word for word in overrides if any(word not in other for other in every)]
-                jobs[job.identity.key] = job
+                jobs.append(job)
 
             take_all(partial(plan, overrides) for overrides in every)
-            from poolwise.stages.loop import announce
+            from poolwise.stages.sweep import Sweep
 
-            announce(list(jobs.values()))
+            distinct = list({job.identity.key: job for job in jobs}.values())
+            sweep = Sweep(distinct, list(config.hydra.overrides.task), jobs[0].settings.config["stop_on_failure"])
+            sweep.begin()
         except UserError as error:
             leave(error)
         except HydraException as error:
             leave(UserError(str(error)))  # before Hydra makes the sweep's folder
-        SweepCheck.jobs, SweepCheck.overrides = list(jobs.values()), list(config.hydra.overrides.task)
+        SweepCheck.planned, SweepCheck.sweep = jobs, sweep
 
 
 def quieten() -> None:
@@ -343,7 +352,13 @@ def problems_in(config: Plain) -> list[str]:
     ]
     found += [f"{key} is empty" for key in ("runs_dir", "cache_dir") if not config[key]]
     found += [f"{group}.name is empty" for group in ("data", "model") if not config[group].get("name", "-")]
-    common = {"seed": types.Seed, "workers": types.NonNegativeCount, "checkpoint_minutes": types.NonNegative}
+    common = {
+        "seed": types.Seed,
+        "workers": types.NonNegativeCount,
+        "checkpoint_minutes": types.NonNegative,
+        "retry_failed": bool,
+        "stop_on_failure": bool,
+    }
     for key, hint in common.items():
         found += types.problems_with_value(hint, config[key], key)
     found += problems_in_group(config["data"], "source", types.DATA_SOURCES, "data.")
@@ -385,6 +400,11 @@ def problems_between(config: Plain) -> list[str]:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
     found += problems_with_objective_of(config, where)
     found += problems_with_length(stage1, masking, config, where)
+    if model.get("add_words") and model.get("vocabulary_size") is not None:
+        found.append(
+            f"model.add_words={model['add_words']}: model.vocabulary_size={model['vocabulary_size']} makes a new "
+            "vocabulary of the same text; give one"
+        )
     if config["logger"].get("name") == "tensorboard" and find_spec("tensorboard") is None:
         found.append("logger.name='tensorboard': needs the package; pip install 'poolwise[tensorboard]'")
     return found
@@ -403,6 +423,13 @@ def problems_with_objective_of(config: Plain, where: str) -> list[str]:
     if not problems_with_objective(objective, ""):
         found += problems_with_long_texts(objective, config["data"].get("long_texts"))
         found += problems_with_pooler_alone(objective, f"{where}.") if pooler_alone else []
+    if pooler_alone and model.get("source") == "pretrained":
+        found += [
+            f"{where}.trainable='pooler': keeps the encoder as it is, and would not train the embeddings of "
+            f"model.{key}={model[key]}; leave that out"
+            for key in ("add_words", "vocabulary_size")
+            if model.get(key)
+        ]
     if pooler_alone and model.get("source") == "scratch":
         found.append(
             f"{where}.trainable='pooler': model={model.get('name')} is drawn at random, and freezing that teaches "
@@ -598,6 +625,7 @@ def _common(config: Plain) -> Plain:
         "model": built(types.MODEL_SOURCES[model["source"]], model),
         "logger": built(types.LOGGERS[logger["name"]], logger),
         "trainer": config["trainer"],
+        "retry_failed": config["retry_failed"],
         "config": config,
     }
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_name
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import PretrainedModel, UserError
 from poolwise.words import first_line, some
+
+log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 PROVENANCE_FILE = "provenance.json"
@@ -55,7 +58,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} cannot be read (it holds no names and values)")
@@ -178,9 +181,32 @@ def _kind_of(path: str) -> str:
     """
     try:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, RecursionError, HTTPError) as error:
         raise UserError(_not_to_be_had(path, error)) from error
-    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
+    if not isinstance(config, dict):
+        return ""
+    _refuse_what_is_not_read(path, config)
+    return str(config.get("model_type", ""))
+
+
+NOT_READ = {
+    "auto_map": "code of its own, which is never run; if a family as it is reads its weights, take the entry out",
+    "quantization_config": "weights that are quantised; save them as they were before",
+    "transformers_weights": f"weights in another file than {WEIGHTS_FILE}; name that file so",
+}
+"""Entries of config.json by which transformers would load other code or weights than those that are checked."""
+
+
+def _refuse_what_is_not_read(path: str, config: dict[str, Any]) -> None:
+    """Raise a UserError if a config asks for code or weights beside the checkpoint's own."""
+    asked = {name: reason for name, reason in NOT_READ.items() if config.get(name)}
+    for name in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(config.get(name, "")):
+            asked[name] = f"a kernel of the hub, {config[name]}, whose code is never run; take the entry out"
+    for name, reason in asked.items():
+        raise UserError(f"{path}: its config.json asks, by {name}, for {reason}")
+    if (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"{path} holds an adapter (adapter_config.json) of another model; merge the two, and save that")
 
 
 def _not_to_be_had(path: str, error: Exception) -> str:
@@ -238,9 +264,11 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         UserError: there is none, it knows no word, or it is of another model.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # what a broken file raises has no type of its own
         raise UserError(f"{path}: no tokenizer could be loaded from it ({first_line(error)})") from error
+    if tokenizer.init_kwargs.get("auto_map"):
+        log.warning("WARNING: %s: its tokenizer brings code of its own, which is not run", path)
     if tokenizer.pad_token_id is None:
         raise UserError(f"{path}: its tokenizer has no padding token, so texts cannot be put into batches")
     if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -6,7 +6,7 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,6 +32,7 @@ from poolwise.checkpoints import (
     weights_file,
 )
 from poolwise.data.masking import positions_of
+from poolwise.durable import flush
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
@@ -399,6 +400,33 @@ def load_for_pretraining(path: str, pooler_init: Literal["keep", "fresh"], seed:
     return model
 
 
+def set_vocabulary(model: PreTrainedModel, pieces: Sequence[Sequence[int]], pad_id: int) -> None:
+    """Give a model another vocabulary: a row of its embeddings is the mean of the old rows of its pieces.
+
+    So is a row of the MLM head's output layer, if the model has one, tied or not, and its bias.
+
+    Args:
+        model: with or without an MLM head; changed in place.
+        pieces: V lists of old ids (see `poolwise.data.vocabulary.Vocabulary`).
+        pad_id: the new id of padding.
+    """
+
+    def tables() -> list[Tensor]:
+        embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
+        found = [embeddings.weight] if output is None else [embeddings.weight, output.weight, output.bias]
+        return [table for table in found if table is not None]
+
+    ids = torch.tensor([id_ for piece in pieces for id_ in piece])
+    starts = torch.tensor([0, *(len(piece) for piece in pieces[:-1])]).cumsum(0)
+    means = [functional.embedding_bag(ids, table.detach().reshape(len(table), -1), starts) for table in tables()]
+    with drawn_with(0):  # what is drawn is overwritten
+        model.resize_token_embeddings(len(pieces), mean_resizing=False)
+    with torch.no_grad():
+        for table, mean in zip(tables(), means, strict=True):
+            table.copy_(mean.reshape(table.shape))
+    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad_id
+
+
 def freeze_all_but_pooler(model: MaskedLMWithPooler) -> None:
     """Leave the pooler trainable, and the MLM head's own layers where they were drawn fresh because it was missing.
 
@@ -530,9 +558,12 @@ def export(
         (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
         (draft / "README.md").write_text(card)
         load_encoder(str(draft), seed=0, pooler_required=True)
+        for file in draft.iterdir():
+            flush(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-    except OSError as error:
+        flush(folder.parent)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the export could not be written to {folder}: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

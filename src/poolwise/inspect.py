@@ -27,6 +27,7 @@ from poolwise.checkpoints import (
 )
 from poolwise.encoder import check_finite, never_trained
 from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
+from poolwise.machine import is_plain_name
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError, leave
 from poolwise.words import first_line, some
@@ -157,7 +158,11 @@ def weights_files(folder: Path) -> list[Path]:
         check_family(str(folder))
         return [folder / WEIGHTS_FILE]
     check_family(str(folder))
-    pieces = sorted({folder / str(name) for name in read_json(folder / INDEX_FILE).get("weight_map", {}).values()})
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map", {})
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if leading_away := [name for name in names if not is_plain_name(name)]:
+        raise UserError(f"{folder / INDEX_FILE} names files outside of its folder: {some(map(str, leading_away))}")
+    pieces = sorted(folder / name for name in names)
     lacking = [piece.name for piece in pieces if not piece.is_file()]
     if lacking or not pieces:
         raise UserError(f"{folder / INDEX_FILE} names files that are not there: {', '.join(lacking) or 'none'}")

@@ -352,7 +352,7 @@ class DataPage:
             named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
             yield (
                 f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); take a model whose "
-                "vocabulary knows them, or extend or retrain it (model=tiny trains one of your text)"
+                "vocabulary knows them, add them to it (model.add_words=) or train one (model.vocabulary_size=)"
             )
         for split in self.splits:
             figures = split.figures
@@ -366,7 +366,10 @@ class DataPage:
         names = self.corpus.label_names
         rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
         if rare:
-            yield f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy"
+            yield (
+                f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy; "
+                "protocol.imbalance has training do so too"
+            )
 
     def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
         """Which splits have at least this share of something, in words; empty where none has."""

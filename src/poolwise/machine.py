@@ -98,6 +98,15 @@ def bf16_gain(device: str) -> float:
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had: torch's error on a GPU, its text on a CPU, or Python's and numpy's own."""
+    import torch
+
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory")
+    of_a_cpu = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    return of_a_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def check_writable(folder: Path) -> None:
     """Raise a UserError unless files can be made in `folder`, or where it would be made; leaves nothing behind."""
     place = existing_part(folder)
@@ -116,6 +125,11 @@ def check_room(folder: Path, needed: int) -> None:
             f"the disk of {folder} has {size(free)} free, and what is kept of this needs {size(needed)}; "
             "make room, or name another disk with runs_dir="
         )
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name in somebody's file is that of a file beside it, and leads nowhere else."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 def existing_part(folder: Path) -> Path:

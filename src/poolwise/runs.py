@@ -3,18 +3,21 @@
 This module imports torch only where a run measures memory: a report reads records without it.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import math
+import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from poolwise.durable import draft_of
+from poolwise.settings import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +41,7 @@ NUMERICS_VERSION = 2
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
+LOCK_FILE = ".lock"
 STUDY = "study"
 """Entry of a record, also of a run's `flat` settings: the study of `poolwise.tune` that the run is a trial of."""
 RESUMED = "resumed_at_steps"
@@ -109,6 +114,58 @@ class RunIdentity:
 def run_folder(runs: Path, stage: str, name: str, key: str) -> Path:
     """The folder of a run: its name in letters that any file system takes, and its key's first letters."""
     return runs / stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key[:8]}"
+
+
+class HeldElsewhereError(Exception):
+    """Another process does this run."""
+
+
+@contextmanager
+def claimed(folder: Path, runs: Path, wait: bool) -> Iterator[None]:
+    """Hold a run's folder against other processes while the block runs, by a lock on its file `.lock`.
+
+    The kernel frees the lock when its holder ends, however that ends, so what a dead process left is taken over. On a
+    network file system the lock holds between machines if the server passes locks on, as NFS does from version 4;
+    where the file system has no locks, it is said, and two processes may then do one run at once.
+
+    Args:
+        folder: of the run; it is made if need be.
+        runs: the folder of all runs, which `folder` must not leave by a link.
+        wait: whether to wait while another process holds it.
+
+    Raises:
+        HeldElsewhereError: another process holds it, and `wait` is false.
+        UserError: a link leads out of `runs`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_inside(folder, runs)
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = f"{folder.name} is being done by {os.pread(file, 200, 0).decode(errors='replace')}"
+            if not wait:
+                raise HeldElsewhereError(holder) from None
+            log.info("%s; waiting for it", holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: no locks there (%s); start no second command on these runs", folder, error.strerror)
+        with suppress(OSError):  # who holds it is a courtesy, for which a full disk has no room
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do where a loader process has a copy of it
+        os.close(file)
+
+
+def check_inside(folder: Path, runs: Path) -> None:
+    """Raise a UserError if `folder`, or a file in it, is a link that leads out of `runs`."""
+    for place in (folder, *folder.iterdir()):
+        if not place.resolve().is_relative_to(runs.resolve()):
+            raise UserError(f"{place} is a link that leads out of {runs}, and nothing is written there; remove it")
 
 
 @dataclass
@@ -233,11 +290,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        log.warning("%s is broken and left out (%s)", file, error)
-        return None
-    return record
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and {"key", "status"} <= record.keys():
+            return record
+        reason = "it holds no key and status"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    log.warning("%s is broken and left out (%s)", file, reason)
+    return None
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -30,6 +30,10 @@ class UserError(Exception):
         return "\n  ".join([counted(len(self.messages), "mistake"), *lines])
 
 
+class OutOfMemoryError(UserError):
+    """A run asked for more memory than there is; smaller settings would do."""
+
+
 def leave(error: UserError) -> NoReturn:
     """Show the messages and end the program."""
     print(f"poolwise: {error}", file=sys.stderr)
@@ -197,6 +201,8 @@ class TrainedProtocol:
     epochs: Count
     batch_size: Count
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
+    imbalance: Literal["none", "class_weights", "balanced_sampling"]
+    """What is done about classes of unlike size: see `poolwise.data.imbalance`."""
     optimisation: Optimisation
 
 
@@ -239,6 +245,8 @@ class Probe:
     folds: Annotated[int | None, Bounds(at_least=3.0)]
     """Of the training texts, where there is neither dev nor test: each is predicted by a probe of the others, which
     choose the penalty among themselves. None for the splits of the data."""
+    imbalance: Literal["none", "class_weights"]
+    """As in `TrainedProtocol`."""
 
 
 OFF: dict[str, Any] = {
@@ -247,6 +255,7 @@ OFF: dict[str, Any] = {
     "gradual_unfreezing": False,
     "early_stopping": None,
     "folds": None,
+    "imbalance": "none",
 }
 """Values of settings of protocols that change nothing; they stay out of a run's key, as before there were any."""
 
@@ -286,6 +295,10 @@ class PretrainedModel(SuitsEncoder):
     name: str
     path: str
     package: str | None
+    add_words: NonNegativeCount = 0
+    """Frequent words of the stage-1 text that the tokenizer splits or does not know, added to it whole."""
+    vocabulary_size: Annotated[int | None, Bounds(at_least=100.0, at_most=1_000_000.0)] = None
+    """Of a new WordPiece vocabulary trained on the stage-1 text; None for the encoder's own."""
 
 
 Contamination = Literal["error", "warn", "drop"]
@@ -349,6 +362,11 @@ class DemoData(CommonData):
     test: Count
     seed: Seed
     label_noise: Annotated[float, Bounds(at_least=0.0, below=0.5)]
+    domain_shift: Literal["none", "stage2", "test"] = "none"
+    """Which splits review films, while the others review products: those of stage 2, or test alone. `none`: all review
+    both."""
+    extra_sentences: NonNegativeCount = 0
+    """Without an opinion, in each review: long texts."""
 
 
 @dataclass(frozen=True)
@@ -410,6 +428,8 @@ class WandbLogging:
     """The longest that a W&B run may take to start before it is made offline."""
     finish_seconds: Count
     """The longest that a W&B run may take to upload at its end; what is left stays on disk."""
+    upload_texts: bool
+    """Whether dev texts that stage 2 gets wrong go to W&B."""
 
 
 @dataclass(frozen=True)
@@ -442,6 +462,8 @@ class CommonSettings:
     model: "ModelSettings"
     trainer: dict[str, Any]
     logger: "LoggerSettings"
+    retry_failed: bool
+    """Whether a run that failed before is run anew."""
     config: dict[str, Any]
     """The resolved config as plain data, for the record."""
 

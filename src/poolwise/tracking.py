@@ -83,7 +83,8 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             record.finish()
             run.summary.update(record.results.get("metrics", {}))
             keep_files(run, record.folder)
-        except BaseException:
+        except BaseException as error:
+            run.summary["error"] = f"{type(error).__name__}: {error}"
             run.finish(exit_code=1)
             raise
         run.finish()
@@ -94,6 +95,13 @@ def tell(logger: Logger, record: RunRecord) -> None:
     for line in (record.folder / METRICS_FILE).read_text().splitlines():
         figures = json.loads(line)
         logger.log_metrics(figures, figures.pop("step"))
+
+
+def log_mistakes(run_loggers: list[Logger], mistakes: list[list[str]]) -> None:
+    """Log texts with label and answer as a table of the W&B run. The only way by which texts get there."""
+    for logger in run_loggers:
+        if isinstance(logger, WandbLogger) and mistakes:
+            logger.log_table("dev/mistakes", columns=["text", "label", "answer"], data=mistakes)
 
 
 RECORD_FILES = {

@@ -17,7 +17,15 @@ from poolwise import machine
 from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared, register_schemas
 from poolwise.command_line import override_in, stage1_command, stage_of
 from poolwise.runs import STUDY, hash_of, read_record
-from poolwise.settings import SELECTION_METRIC, STAGE_2_SEEDS, SentimentSettings, UserError, leave, take_all
+from poolwise.settings import (
+    SELECTION_METRIC,
+    STAGE_2_SEEDS,
+    OutOfMemoryError,
+    SentimentSettings,
+    UserError,
+    leave,
+    take_all,
+)
 from poolwise.words import counted
 
 if TYPE_CHECKING:
@@ -120,9 +128,9 @@ def tune(words: Sequence[str], trials: int) -> None:
         show(f"trial {number + 1} of {trials}: {' '.join(chosen)}", {})
         try:
             study.tell(trial, _score(_as_trials(_jobs([*fixed, *chosen]), file.stem)))
-        except UserError:
-            raise
-        except Exception as error:  # out of memory, for one; the run's record holds all of it
+        except Exception as error:  # the run's record holds all of it
+            if isinstance(error, UserError) and not isinstance(error, OutOfMemoryError):
+                raise
             study.tell(trial, state=TrialState.FAIL)
             log.warning("WARNING: trial %d failed and is left out: %s", number + 1, error)
     finished = len(study.get_trials(states=(TrialState.COMPLETE,)))

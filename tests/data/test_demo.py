@@ -1,5 +1,6 @@
 """The generated demo corpus: reproducible, balanced, varied, and not solved by counting words."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from poolwise.data.demo import Review, generate_reviews
+from poolwise.data.demo import DOMAINS, FILMS, PRODUCTS, Domain, Review, generate_reviews
 from poolwise.data.sources import load_corpus
 from poolwise.settings import DemoData
 
@@ -86,6 +87,39 @@ def test_count_below_one_is_refused(count: int) -> None:
 def test_label_noise_out_of_range_is_refused(label_noise: float) -> None:
     with pytest.raises(ValueError, match="label_noise must be in"):
         generate_reviews(1, seed=1, label_noise=label_noise)
+
+
+def test_the_default_reviews_are_those_of_the_first_day() -> None:
+    lines = [f"{review.text}\t{review.label}\t{review.stars}" for review in generate_reviews(2000, 0, 0.1)]
+    found = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert found == "c9381e1081a4c59bf23d7a67e8f771802bbb37d62d6f9fc15c1e3275bc3ee6b9"
+
+
+def sentences(review: Review) -> list[str]:
+    return re.findall(r"[^.]+\.", review.text)
+
+
+def test_extra_sentences_lie_between_those_of_the_same_review() -> None:
+    short, long = (generate_reviews(200, seed=5, label_noise=0.1, extra_sentences=count) for count in (0, 30))
+    at_end = 0
+    for before, after in zip(short, long, strict=True):
+        assert (before.label, before.stars) == (after.label, after.stars)
+        own, every = [iter(sentences(review)) for review in (before, after)]
+        assert all(sentence.strip() in map(str.strip, every) for sentence in own)  # in this order
+        assert len(sentences(after)) == len(sentences(before)) + 30
+        at_end += sentences(before)[-1].strip() == sentences(after)[-1].strip()
+    assert at_end >= 120  # the verdicts at the end, three in four
+    with pytest.raises(ValueError, match="extra_sentences must be at least 0"):
+        generate_reviews(1, seed=1, extra_sentences=-1)
+
+
+@pytest.mark.parametrize("domain", [PRODUCTS, FILMS])
+def test_reviews_of_one_domain_have_its_words_alone(domain: Domain) -> None:
+    (other,) = (each for each in DOMAINS if each is not domain)
+    strange = set(other.kinds) - set(domain.kinds)
+    text = " ".join(_texts(generate_reviews(300, seed=2, domains=(domain,))))
+    assert all(re.search(rf"\b{kind}\b", text) for kind in domain.kinds)
+    assert not any(re.search(rf"\b{kind}\b", text) for kind in strange)
 
 
 Split = tuple[list[str], list[int]]

@@ -13,6 +13,8 @@ from poolwise.jobs.sentiment import labelled_corpus
 from poolwise.runs import NUMERICS_VERSION, hash_of
 from poolwise.settings import UserError
 
+FEW_GOOD = [("dull", "bad"), ("poor", "bad"), ("sad", "bad"), ("weak", "bad"), ("fine", "good")]
+
 
 def stage2_identity(*overrides: str):
     return SentimentJob(settings("stage=sentiment", "encoder=base", *SMALL_STAGE2, *overrides)).identity
@@ -53,6 +55,30 @@ def test_the_key_of_a_default_run_is_what_it_was():
     assert material["protocol"].keys() == {"name", "epochs", "batch_size", "dropout", "optimisation"}
 
 
+@pytest.mark.parametrize(
+    ("protocol", "imbalance"),
+    [("probe", "class_weights"), ("frozen", "balanced_sampling"), ("finetune", "class_weights")],
+)
+def test_figures_of_each_class_are_told_where_classes_are_unbalanced(
+    program, tmp_path, capsys, protocol, imbalance, monkeypatch
+):
+    rows = [f"the {word} film number {n},{label}" for n in range(12) for word, label in FEW_GOOD[: 4 if n % 3 else 5]]
+    (tmp_path / "own.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    small = [word for word in SMALL_RUN if not word.startswith("data.")]
+    small += [] if protocol == "probe" else ["protocol.epochs=1"]
+    own = ["data=files", "data.train=own.csv", f"protocol={protocol}", f"protocol.imbalance={imbalance}"]
+    assert program("stage=sentiment", "encoder=base", *small, *own, "logger=csv", "seed=1") == 0
+    (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
+    assert run["material"]["protocol"]["imbalance"] == imbalance
+    recall = run["test_recall"]
+    assert list(recall) == ["bad", "good"]
+    assert run["metrics"]["test/balanced_accuracy"] == pytest.approx(sum(recall.values()) / 2)
+    shown = capsys.readouterr().out
+    assert f"test/balanced_accuracy {run['metrics']['test/balanced_accuracy']:.4f}" in shown
+    assert f"recall  bad {recall['bad']:.4f}, good {recall['good']:.4f} (on test)" in shown
+
+
 def test_the_overlap_of_windows_matters_to_windows_alone():
     assert stage2_identity("data.window_overlap=0.5") == stage2_identity()
     windows = stage2_identity("data.long_texts=windows")
@@ -76,7 +102,7 @@ def test_long_texts_are_read_in_windows(program, tmp_path, protocol):
     "change",
     [
         *("layer_decay=0.9", "reinitialise.top_layers=1", "reinitialise.pooler=true", "gradual_unfreezing=true"),
-        "early_stopping=1",
+        *("early_stopping=1", "imbalance=class_weights", "imbalance=balanced_sampling"),
     ],
 )
 def test_a_setting_of_fine_tuning_that_is_on_enters_the_key(change):

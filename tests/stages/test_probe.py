@@ -31,6 +31,18 @@ def test_it_is_the_logistic_regression_of_scikit_learn(classes: int, strength: f
     np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_class_weights_are_those_of_scikit_learn(classes: int) -> None:
+    vectors, labels = points(classes)
+    kept = (labels != 0) | (np.arange(len(labels)) % 8 == 0)
+    vectors, labels = vectors[kept], labels[kept]
+    standard = StandardScaler().fit_transform(vectors.astype(np.float64))
+    reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000, class_weight="balanced").fit(standard, labels)
+    probe = fit(vectors, labels, classes, 0.1, weighted=True)
+    np.testing.assert_allclose(probe.weights, reference.coef_, atol=2e-3)
+    assert np.abs(fit(vectors, labels, classes, 0.1).weights - reference.coef_).max() > 0.01
+
+
 def test_a_unit_that_never_varies_changes_nothing() -> None:
     vectors, labels = points(2)
     constant = np.concatenate([vectors, np.full((len(vectors), 1), 7.0, dtype=np.float32)], axis=1)

@@ -13,24 +13,26 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-import torch
 
-from helpers import REPOSITORY, SMALL_RUN
+from helpers import REPOSITORY, SMALL_RUN, kept_weights
 from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.pooler import PoolerTraining
 from poolwise.stages.resume import CHECKPOINT, FORMER_CHECKPOINT, latest
 from poolwise.stages.sentiment import Sentiment
+from poolwise.stages.stage import Stage
+from poolwise.stages.stopping import Stopped, StopSignals
 
 OFTEN = ["checkpoint_minutes=0", "logger=csv", "trainer.log_every_n_steps=1"]
 STAGE1 = ["stage=mlm", *SMALL_RUN, "pretraining.epochs=2", "pretraining.batch_size=32", *OFTEN]
 STAGE2 = ["stage=sentiment", "encoder=base", "repr=mean", *SMALL_RUN, "protocol.batch_size=16", *OFTEN]
-KINDS = {"mlm": MaskedLanguageModelling, "sentiment": Sentiment}
+KINDS = (MaskedLanguageModelling, PoolerTraining, Sentiment)
 WALL_CLOCK = ("train/tokens_per_second",)
 
 
 @pytest.fixture
 def stopped_at(monkeypatch):
     """Makes each further run fail as it is about to train on its n-th batch; never for None."""
-    steps = {kind: kind.training_step for kind in KINDS.values()}
+    steps = {kind: kind.training_step for kind in KINDS}
 
     def choose(number: int | None) -> None:
         done = 0
@@ -42,7 +44,7 @@ def stopped_at(monkeypatch):
                 raise RuntimeError("the plug was pulled")
             return steps[type(self)](self, batch, batch_idx)
 
-        for kind in KINDS.values():
+        for kind in KINDS:
             monkeypatch.setattr(kind, "training_step", counted)
 
     return choose
@@ -70,8 +72,7 @@ def outcome(folder: Path) -> dict:
     if (folder / "export").exists():
         found["weights"] = (folder / "export/model.safetensors").read_bytes()
     else:
-        weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
-        found["weights"] = {name: tensor.numpy().tobytes() for name, tensor in weights.items()}
+        found["weights"] = {name: tensor.numpy().tobytes() for name, tensor in kept_weights(folder).items()}
         predictions = pandas.read_parquet(folder / "predictions.parquet")
         found["predictions"] = {
             name: [np.asarray(value).tolist() for value in predictions[name]] for name in predictions
@@ -88,6 +89,8 @@ def assert_same(whole: Path, stopped: Path) -> None:
     expected, found = outcome(whole), outcome(stopped)
     for part in expected:
         assert found[part] == expected[part], part
+    rows = [pandas.read_csv(folder / "csv/metrics.csv").drop(columns=[*WALL_CLOCK]) for folder in (whole, stopped)]
+    pandas.testing.assert_frame_equal(*rows, check_like=True, rtol=1e-12)
     assert not [file.name for file in stopped.iterdir() if "resume" in file.name or "draft" in file.name]
 
 
@@ -97,7 +100,7 @@ SETTINGS = {
         [*STAGE1, "pretraining.batch_size=8", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
         *(5, [2, 4, 6, 8, 10]),
     ),
-    "a budget of tokens": ([*STAGE1, "budget=20000tokens", "objective=views"], 3, [2]),
+    "a budget of tokens": ([*STAGE1, "budget=20000tokens", "objective=views"], 3, [2, 4, 6]),
     "stage 2": (
         [*STAGE2, "protocol.epochs=5", "protocol.gradual_unfreezing=true", "protocol.early_stopping=2"],
         *(6, [5, 10]),
@@ -220,6 +223,51 @@ def test_a_signal_writes_a_checkpoint(program, tmp_path, monkeypatch, capfd, num
     assert json.loads((folder / "record.json").read_text())["status"] == "interrupted"
 
 
+def test_a_second_ctrl_c_does_not_wait(monkeypatch, capfd):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+    with StopSignals() as signals:
+        signals.waits = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(Stopped) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (stop.value.by, stop.value.code) == ("Ctrl-C", 130)
+    assert capfd.readouterr().out == "stopping, as soon as a checkpoint is written; Ctrl-C again stops at once\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_worker_that_a_signal_ends_is_no_failure():
+    signals = StopSignals()
+    signals.waits = True
+
+    def lose_worker() -> None:
+        with signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    with pytest.raises(Stopped) as stop:
+        lose_worker()
+    assert stop.value.code == 75
+
+
+def test_a_run_that_was_stopped_while_test_is_read_goes_on(program, tmp_path, stopped_at, monkeypatch, capfd):
+    stopped_at(None)
+    settings = [*STAGE2, "protocol.epochs=2"]
+    assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    step = Sentiment.test_step
+
+    def stopped(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Sentiment, "test_step", stopped)
+    assert program(*settings) == 75
+    monkeypatch.setattr(Sentiment, "test_step", step)
+    assert program(*settings) == 0
+    stopped = folder_of(tmp_path / "runs")
+    assert resumed_at(stopped) == [7]
+    assert_same(folder_of(tmp_path / "whole"), stopped)
+
+
 def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
     """kill -9 at a moment that chance chooses, of a process of its own."""
     stopped_at(None)
@@ -240,3 +288,24 @@ def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
     assert program(*settings, "trainer.precision=32-true") == 0
     assert len(resumed_at(stopped)) == 1
     assert_same(folder_of(tmp_path / "whole"), stopped)
+
+
+@pytest.mark.parametrize("settings", [STAGE1, [*STAGE2, "protocol.epochs=2"]])
+def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, capfd, settings):
+    part = Stage.as_part
+
+    def spoiled(self, loss, count):
+        return part(self, loss * (float("nan") if self.global_step == 3 else 1), count)
+
+    monkeypatch.setattr(Stage, "as_part", spoiled)
+    assert program(*settings) == 2
+    message = capfd.readouterr().err
+    assert re.search(
+        r"the loss of step 4 is nan; the last finite one was [\d.]+; learning rate [\d.e-]+; gradient norm of the step "
+        r"before, clipped, (0\.\d+|1|not known)\. ",
+        message,
+    )
+    folder = folder_of(tmp_path / "runs")
+    assert latest(folder)[1]["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in latest(folder)[1]["state_dict"].values())
+    assert json.loads((folder / "record.json").read_text())["status"] == "failed"

@@ -2,15 +2,17 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef, recall_score
+from sklearn.utils.class_weight import compute_sample_weight
 from transformers import BertModel
 
 from helpers import quiet_trainer
 from poolwise.data.batching import LabelledBatches
+from poolwise.data.imbalance import class_weights
 from poolwise.data.module import labelled_data
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import Optimisation
-from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier
+from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier, recall_by_class, scores_of
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
@@ -174,6 +176,33 @@ def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> fl
     bins = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
     gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
     return float(sum(gaps))
+
+
+def test_recall_counts_the_classes_that_there_are():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(60, 4), torch.arange(60) % 3
+    figures, _ = scores_of("test", logits.numpy(), labels.numpy())
+    guesses = logits.argmax(dim=1)
+    expected = recall_score(labels, guesses, average=None, labels=[0, 1, 2])
+    assert recall_by_class(labels, logits).tolist() == pytest.approx([*expected, np.nan], nan_ok=True)
+    assert figures["test/balanced_accuracy"].item() == pytest.approx(expected.mean())
+
+
+def test_class_weights_have_classes_count_alike(config):
+    """The loss is that of scikit-learn's weights, and its gradient that of the rarer class three times over."""
+    labels, logits = torch.tensor([0, 1, 0, 0]), torch.randn(4, 2, requires_grad=True)
+    weights = torch.from_numpy(class_weights(labels.numpy(), 2)).float()
+    stage = Sentiment(classifier(config), OPTIMISATION, class_weights=weights)
+    loss = stage.loss(logits, labels)
+    of_each = compute_sample_weight("balanced", labels.numpy())
+    expected = log_loss(labels, logits.detach().double().softmax(1), sample_weight=of_each)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    repeated = torch.tensor([0, 2, 3, 1, 1, 1])
+    reference = torch.nn.functional.cross_entropy(logits[repeated], labels[repeated])
+    torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(reference, logits))
+    parts = [stage.loss(logits[part], labels[part]) for part in (slice(0, 2), slice(2, 4))]  # one is of one class
+    torch.testing.assert_close(torch.stack(parts).mean(), loss)
+    assert "class_weights" not in stage.state_dict()
 
 
 def test_matthews_of_a_constant_answer_is_zero():

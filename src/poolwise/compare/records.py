@@ -135,7 +135,10 @@ def _told_apart(runs: pandas.DataFrame) -> pandas.DataFrame:
     return runs
 
 
-LEFT_OUT = ("seed", "repr", "encoder", "logger", "runs_dir", "cache_dir", "workers", "learning_rate", "path", "name")
+LEFT_OUT = (
+    *("seed", "repr", "encoder", "logger", "runs_dir", "cache_dir", "workers", "learning_rate", "path", "name"),
+    *("retry_failed", "stop_on_failure"),
+)
 """Parts of a key of the config that do not tell settings apart."""
 MOST_DIFFERENCES = 3
 

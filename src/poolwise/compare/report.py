@@ -23,7 +23,7 @@ from poolwise.compare.records import (
     with_chosen_learning_rates,
 )
 from poolwise.compare.summary import one_for_all, summary_table
-from poolwise.compare.tables import Table, markdown_table
+from poolwise.compare.tables import Table, markdown_table, markdown_text
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, overview, settings_of, verdict
 from poolwise.runs import STUDY, hash_of, write_atomically
@@ -150,8 +150,13 @@ def _folder_name(selection: Sequence[str]) -> str:
 
 def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    environment = Environment(autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["markdown"] = lambda table: markdown_table(table.flat)
+    environment = Environment(
+        autoescape=escaped,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=None if escaped else lambda words: words if isinstance(words, Markup) else markdown_text(str(words)),
+    )
+    environment.filters["markdown"] = lambda table: Markup(markdown_table(table.flat))
     environment.filters["drawn"] = Markup  # our own drawings, whose labels matplotlib escapes
     rendered = environment.from_string(text).render(**parts)
     return rendered.replace(" %", "&nbsp;%") if escaped else rendered

@@ -22,6 +22,11 @@ class Table:
         return [["encoder", *self.columns], *rows]
 
 
+def markdown_text(words: str) -> str:
+    """Prose in Markdown: what would begin an HTML tag or a link in it shows as text."""
+    return re.sub(r"<(?=[A-Za-z/!?])|\](?=\()", r"\\\g<0>", words)
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text cells in Markdown: the first is the head, and all columns but the first are set to the right."""
     lines = ["| " + " | ".join(re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", cell) for cell in row) + " |" for row in rows]

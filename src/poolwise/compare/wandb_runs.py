@@ -82,6 +82,8 @@ def _fetched(run: Any, target: Path) -> Path | None:
         files = Path(draft) / folder.name
         files.mkdir()
         for file in run.files(names=list(RECORD_FILES[stage])):
+            if file.name not in RECORD_FILES[stage]:
+                raise UserError(f"{run.name}: W&B gave the file {file.name!r}, which nobody asked for")
             file.download(root=str(files)).close()
         if not _is_complete(files, stage, key):
             return None

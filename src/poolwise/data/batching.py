@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.arrangement import BatchNeeds, SegmentPairs, halves, single
+from poolwise.data.imbalance import balanced_order
 from poolwise.data.masking import IGNORED_LABEL, all_masked, mask_batch, masking_at, plain, positions_of
 from poolwise.data.segmentation import word_starts
 from poolwise.data.tokens import TokenisedTexts
@@ -55,6 +56,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         batch_tokens: int | None = None,
         shard: int = 0,
         shards: int = 1,
+        balanced: Int64[ndarray, " N"] | None = None,
         start: tuple[int, int] = (0, 0),
     ) -> None:
         """Args:
@@ -65,6 +67,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         batch_tokens: the most real tokens a batch holds on average over an epoch.
         shard: which of the shards this is, counted from 0.
         shards: how many there are.
+        balanced: (N,), class ids; then an epoch holds as many texts of each class, some of them not or more than once.
         start: where a run goes on that was stopped: an epoch, and how many of its batches are done.
         """
         self.lengths = lengths
@@ -75,6 +78,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         self.start = start
         self.epoch = start[0]
         self.shard, self.shards = shard, shards
+        self.balanced = balanced
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to come, counted from 0; Lightning calls this."""
@@ -85,7 +89,9 @@ class LengthGroupedBatches(Sampler[list[Request]]):
 
     def __iter__(self) -> Iterator[list[Request]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths))
+        order = (
+            random.permutation(len(self.lengths)) if self.balanced is None else balanced_order(self.balanced, random)
+        )
         pools = -(-self.batches // BATCHES_PER_POOL)
         firsts = [self.batches * pool // pools for pool in range(pools + 1)]
         batches: list[ndarray] = []

@@ -1,9 +1,11 @@
 """What every source gives: texts for stage 1, labelled texts for stage 2."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -36,6 +38,17 @@ class Corpus:
     label_names: tuple[str, ...]
     unsplit: Dataset | None = None
     made_splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+END_OF_STREAM = bytes.fromhex("ffffffff00000000")
+"""How a whole Arrow stream ends; one that is cut off between two batches could be read, with fewer rows."""
+
+
+def is_whole_stream(file: Path) -> bool:
+    """Whether a file of `datasets`, which is an Arrow stream, has its end."""
+    with file.open("rb") as stream:
+        stream.seek(-min(len(END_OF_STREAM), file.stat().st_size), os.SEEK_END)
+        return stream.read() == END_OF_STREAM
 
 
 def batches_of_rows(texts: Dataset) -> Iterator[dict[str, list[Any]]]:

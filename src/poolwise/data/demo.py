@@ -6,6 +6,7 @@ tells only part of the story. The words, the templates and the reviews are made 
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -141,6 +142,7 @@ FILMS = Domain(
     ),
 )
 
+DOMAINS = (PRODUCTS, FILMS)
 ASIDE_WORDS = {
     "day": _row("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
     "place": _row("station, market, school, park, harbour, library, bridge, museum"),
@@ -190,35 +192,52 @@ AGREEMENT = 0.92  # chance that the main opinion of a sentence has the polarity 
 NEGATED_SHARE = 0.25
 
 
-def generate_reviews(count: int, seed: int, label_noise: float = 0.0) -> list[Review]:
+def generate_reviews(
+    count: int, seed: int, label_noise: float = 0.0, domains: Sequence[Domain] = DOMAINS, extra_sentences: int = 0
+) -> list[Review]:
     """Return `count` reviews, half of them positive on average.
 
-    The same `seed` gives the same reviews, and a longer corpus starts with the shorter one.
+    The same `seed` gives the same reviews, and a longer corpus starts with the shorter one. With `extra_sentences` they
+    are the same reviews, with these in between.
 
     Args:
         count: number of reviews, at least 1.
         seed: seed of the corpus; its sign is ignored.
         label_noise: probability, in [0, 0.5), that a label is flipped. It changes no text.
+        domains: what is reviewed, each as often.
+        extra_sentences: without an opinion, of about eight words, in each review; the verdict stays its first or last
+            sentence.
 
     Raises:
-        ValueError: `count` or `label_noise` is out of range.
+        ValueError: `count`, `label_noise` or `extra_sentences` is out of range.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     if not 0.0 <= label_noise < 0.5:
         raise ValueError(f"label_noise must be in [0, 0.5), got {label_noise}")
-    rng = random.Random(seed)
+    if extra_sentences < 0:
+        raise ValueError(f"extra_sentences must be at least 0, got {extra_sentences}")
+    rng, extra_rng = random.Random(seed), random.Random(f"extra sentences {seed}")
     noise_rng = random.Random(f"label noise {seed}")
-    return [_review(rng, flipped=noise_rng.random() < label_noise) for _ in range(count)]
+
+    def review() -> Review:
+        return _review(rng, noise_rng.random() < label_noise, domains, extra_rng, extra_sentences)
+
+    return [review() for _ in range(count)]
 
 
-def _review(rng: random.Random, flipped: bool) -> Review:
+def _review(
+    rng: random.Random, flipped: bool, domains: Sequence[Domain], extra_rng: random.Random, extra_sentences: int
+) -> Review:
     polarity = rng.randrange(2)
-    domain = rng.choice((PRODUCTS, FILMS))
+    domain = rng.choice(domains)
     kind = rng.choice(tuple(domain.kinds))
     verdict, strong = _verdict(rng, domain, kind, polarity)
     body = _opinions(rng, domain, kind, polarity) + _asides(rng, domain, kind)
     rng.shuffle(body)
+    for _ in range(extra_sentences):
+        aside = extra_rng.choice(domain.asides).format(kind=kind, **_aside_words(extra_rng))
+        body.insert(extra_rng.randrange(len(body) + 1), aside)
     sentences = [verdict, *body] if rng.random() < 0.25 else [*body, verdict]
     stars = (4 if polarity else 2) + strong * (1 if polarity else -1)
     return Review(" ".join(sentences), label=polarity ^ flipped, stars=stars)
@@ -283,9 +302,13 @@ def _judgement(rng: random.Random, lexicon: Lexicon, kind: str, strong: bool) ->
 
 
 def _asides(rng: random.Random, domain: Domain, kind: str) -> list[str]:
-    words = {name: rng.choice(values) for name, values in ASIDE_WORDS.items()}
+    words = _aside_words(rng)
     templates = rng.sample(domain.asides, rng.choice((0, 0, 1, 2)))
     return [template.format(kind=kind, **words) for template in templates]
+
+
+def _aside_words(rng: random.Random) -> dict[str, str]:
+    return {name: rng.choice(values) for name, values in ASIDE_WORDS.items()}
 
 
 def _sentence(clause: str) -> str:

@@ -38,6 +38,7 @@ class TextDataModule(lightning.LightningDataModule):
         workers: int,
         topics: ndarray | None = None,
         batch_tokens: int | None = None,
+        balanced: bool = False,
     ) -> None:
         """Args:
         texts: the tokenised texts of each split.
@@ -47,6 +48,7 @@ class TextDataModule(lightning.LightningDataModule):
         workers: loader processes; changes speed only.
         topics: (N,), of the training texts, where a batch shall hold texts of one topic.
         batch_tokens: real tokens of a training batch, in place of `batch_size`.
+        balanced: whether a training epoch holds as many texts of each class.
         """
         super().__init__()
         self.texts = texts
@@ -56,6 +58,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.workers = workers
         self.topics = topics
         self.batch_tokens = batch_tokens
+        self.balanced = balanced
         self.start = (0, 0)
 
     @property
@@ -65,9 +68,10 @@ class TextDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        lengths = self.texts["train"].lengths
+        train, start = self.texts["train"], self.start
+        balanced = train.labels if self.balanced else None
         sampler = LengthGroupedBatches(
-            lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, start=self.start
+            train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, balanced=balanced, start=start
         )
         return loader(self.batches["train"], sampler, self.workers)
 
@@ -104,7 +108,9 @@ def masked_data(
     return TextDataModule(texts, batches, batch_size, seed, workers, topics, batch_tokens)
 
 
-def labelled_data(texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int) -> TextDataModule:
-    """Stage 2's data."""
+def labelled_data(
+    texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int, balanced: bool = False
+) -> TextDataModule:
+    """Stage 2's data; if `balanced`, a training epoch holds as many texts of each class."""
     batches = {split: LabelledBatches(texts[split]) for split in texts}
-    return TextDataModule(texts, batches, batch_size, seed, workers)
+    return TextDataModule(texts, batches, batch_size, seed, workers, balanced=balanced)

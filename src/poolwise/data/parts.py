@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from poolwise.data.corpus import ROWS_AT_A_TIME
+from poolwise.data.corpus import ROWS_AT_A_TIME, is_whole_stream
 from poolwise.data.reading import (
     READERS,
     PlacedRow,
@@ -22,7 +23,7 @@ from poolwise.data.reading import (
     read_rows,
     suffixes,
 )
-from poolwise.machine import stay_offline_without_hub
+from poolwise.machine import is_plain_name, stay_offline_without_hub
 from poolwise.settings import UserError
 from poolwise.words import first_line, some
 
@@ -159,9 +160,32 @@ def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
 
 def _saved(folder: Path) -> Dataset | DatasetDict:
     try:
+        check_saved(folder)
         return load_from_disk(str(folder))
+    except UserError:
+        raise
     except Exception as error:  # what a broken folder raises has no type of its own
         raise UserError(f"{folder}: not a whole data set of save_to_disk ({first_line(error)})") from error
+
+
+def check_saved(folder: Path) -> None:
+    """Raise a UserError if a data set of save_to_disk names a file outside of its folder, or one is cut off."""
+    if (folder / SAVED_SPLITS).is_file():
+        splits = json.loads((folder / SAVED_SPLITS).read_text(encoding="utf-8"))["splits"]
+        _refuse_leading_away(folder / SAVED_SPLITS, splits)
+        for split in splits:
+            check_saved(folder / split)
+        return
+    files = [each["filename"] for each in json.loads((folder / SAVED).read_text(encoding="utf-8"))["_data_files"]]
+    _refuse_leading_away(folder / SAVED, files)
+    for name in files:
+        if not is_whole_stream(folder / name):
+            raise UserError(f"{folder / name}: not a whole Arrow file (it is cut off); copy or save it again")
+
+
+def _refuse_leading_away(file: Path, names: Iterable[object]) -> None:
+    if leading_away := [name for name in names if not is_plain_name(name)]:
+        raise UserError(f"{file} names files outside of its folder: {some(leading_away)}")
 
 
 def _on_hub(name: str) -> Found:

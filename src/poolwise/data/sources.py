@@ -1,16 +1,22 @@
 """One place that turns data settings into a corpus."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 
 from poolwise.data.corpus import RATING, Corpus, text_columns
-from poolwise.data.demo import Review, generate_reviews
+from poolwise.data.demo import DOMAINS, FILMS, PRODUCTS, Domain, Review, generate_reviews
 from poolwise.data.files import load_files
 from poolwise.data.hub import load_hub
 from poolwise.settings import DataSettings, DemoData, FilesData
 
+FILM_SPLITS = {"none": (), "stage2": ("train", "dev", "test"), "test": ("test",)}
+"""Splits that review films alone, by `domain_shift`."""
+FILM_SEED = 2**32
+"""Added to the seed of reviews of films alone: above all seeds, so that products and films share no draws."""
 DEMO_LABELS = ("negative", "positive")
 
 
@@ -33,13 +39,15 @@ def load_corpus(data: DataSettings, cache: Path | None = None) -> Corpus:
 
 
 def load_demo(data: DemoData) -> Corpus:
-    """Generated reviews; the five splits are disjoint stretches of one stream. Labels carry noise, texts do not."""
-    sizes = {"text": data.text, "text_dev": data.text_dev}
-    sizes |= {"train": data.train, "dev": data.dev, "test": data.test}
-    reviews = generate_reviews(sum(sizes.values()), data.seed, data.label_noise)
-    splits: dict[str, list[Review]] = {}
-    for name, size in sizes.items():
-        splits[name], reviews = reviews[:size], reviews[size:]
+    """Generated reviews; the five splits are disjoint stretches of one stream. Labels carry noise, texts do not.
+
+    With a domain shift there are two streams: products, and films.
+    """
+    names = ("text", "text_dev", "train", "dev", "test")
+    films = FILM_SPLITS[data.domain_shift]
+    others = [name for name in names if name not in films]
+    splits = _stretches(data, others, (PRODUCTS,) if films else DOMAINS, data.seed)
+    splits |= _stretches(data, films, (FILMS,), data.seed + FILM_SEED)
     features = Features(
         {"text": Value("string"), "label": ClassLabel(names=list(DEMO_LABELS)), RATING: Value("string")}
     )
@@ -54,3 +62,11 @@ def load_demo(data: DemoData) -> Corpus:
 
     text = {name: text_columns(rows(split)) for name, split in (("train", "text"), ("dev", "text_dev"))}
     return Corpus(text, {name: rows(name).remove_columns(RATING) for name in ("train", "dev", "test")}, DEMO_LABELS)
+
+
+def _stretches(data: DemoData, names: Sequence[str], domains: Sequence[Domain], seed: int) -> dict[str, list[Review]]:
+    if not names:
+        return {}
+    places = list(pairwise(accumulate((getattr(data, name) for name in names), initial=0)))
+    reviews = generate_reviews(places[-1][1], seed, data.label_noise, domains, data.extra_sentences)
+    return {name: reviews[begin:end] for name, (begin, end) in zip(names, places, strict=True)}

@@ -5,6 +5,7 @@ Shapes: B texts, T tokens, N examples, W windows of all texts, R of some.
 
 import hashlib
 import json
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -21,9 +22,11 @@ from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
+from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text, is_whole_stream
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.settings import LongTexts
+
+log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -134,6 +137,10 @@ def tokenise(
     material = [CODE_VERSION, content_hash(texts), tokenizer_hash(tokenizer), max_length, *long_texts.material.values()]
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / f"{key}.arrow"
+    if kept.is_file() and not is_whole_stream(kept):
+        log.warning("%s: cut off, and made anew", kept)
+        kept.unlink(missing_ok=True)
 
     def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         return {"input_ids": token_lists(rows["text"], tokenizer, max_length, long_texts)}
@@ -143,7 +150,7 @@ def tokenise(
         batched=True,
         batch_size=ROWS_AT_A_TIME,
         remove_columns=[name for name in texts.column_names if name != "label"],
-        cache_file_name=str(cache / f"{key}.arrow"),
+        cache_file_name=str(kept),  # which appears whole: two processes may make it at once
         new_fingerprint=key,
     )
     return _flat(tokens, int(tokenizer.pad_token_id), long_texts.window(max_length))
@@ -246,14 +253,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> BertTokenizer:
-    """A lower-casing WordPiece tokenizer trained on the texts by the Rust library `tokenizers`.
+def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lowercase: bool = True) -> BertTokenizer:
+    """A WordPiece tokenizer trained on the texts by the Rust library `tokenizers`.
 
     The library numbers the continuing letters (`##a`) in the order of a hash map that changes with each process,
     and breaks ties between merges by these numbers. Named up front, they are in a fixed order, and the
     vocabulary is the same each time.
     """
-    trainer = BertWordPieceTokenizer(lowercase=True)
+    trainer = BertWordPieceTokenizer(lowercase=lowercase)
     letters: Counter[str] = Counter()
     for text in each_text(texts):
         letters.update(trainer.normalizer.normalize_str(text))
@@ -267,7 +274,7 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int) -> Be
         special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
-    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=max_length)
+    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=lowercase, model_max_length=max_length)
 
 
 def _stands_alone(letter: str) -> bool:

@@ -5,10 +5,10 @@ Shapes: B texts, T tokens, H hidden size, D vector size, C classes.
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from poolwise.families import family_of
 from poolwise.settings import UserError
@@ -66,14 +66,15 @@ def dense_form(trained: TrainedClassifier) -> DenseForm:
     return DenseForm(dense.weight.detach().cpu(), dense.bias.detach().cpu(), weight, bias)
 
 
-def body_up_to_layer(trained: TrainedClassifier) -> PreTrainedModel:
+def body_up_to_layer(trained: TrainedClassifier) -> Any:
     """A copy of the encoder, without the layers above the one that stands for the last.
 
     Raises:
         UserError: the family has a norm after its last layer, which lower layers do not pass.
     """
     classifier = trained.classifier
-    body: PreTrainedModel = copy.deepcopy(classifier.encoder).cpu()
+    body: Any = copy.deepcopy(classifier.encoder)
+    body.cpu()
     family, last = family_of(body.config), classifier.representation.layer
     if last == classifier.representation.layers:
         return body

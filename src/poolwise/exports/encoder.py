@@ -3,6 +3,7 @@
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from poolwise.trained import TrainedClassifier, place_of
 
@@ -12,7 +13,8 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
     if trained.notes.encoder is not None and (source := Path(place_of(trained.notes.encoder, trained.folder))).is_dir():
         shutil.copytree(source, folder, dirs_exist_ok=True)
         return
-    body = copy.deepcopy(trained.classifier.encoder).cpu()
+    body: Any = copy.deepcopy(trained.classifier.encoder)
+    body.cpu()
     body.pooler = copy.deepcopy(trained.classifier.pooler)
     body.save_pretrained(folder)
     trained.tokenizer.save_pretrained(folder)

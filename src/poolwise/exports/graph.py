@@ -28,7 +28,7 @@ class Graph(nn.Module):
     def __init__(self, trained: TrainedClassifier) -> None:
         super().__init__()
         self.classifier = trained.classifier
-        self.head = nn.Linear(*reversed(trained.classifier.head.weight.shape))
+        self.head = nn.Linear(trained.classifier.head.in_features, trained.classifier.head.out_features)
         weight, bias = calibrated_head(trained)
         self.head.load_state_dict({"weight": weight, "bias": bias})
 

@@ -54,7 +54,8 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
 
 def layer_weights(trained: TrainedClassifier) -> Tensor | None:
     """How much each state counts, (K + 1,), of embeddings and layers; None where the last one alone does."""
-    representation, name = trained.classifier.representation, trained.notes.representation["name"]
+    representation: Any = trained.classifier.representation
+    name = trained.notes.representation["name"]
     weights = torch.zeros(representation.layer + 1)
     if name == "mean_first_last":
         weights[[1, -1]] += 0.5
@@ -79,11 +80,12 @@ def _after_pooling(trained: TrainedClassifier) -> list[nn.Module]:
     """A dense layer for what is done with the pooled vector: the pooler's, or factors."""
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    classifier, name = trained.classifier, trained.notes.representation["name"]
-    representation = classifier.representation
+    name = trained.notes.representation["name"]
+    representation: Any = trained.classifier.representation
+    pooler: Any = trained.classifier.pooler
     size = representation.dimension
     if name in ("pooler", "cls_linear"):
-        dense = classifier.pooler.dense if name == "pooler" else representation.dense  # type: ignore[union-attr]
+        dense = pooler.dense if name == "pooler" else representation.dense
         layer = Dense(size, size, activation_function=nn.Tanh())
         layer.linear.load_state_dict(dense.state_dict())
         return [layer]
@@ -94,6 +96,6 @@ def _after_pooling(trained: TrainedClassifier) -> list[nn.Module]:
     }.get(name)
     if factors is None:
         return []
-    layer = Dense(size, size, bias=False, activation_function=nn.Identity())
+    layer = Dense(size, size, bias=False, activation_function=None)
     layer.linear.load_state_dict({"weight": torch.diag(factors().detach().cpu())})
     return [layer]

@@ -31,6 +31,7 @@ class ChosenEncoder:
         condition: what the encoder is, seeds left out.
         flat: settings by which tables group.
         provenance: what stage 1 noted of its pooler; empty for an encoder of other origin.
+        pieces: as of a `StartingPoint`.
     """
 
     label: str
@@ -40,6 +41,7 @@ class ChosenEncoder:
     condition: str
     flat: dict[str, Any]
     provenance: dict[str, Any]
+    pieces: tuple[tuple[int, ...], ...] | None = None
 
 
 def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
@@ -51,7 +53,8 @@ def choose_encoder(settings: SentimentSettings) -> ChosenEncoder:
     if settings.encoder == "base":
         start = starting_point(settings)
         flat: dict[str, Any] = {"encoder": "base", "objective": None, "stage1_seed": None}
-        return ChosenEncoder("base", start.path, start.tokenizer, start.fingerprint, start.fingerprint, flat, {})
+        fingerprint = start.fingerprint
+        return ChosenEncoder("base", start.path, start.tokenizer, fingerprint, fingerprint, flat, {}, start.pieces)
     if settings.encoder == "stage1":
         identity = stage1_identity(settings, settings.stage1, shared_trainer(settings))
         folder = identity.folder(settings.runs_dir) / EXPORT_FOLDER

@@ -35,7 +35,9 @@ class FoldsJob(ProbeJob):
         def figures_on(dev: Bool[ndarray, " N"], probe: Probe) -> dict[str, float]:
             return plain(scores_of("dev", probe.logits(vectors[dev]), labels[dev])[0])
 
-        folds = fit_folds(vectors, labels, classes, self.folds, figures_on, SELECTION_METRIC, self.strengths)
+        folds = fit_folds(
+            vectors, labels, classes, self.folds, figures_on, SELECTION_METRIC, self.strengths, self.weighted
+        )
         logits = np.empty((len(labels), classes))
         for fold in folds:
             logits[fold.held_out] = fold.probe.logits(vectors[fold.held_out])

@@ -21,6 +21,7 @@ from poolwise.jobs.stage1 import EXPORT_FOLDER, ratings_of, stage1_identity, tra
 from poolwise.jobs.start import (
     StartingPoint,
     check_words,
+    model_name,
     starting_point,
     starts_from_labels,
     tokenised,
@@ -78,7 +79,7 @@ class MLMJob(Job):
 
     def _task(self) -> str:
         path, name = self.start.path, label_of(self.settings.objective)
-        start = f"{self.settings.model.name} " + ("from random weights" if path is None else f"from {path}")
+        start = f"{model_name(self.settings.model)} " + ("from random weights" if path is None else f"from {path}")
         if not self.trains:
             return f"{start}: as it is, nothing is trained; pooler_init={self.settings.pretraining.pooler_init}"
         if self.pooler_only:
@@ -133,6 +134,8 @@ class MLMJob(Job):
             model = encoder.build_from_scratch(settings.model, start.tokenizer, settings.seed)
         else:
             model = encoder.load_for_pretraining(start.path, settings.pretraining.pooler_init, settings.seed)
+            if start.pieces is not None:
+                encoder.set_vocabulary(model, start.pieces, start.tokenizer.pad_token_id)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
         rows = stage1_text(settings.data, settings.rows_dir)

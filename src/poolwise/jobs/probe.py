@@ -34,6 +34,11 @@ class ProbeJob(SentimentJob):
         assert isinstance(self.settings.protocol, Probe)
         return self.settings.protocol.strengths
 
+    @property
+    def weighted(self) -> bool:
+        """Whether classes of unlike size count alike."""
+        return self.settings.protocol.imbalance == "class_weights"
+
     def read(self, output: Output) -> tuple[dict[str, ndarray], dict[str, ndarray], SentimentClassifier]:
         """By split the vectors (N, D) and labels (N,) of the texts that are used, and what forms them.
 
@@ -67,6 +72,7 @@ class ProbeJob(SentimentJob):
             len(self.corpus.label_names),
             lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
             self.strengths,
+            self.weighted,
         )
         record = output.record
         results = {split: scored(best, split) for split in ("dev", "test")}

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import pandas
 import torch
 from numpy import ndarray
 from torch import Tensor
@@ -19,16 +20,17 @@ from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash
 from poolwise.data.draws import balanced_draw
+from poolwise.data.imbalance import class_weights, is_unbalanced
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
-from poolwise.jobs.start import check_words, model_label, tokenised, weights_bytes
+from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import RunIdentity, RunRecord, hash_of, without_seeds
+from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, hash_of, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -43,19 +45,25 @@ from poolwise.settings import (
 )
 from poolwise.stages import vectors
 from poolwise.stages.loop import Job, plain
-from poolwise.stages.sentiment import Sentiment, SentimentClassifier
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
 from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
+from poolwise.words import some
 
 log = logging.getLogger(__name__)
+
+SHOWN_CLASSES = 12
+"""At the end of a run."""
+MISTAKES = 100
+"""Dev texts that are uploaded, at most."""
 
 
 class SentimentJob(Job):
     """Stage 2: train a classifier on one representation, keep the best epoch on dev, read test once."""
 
     selection_metric = SELECTION_METRIC
-    headline = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
+    headline: tuple[str, ...] = (SELECTION_METRIC, "test/accuracy", "test/macro_f1")
 
     def __init__(self, settings: SentimentSettings) -> None:
         self.settings: SentimentSettings = settings
@@ -75,6 +83,9 @@ class SentimentJob(Job):
         train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
         check_words(train, tokenizer, settings.data.max_length, settings.data.name)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
+        self.unbalanced = is_unbalanced(np.array(self.tested["label"]))
+        if self.unbalanced:
+            self.headline = (*self.headline, "test/balanced_accuracy")
         self.drawn = drawn_examples(settings, self.corpus)
         self.seeds = self._seeds()
         self.identity = self._identity()
@@ -97,6 +108,12 @@ class SentimentJob(Job):
             "report": f"{runs}/report/index.html, by the next command",
             "next": f"python -m poolwise.report{elsewhere}",
         }
+
+    def further_facts(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """The recall of each class, where they are of unlike size."""
+        recall = {name: value for name, value in results.get("test_recall", {}).items() if value is not None}
+        words = some((f"{name} {value:.4f}" for name, value in recall.items()), SHOWN_CLASSES)
+        return {"recall": f"{words} (on test)"} if self.unbalanced and recall else {}
 
     def _identity(self) -> RunIdentity:
         settings, chosen = self.settings, self.chosen
@@ -121,7 +138,7 @@ class SentimentJob(Job):
         condition = "-".join(
             (
                 settings.data.name,
-                chosen.flat.get("model", settings.model.name),
+                chosen.flat.get("model", model_name(settings.model)),
                 chosen.label,
                 self.representation_label,
                 self.protocol_label.replace(" ", "_"),
@@ -192,8 +209,8 @@ class SentimentJob(Job):
             found[split] = stored_states(model, texts[split], folder, device)
         return found
 
-    def load(self) -> tuple[Any, Representation]:
-        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained."""
+    def encoder(self) -> tuple[Any, str]:
+        """The encoder with its pooler, and the status of that pooler."""
         settings, chosen = self.settings, self.chosen
         if chosen.path is None:
             assert isinstance(settings.model, ScratchModel)
@@ -201,11 +218,19 @@ class SentimentJob(Job):
                 encoder.build_from_scratch(settings.model, chosen.tokenizer, seed).body
                 for seed in (settings.seed, settings.pooler_seed)
             )
-            model.pooler, self.pooler_status = other.pooler, "random"
+            model.pooler, status = other.pooler, "random"
         else:
-            model, self.pooler_status = encoder.load_encoder(
+            model, status = encoder.load_encoder(
                 chosen.path, settings.pooler_seed, pooler_required=settings.encoder == "stage1"
             )
+            if chosen.pieces is not None:
+                encoder.set_vocabulary(model, chosen.pieces, chosen.tokenizer.pad_token_id)
+        return model, status
+
+    def load(self) -> tuple[Any, Representation]:
+        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained."""
+        settings, chosen = self.settings, self.chosen
+        model, self.pooler_status = self.encoder()
         shape = EncoderShape.of(model.config)
         build_representation(self.representation, shape)  # so that the head comes after it in its generator, as ever
         with encoder.drawn_with(settings.pooler_seed):
@@ -233,7 +258,8 @@ class SentimentJob(Job):
         model, representation = self.load()
         every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
-        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers)
+        balanced = protocol.imbalance == "balanced_sampling"
+        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced)
         is_frozen = isinstance(protocol, Frozen)
         if is_frozen:
             examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
@@ -241,14 +267,17 @@ class SentimentJob(Job):
                 split: BatchesWithLayers(data.batches[split], states, examples[split], representation.needs_all_states)
                 for split, states in self.stored(model, every).items()
             }
-        classifier = SentimentClassifier(
-            model, representation, len(self.corpus.label_names), protocol.dropout, reads_stored=is_frozen
-        )
+        classes = len(self.corpus.label_names)
+        classifier = SentimentClassifier(model, representation, classes, protocol.dropout, reads_stored=is_frozen)
+        weights = None
+        if protocol.imbalance == "class_weights":
+            weights = torch.from_numpy(class_weights(texts["train"].labels, classes)).float()
         if isinstance(protocol, Frozen):
             classifier.settle_dense(protocol.dense)
         if isinstance(protocol, Finetune):
-            return Sentiment(classifier, self.optimisation, protocol.layer_decay, protocol.gradual_unfreezing), data
-        return Sentiment(classifier, self.optimisation), data
+            decay, gradual = protocol.layer_decay, protocol.gradual_unfreezing
+            return Sentiment(classifier, self.optimisation, decay, gradual, class_weights=weights), data
+        return Sentiment(classifier, self.optimisation, class_weights=weights), data
 
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Read test once, with the best checkpoint; keep every prediction."""
@@ -269,9 +298,8 @@ class SentimentJob(Job):
         temperature = fitted_temperature(dev["logits"].double().numpy(), dev["labels"].numpy())
         record.results["temperature"] = temperature
         body = classifier.encoder
-        if body is None and chosen.path is None:
-            assert isinstance(settings.model, ScratchModel)
-            body = encoder.build_from_scratch(settings.model, chosen.tokenizer, settings.seed).body
+        if body is None and (chosen.path is None or chosen.pieces is not None):
+            body, _ = self.encoder()
             body.pooler = None
         notes = Notes(
             representation=self.representation,
@@ -305,6 +333,19 @@ class SentimentJob(Job):
         record.results["made_splits"] = self.corpus.made_splits
         record.results["label_names"] = list(self.corpus.label_names)
 
+    def mistakes(self) -> list[list[str]]:
+        """Of the dev texts that were answered wrong the first ones; none where there is no dev split."""
+        rows = pandas.read_parquet(self.folder / PREDICTIONS_FILE)
+        rows = rows[rows["split"] == "dev"]
+        answers = rows["logits"].map(np.argmax)
+        wrong = rows.assign(answer=answers)[answers != rows["label"]].sort_values("example")[:MISTAKES]
+        names, texts = self.corpus.label_names, self.corpus.labelled.get("dev")
+        return [
+            [texts[int(row.example)]["text"], names[row.label], names[row.answer]]
+            for row in wrong.itertuples()
+            if texts is not None
+        ]
+
     def note_figures(
         self,
         record: RunRecord,
@@ -322,6 +363,8 @@ class SentimentJob(Job):
         """
         record.results["metrics"] = plain({**figures["dev"], **figures["test"]})
         test = predictions["test"]
+        recall = recall_by_class(test["labels"], test["logits"]).tolist()
+        record.results["test_recall"] = without_nan(dict(zip(self.corpus.label_names, recall, strict=True)))
         places = torch.searchsorted(test["examples"], vectors["examples"])
         components = torch.full((len(test["examples"]), 2), torch.nan)
         if vectors["vectors"].isfinite().all():

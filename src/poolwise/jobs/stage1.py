@@ -10,7 +10,7 @@ from poolwise.data.corpus import RATING, content_hash
 from poolwise.data.segmentation import segmenter
 from poolwise.data.tokens import tokenizer_hash
 from poolwise.jobs.corpus import stage1_text
-from poolwise.jobs.start import model_label, starting_point
+from poolwise.jobs.start import model_label, model_name, starting_point
 from poolwise.jobs.trainer import platform
 from poolwise.objectives import label_of, reads_ratings
 from poolwise.objectives.none import NoObjective
@@ -41,7 +41,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
     if reads_ratings(choice.objective):
         material["rating"] = {split: hash_of(column) for split, column in ratings_of(texts).items()}
     label = stage1_label(choice)
-    condition = f"{settings.data.name}-{settings.model.name}-{label}"
+    condition = f"{settings.data.name}-{model_name(settings.model)}-{label}"
     return RunIdentity(
         stage="mlm",
         name=f"{condition}-seed{choice.seed}",

@@ -1,6 +1,7 @@
 """The encoder that a run starts from: an unadapted one, its tokenizer, and what a run of it leaves on disk."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +11,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
-from poolwise.data.tokens import TokenisedTexts, tokenise, train_wordpiece
+from poolwise.data import vocabulary
+from poolwise.data.tokens import TokenisedTexts, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.vocabulary import Vocabulary
 from poolwise.jobs.corpus import stage1_text
-from poolwise.settings import CommonSettings, PretrainedModel, ScratchModel, UserError
-from poolwise.words import counted
+from poolwise.runs import hash_of
+from poolwise.settings import CommonSettings, DataSettings, ModelSettings, PretrainedModel, ScratchModel, UserError
+from poolwise.words import counted, some
+
+log = logging.getLogger(__name__)
 
 MARGIN_BYTES = 20_000_000
 """Room for what lies beside the weights: tokenizer, predictions, logs, an MLM head that the checkpoint lacks."""
@@ -27,16 +33,18 @@ class StartingPoint:
     """What an unadapted encoder is.
 
     Attributes:
-        tokenizer: its own.
+        tokenizer: its own, or one made of it for the stage-1 text.
         path: folder or hub name; None for random weights.
         fingerprint: hash of weights and config; of random weights, their shape.
         source: the weights file and its hash, for provenance; None for random weights.
+        pieces: of a tokenizer that is not its own (see `Vocabulary`); None for its own.
     """
 
     tokenizer: PreTrainedTokenizerBase
     path: str | None
     fingerprint: str
     source: str | None
+    pieces: tuple[tuple[int, ...], ...] | None = None
 
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
@@ -58,7 +66,34 @@ def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
     weights = checkpoints.weights_file(path)
     check_length(data.max_length, checkpoints.longest_text(path))
     source = f"{model.name}, sha256 {checkpoints.file_hash(weights)}"
-    return StartingPoint(checkpoints.load_tokenizer(path), path, checkpoints.fingerprint(path), source)
+    tokenizer, fingerprint = checkpoints.load_tokenizer(path), checkpoints.fingerprint(path)
+    made = made_vocabulary(model, path, tokenizer, data, cache)
+    if made is None:
+        return StartingPoint(tokenizer, path, fingerprint, source)
+    material = [vocabulary.CODE_VERSION, fingerprint, tokenizer_hash(tokenizer), tokenizer_hash(made.tokenizer)]
+    return StartingPoint(made.tokenizer, path, hash_of(material), source, made.pieces)
+
+
+def made_vocabulary(
+    model: PretrainedModel, path: str, tokenizer: PreTrainedTokenizerBase, data: DataSettings, cache: Path | None
+) -> Vocabulary | None:
+    """What the settings make of the vocabulary of a checkpoint for the text of stage 1; None where nothing.
+
+    Raises:
+        UserError: the tokenizer or the text does not serve.
+    """
+    if model.vocabulary_size is not None:
+        if checkpoints.check_family(path).positions_follow_padding:
+            raise UserError(
+                f"model.vocabulary_size={model.vocabulary_size}: {path} counts positions from the number of its "
+                "padding, which a new vocabulary changes; allowed: null"
+            )
+        return vocabulary.retrained(tokenizer, stage1_text(data, cache)["train"], model.vocabulary_size)
+    if model.add_words:
+        made = vocabulary.with_words(tokenizer, stage1_text(data, cache)["train"], model.add_words)
+        log.info("%s added to the vocabulary of %s: %s", counted(len(made.added), "word"), path, some(made.added))
+        return made
+    return None
 
 
 def check_length(max_length: int, positions: int) -> None:
@@ -94,9 +129,17 @@ def starts_from_labels(settings: CommonSettings) -> bool:
     return isinstance(model, PretrainedModel) and checkpoints.reads_labels(Path(checkpoints.locate(model)))
 
 
+def model_name(model: ModelSettings) -> str:
+    """How folders call the model: marked where its vocabulary is not its own."""
+    if not isinstance(model, PretrainedModel):
+        return model.name
+    made = "" if model.vocabulary_size is None else f"+vocabulary{model.vocabulary_size}"
+    return model.name + (f"+{model.add_words}words" if model.add_words else made)
+
+
 def model_label(settings: CommonSettings) -> str:
-    """How tables call the model: marked where it was trained on labels."""
-    return settings.model.name + (" (reads labels)" if starts_from_labels(settings) else "")
+    """How tables call the model: also marked where it was trained on labels."""
+    return model_name(settings.model) + (" (reads labels)" if starts_from_labels(settings) else "")
 
 
 def weights_bytes(settings: CommonSettings, path: str | None, tokenizer: PreTrainedTokenizerBase) -> int:

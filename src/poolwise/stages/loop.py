@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,15 +22,16 @@ from poolwise import machine
 from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
 from poolwise.durable import DISK_FULL
-from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, count_as_run, finished, read_record
-from poolwise.settings import Budget, CommonSettings, Optimisation, UserError
+from poolwise.process import global_settings_restored
+from poolwise.runs import RECORD_FILE, STUDY, RunIdentity, RunRecord, claimed, count_as_run, finished, read_record
+from poolwise.settings import Budget, CommonSettings, Optimisation, OutOfMemoryError, UserError, WandbLogging
 from poolwise.stages import resume
 from poolwise.stages.resume import BEST_CHECKPOINT, CheckedFiles, Checkpoints
 from poolwise.stages.screen import TrainingScreen, show
 from poolwise.stages.stage import Stage
 from poolwise.stages.stopping import Stopped, StopSignals
-from poolwise.tracking import loggers
-from poolwise.words import counted, duration, roughly, some
+from poolwise.tracking import log_mistakes, loggers
+from poolwise.words import counted, duration, first_line, roughly, some
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +140,10 @@ class Job(ABC):
                 f"(data.long_texts={self.settings.data.long_texts})"
             )
 
+    def mistakes(self) -> list[list[str]]:
+        """Dev texts that the run got wrong, each with its label and the run's answer; of stage 2, when it is done."""
+        return []
+
     @abstractmethod
     def kept_bytes(self) -> int:
         """About how many bytes of weights the run leaves on disk."""
@@ -151,6 +157,10 @@ class Job(ABC):
         """The same for a sweep that this job is the first of, which these overrides asked for."""
         return self.next_steps
 
+    def further_facts(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """What else of the results of a record to show at its end."""
+        return {}
+
     @property
     def seed(self) -> int:
         """Of the global generators."""
@@ -162,26 +172,35 @@ class Job(ABC):
         return self.identity.folder(self.settings.runs_dir)
 
 
-def run(job: Job, sweep: Sequence[Job] = ()) -> None:
+class FailedBeforeError(UserError):
+    """A run failed before, and is left as it is."""
+
+
+def run(job: Job, sweep: Sequence[Job] = (), wait: bool = True) -> None:
     """Do a job, unless this very run is finished; leave a record of it whatever happens.
 
     Args:
         job: what to do.
         sweep: the jobs of the sweep that it is one of; empty for a single job.
+        wait: whether to wait for another process that does this very run.
 
     Raises:
+        FailedBeforeError: this very run failed, and `retry_failed` is false.
+        HeldElsewhereError: another process does it, and `wait` is false.
         Stopped: the person or the system stopped it.
         UserError: the disk is full.
     """
     number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
-    if finished(job.identity, job.settings.runs_dir):
-        if STUDY not in job.identity.flat:
-            count_as_run(job.folder)
-        resume.remove(job.folder)
-        show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, bool(sweep))
-        return
-    machine.check_room(job.settings.runs_dir, job.kept_bytes())
+    if not tell_finished(job, place, bool(sweep)):
+        machine.check_room(job.settings.runs_dir, job.kept_bytes())
+        with claimed(job.folder, job.settings.runs_dir, wait):
+            if not tell_finished(job, place, bool(sweep)):  # by now, by another process
+                check_retried(job)
+                _do(job, place, sweep, number)
+
+
+def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
     try:
         results = train(job, place, to_do(sweep[number:]), first=number <= 1)
     except Stopped as stop:
@@ -199,6 +218,24 @@ def run(job: Job, sweep: Sequence[Job] = ()) -> None:
     show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
 
 
+def tell_finished(job: Job, place: str, in_sweep: bool) -> bool:
+    """Whether this very run has been done; shows what came of it."""
+    if not finished(job.identity, job.settings.runs_dir):
+        return False
+    if STUDY not in job.identity.flat:
+        count_as_run(job.folder)
+    resume.remove(job.folder)
+    show_end(f"{place}{job.identity.name} is finished", job, read_record(job.folder) or {}, in_sweep)
+    return True
+
+
+def check_retried(job: Job) -> None:
+    """Raise a FailedBeforeError if this very run failed and failed ones are to be left."""
+    record = read_record(job.folder)
+    if not job.settings.retry_failed and record and (record["key"], record["status"]) == (job.identity.key, "failed"):
+        raise FailedBeforeError(f"failed before ({record.get('error')}); retry_failed=true runs it anew")
+
+
 def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, Any]:
     """Train and conclude a job; returns the results of its record.
 
@@ -209,7 +246,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         first: whether to show all facts of it, or only what is not shared with the jobs before it.
     """
     settings, folder = job.settings, job.folder
-    with freed_memory(), RunRecord(job.identity, folder, settings.config) as record, StopSignals() as signals:
+    with isolated(), RunRecord(job.identity, folder, settings.config) as record, StopSignals() as signals:
         checkpoints = Checkpoints(record, settings.checkpoint_minutes, signals)
         with loggers(settings.logger, record, settings.runs_dir) as run_loggers:
             lightning.seed_everything(job.seed, workers=True, verbose=False)
@@ -220,8 +257,34 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
                 for warning in job.data_warnings:
                     warn_once(f"data={settings.data.name}: {warning}")
 
-            job.carry_out(Output(record, run_loggers, TrainingScreen(len(later)), checkpoints, announce_start))
+            screen = TrainingScreen(len(later))
+            try:
+                job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start))
+            except Exception as error:
+                if machine.is_out_of_memory(error):
+                    raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error
+                raise
+            if isinstance(settings.logger, WandbLogging) and settings.logger.upload_texts:
+                log_mistakes(run_loggers, job.mistakes())
     return record.results
+
+
+def out_of_memory(job: Job, shape: tuple[int, ...] | None, error: Exception) -> str:
+    """At which batch memory did not suffice, and which settings to lower.
+
+    Args:
+        job: whose run it was.
+        shape: (B, T) of the batch; None where none had been begun.
+        error: says how much was asked for.
+    """
+    group = GROUPS[job.identity.stage]
+    given: Mapping[str, Any] = job.settings.config[group]
+    texts = next((key for key in ("batch_tokens", "batch_size") if given.get(key)), None)
+    lower = [f"{group}.{texts}={given[texts]}"] if texts else []
+    lower.append(f"data.max_length={job.settings.data.max_length}")
+    where = "" if shape is None else f" at a batch of {counted(shape[0], 'text')} by {counted(shape[1], 'token')}"
+    keep = "; +trainer.accumulate_grad_batches=2 trains on two smaller batches a step" if texts else ""
+    return f"out of memory{where}; lower {' or '.join(lower)}{keep} ({first_line(error) or 'no amount was told'})"
 
 
 @cache
@@ -308,7 +371,7 @@ def show_end(title: str, job: Job, results: Mapping[str, Any], in_sweep: bool) -
     if logged:
         places["W&B"] = logged["url"] or f"offline; to upload: wandb sync {logged['folder']}"
     figures = in_words(results["metrics"], job.headline)
-    show(f"{title}: {figures}", {}, {} if in_sweep else places | job.next_steps)
+    show(f"{title}: {figures}", job.further_facts(results), {} if in_sweep else places | job.next_steps)
 
 
 def announce(sweep: Sequence[Job]) -> None:
@@ -332,25 +395,35 @@ def announce(sweep: Sequence[Job]) -> None:
     show(f"sweep of {counted(len(sweep), 'job')}", facts)
 
 
-def summarise(sweep: Sequence[Job], next_steps: dict[str, str]) -> None:
-    """Say how a sweep ended: figures of each condition, what failed and why, and what to do next."""
-    records = [read_record(job.folder) or {"status": "not started"} for job in sweep]
+def summarise(sweep: Sequence[Job], next_steps: dict[str, str], before: int, failures: Mapping[str, str]) -> None:
+    """Say how a sweep ended: figures of each condition, what failed and why, and what to do next.
+
+    Args:
+        sweep: its jobs.
+        next_steps: what to do if all of them are finished.
+        before: how many of them were finished when it began.
+        failures: why those failed that did, by the name of the run's folder.
+    """
+    records = {job.folder.name: read_record(job.folder) or {"status": "not started"} for job in sweep}
     conditions: dict[str, list[dict[str, float]]] = {}
-    failures: dict[str, str] = {}
-    for job, record in zip(sweep, records, strict=True):
-        if record["status"] == "finished":
+    missing: dict[str, str] = {}
+    for job, (name, record) in zip(sweep, records.items(), strict=True):
+        if name in failures:
+            missing[name] = f"failed: {failures[name]}"
+        elif record["status"] == "finished":
             settings = [choice for choice in job.choices if not choice.partition("=")[0].endswith("seed")]
             conditions.setdefault(" ".join(settings) or job.identity.condition, []).append(record["metrics"])
         else:
-            failures[job.identity.name] = f"{record['status']}: {record.get('error', 'no error was noted')}"
+            missing[name] = str(record["status"])
     facts = {name: mean_in_words(metrics, sweep[0].headline) for name, metrics in conditions.items()}
     places = {"records": f"{sweep[0].folder.parent}/*/{RECORD_FILE}"}
-    if any(record.get("wandb", {}).get("mode") == "offline" for record in records):
+    if any(record.get("wandb", {}).get("mode") == "offline" for record in records.values()):
         places["W&B"] = f"offline; to upload: wandb sync {sweep[0].settings.runs_dir}/wandb/offline-run-*"
-    if failures:
+    if missing:
         next_steps = {"next": "the same command again: it skips what is finished"}
-    title = f"sweep: {len(sweep) - len(failures)} of {counted(len(sweep), 'job')} finished"
-    show(title, facts | failures, places | next_steps)
+    counts = [f"{len(sweep) - len(missing)} of {counted(len(sweep), 'job')} finished", f"{before} of them before"]
+    counts += [f"{len(failures)} failed"] if failures else []
+    show(f"sweep: {', '.join(counts)}", facts | missing, places | next_steps)
 
 
 def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Trainer:
@@ -417,15 +490,17 @@ def mean_in_words(runs: Sequence[Mapping[str, float]], names: Iterable[str]) -> 
 
 
 @contextmanager
-def freed_memory() -> Iterator[None]:
-    """Give the memory of one job back before the next: the jobs of a sweep share a process."""
+def isolated() -> Iterator[None]:
+    """Give memory and every setting of the process back at the end of a job: those of a sweep share a process."""
     set_libraries_aside()
-    try:
-        yield
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    gc.collect()  # what a job that failed left: its error held it until now
+    with warnings.catch_warnings(), global_settings_restored():
+        try:
+            yield
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 @cache

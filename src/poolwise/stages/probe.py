@@ -14,6 +14,8 @@ from numpy import ndarray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from poolwise.data.imbalance import class_weights
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The inverse weights of the penalty that are tried, as C of scikit-learn, for vectors of unit variance."""
 MOST_ITERATIONS = 2000
@@ -56,6 +58,7 @@ def fit(
     classes: int,
     strength: float,
     start: Probe | None = None,
+    weighted: bool = False,
 ) -> Probe:
     """Minimise half the squared norm of the weights plus `strength` times the summed cross entropy, by L-BFGS.
 
@@ -63,7 +66,8 @@ def fit(
 
     Vectors are standardised first. The penalty leaves the bias free; two classes share one row of weights. This is
     what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors. There is one minimum:
-    `start`, a probe of the same vectors, changes how soon it is found.
+    `start`, a probe of the same vectors, changes how soon it is found. If `weighted`, the cross entropy of an example
+    counts by the weight of its class (`class_weights`), as with `class_weight="balanced"` there.
     """
     exact = vectors.astype(np.float64)
     middle, scale = exact.mean(axis=0), exact.std(axis=0)
@@ -71,12 +75,14 @@ def fit(
     standard = (exact - middle) / scale
     rows, size = (1 if classes == 2 else classes), vectors.shape[1]
     targets, penalty = np.eye(classes)[labels], 1 / (strength * len(labels))
+    counts = (class_weights(labels, classes)[labels] if weighted else np.ones(len(labels)))[:, None]
+    counted = targets * counts
 
     def loss_and_gradient(flat: ndarray) -> tuple[float, ndarray]:
         weights, bias = flat[: rows * size].reshape(rows, size), flat[rows * size :]
         logits = _class_logits(standard @ weights.T + bias)
-        errors = (softmax(logits, axis=1) - targets)[:, -rows:]
-        loss = penalty * (weights**2).sum() / 2 - (log_softmax(logits, axis=1) * targets).sum() / len(targets)
+        errors = (counts * softmax(logits, axis=1) - counted)[:, -rows:]
+        loss = penalty * (weights**2).sum() / 2 - (log_softmax(logits, axis=1) * counted).sum() / len(targets)
         slopes = penalty * weights + errors.T @ standard / len(targets)
         return float(loss), np.concatenate([slopes.ravel(), errors.mean(axis=0)])
 
@@ -92,18 +98,23 @@ def fit_best(
     classes: int,
     score: Callable[[Probe], float],
     strengths: Sequence[float] = STRENGTHS,
+    weighted: bool = False,
 ) -> Probe:
     """The probe with the highest score on dev, of equal ones that with the strongest penalty."""
-    return max(fit_each(vectors, labels, classes, strengths), key=score)
+    return max(fit_each(vectors, labels, classes, strengths, weighted), key=score)
 
 
 def fit_each(
-    vectors: Float[ndarray, "N D"], labels: Int[ndarray, " N"], classes: int, strengths: Sequence[float]
+    vectors: Float[ndarray, "N D"],
+    labels: Int[ndarray, " N"],
+    classes: int,
+    strengths: Sequence[float],
+    weighted: bool = False,
 ) -> list[Probe]:
-    """A probe of each strength, the strongest penalty first."""
+    """A probe of each strength, the strongest penalty first; `weighted` as in `fit`."""
     probes: list[Probe] = []
     for strength in sorted(strengths):
-        probes.append(fit(vectors, labels, classes, strength, probes[-1] if probes else None))
+        probes.append(fit(vectors, labels, classes, strength, probes[-1] if probes else None, weighted))
     return probes
 
 
@@ -130,6 +141,7 @@ def fit_folds(
     figures_on: Callable[[Bool[ndarray, " N"], Probe], Mapping[str, float]],
     selection_metric: str,
     strengths: Sequence[float] = STRENGTHS,
+    weighted: bool = False,
 ) -> list[Fold]:
     """Nested cross-validation: the strength for a fold is chosen by cross-validation of the other folds.
 
@@ -144,12 +156,13 @@ def fit_folds(
         figures_on: of a probe on some examples, (N,).
         selection_metric: the one of these figures whose highest mean decides; of equal ones the strongest penalty.
         strengths: to choose from.
+        weighted: as in `fit`, by the classes of the examples that are fitted on.
     """
     numbers = range(int(folds.max()) + 1)
     inner: dict[tuple[int, int], list[Mapping[str, float]]] = {}
     for one, other in combinations(numbers, 2):
         rest = (folds != one) & (folds != other)
-        probes = fit_each(vectors[rest], labels[rest], classes, strengths)
+        probes = fit_each(vectors[rest], labels[rest], classes, strengths, weighted)
         for held_out, dev in ((one, other), (other, one)):
             inner[held_out, dev] = [figures_on(folds == dev, probe) for probe in probes]
     found = []
@@ -159,7 +172,7 @@ def fit_folds(
         scores = [mean[selection_metric] for mean in means]
         best = scores.index(max(scores))
         rest = folds != number
-        probe = fit(vectors[rest], labels[rest], classes, sorted(strengths)[best])
+        probe = fit(vectors[rest], labels[rest], classes, sorted(strengths)[best], weighted=weighted)
         found.append(Fold(~rest, probe, means[best]))
     return found
 

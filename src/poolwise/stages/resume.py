@@ -85,6 +85,7 @@ class Checkpoints(lightning.Callback):
             self.state = None
         stops = self.signals.received is not None
         if (stops or time.monotonic() >= self.due) and batch_idx % trainer.accumulate_grad_batches == 0:
+            pl_module.check_loss()
             with pl_module.off_the_clock():
                 self._write(trainer)
             self.due = time.monotonic() + self.every_seconds

@@ -59,6 +59,31 @@ class TrainingScreen(lightning.Callback):
         self.console = Console(highlight=False)
         self.progress: Progress | None = None
         self.estimated = False
+        self.batch_shape: tuple[int, ...] | None = None
+        """(B, T) of the batch that is being computed; None before there is one."""
+
+    def note_batch(self, batch: Any) -> None:
+        """Remember the shape of a batch, which is told if memory does not suffice for it."""
+        self.batch_shape = tuple(batch["input_ids"].shape)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the batch."""
+        self.note_batch(batch)
+
+    def on_validation_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note the batch."""
+        self.note_batch(batch)
+
+    on_test_batch_start = on_validation_batch_start
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock, and the drawing if there is a terminal."""

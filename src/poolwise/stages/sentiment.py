@@ -116,8 +116,9 @@ class SentimentClassifier(nn.Module):
 class Scores(nn.Module):
     """The figures and the predictions of one split: accuracy, macro F1, Matthews correlation, loss, calibration.
 
-    Accuracy, F1 and calibration error lie in [0, 1], Matthews in [-1, 1]; the loss is in nats. The calibration
-    error is the expected one over 15 bins (Guo et al. 2017), from torchmetrics as the rest.
+    Accuracy, balanced accuracy (the mean recall over the classes that there are), F1 and calibration error lie in
+    [0, 1], Matthews in [-1, 1]; the loss is in nats. The calibration error is the expected one over 15 bins (Guo et al.
+    2017), from torchmetrics as the rest.
     """
 
     def __init__(self, split: str, classes: int) -> None:
@@ -152,11 +153,20 @@ class Scores(nn.Module):
         if any((column == column[0]).all() for column in (guesses, columns["labels"])):
             # By definition (0 / 0 := 0); torchmetrics 1.9 gives a small positive number.
             figures[f"{self.split}/matthews"] = torch.zeros(())
+        recall = recall_by_class(columns["labels"], columns["logits"])
+        figures[f"{self.split}/balanced_accuracy"] = recall.nanmean()
         order = columns["examples"].argsort()
         self.figures.reset()
         self.loss.reset()
         self._collected = []
         return figures, {name: column[order] for name, column in columns.items()}
+
+
+def recall_by_class(labels: Int[Tensor, " N"], logits: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
+    """The share of each class's examples that are answered right; NaN where it has none."""
+    right = labels[logits.argmax(dim=1) == labels]
+    counts = [torch.bincount(some, minlength=logits.shape[1]) for some in (right, labels)]
+    return counts[0] / counts[1]
 
 
 def scores_of(
@@ -188,11 +198,14 @@ class Sentiment(Stage):
         optimisation: Optimisation,
         layer_decay: float = 1.0,
         gradual_unfreezing: bool = False,
+        class_weights: Float[Tensor, " C"] | None = None,
     ) -> None:
         super().__init__(optimisation)
         self.classifier = classifier
         self.layer_decay = layer_decay
         self.gradual_unfreezing = gradual_unfreezing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.dev_scores = Scores("dev", classifier.head.out_features)
         self.test_scores = Scores("test", classifier.head.out_features)
         self.figures: dict[str, dict[str, Tensor]] = {}
@@ -234,10 +247,19 @@ class Sentiment(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross entropy in nats, mean over the batch, and over all texts of batches that are accumulated."""
-        logits = self.classifier(batch)
-        loss = functional.cross_entropy(logits, batch["labels"])
+        loss = self.loss(self.classifier(batch), batch["labels"])
         self.log_training({"loss": loss.detach()})
         return self.as_part(loss, len(batch["labels"]))
+
+    def loss(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
+        """Cross entropy in nats, mean over the batch; with `class_weights` each text's is multiplied by its class's.
+
+        The sum is divided by B and not by the batch's own weights, which would leave a batch of one class unweighted.
+        """
+        if self.class_weights is None:
+            return functional.cross_entropy(logits, labels)
+        each = functional.cross_entropy(logits, labels, reduction="none")
+        return (each * self.class_weights[labels]).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the dev predictions."""

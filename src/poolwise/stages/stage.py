@@ -1,5 +1,6 @@
 """What both stages share: optimiser, schedule, throughput."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from poolwise.data.batching import Batch
-from poolwise.settings import Budget, Optimisation
+from poolwise.settings import Budget, Optimisation, UserError
 
 
 class Stage(lightning.LightningModule, ABC):
@@ -39,6 +40,8 @@ class Stage(lightning.LightningModule, ABC):
         self.logs_this_step = False
         self._counted = 0
         self._whole: int | float = 1
+        self._loss: Tensor | None = None
+        self._finite_loss = float("nan")
 
     def progress_state(self) -> dict[str, Any]:
         """What a checkpoint within training holds of it beside its weights: tensors and plain data."""
@@ -86,7 +89,13 @@ class Stage(lightning.LightningModule, ABC):
 
         With `accumulate_grad_batches` Lightning divides each loss by the number of batches and adds up gradients, so
         that a batch of few tokens counts like one of many. What is there already makes room for this batch here.
+
+        Raises:
+            UserError: the loss is not finite; on a GPU, which is not waited for at each step, at the next logged one.
         """
+        self._loss = loss.detach()
+        if self.logs_this_step or loss.device.type == "cpu":
+            self.check_loss()
         batches = self.trainer.accumulate_grad_batches
         if batches == 1:
             return loss
@@ -95,6 +104,25 @@ class Stage(lightning.LightningModule, ABC):
             gradients = [p.grad for module in self.trained_modules() for p in module.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, before / self._counted)
         return loss * (batches * count / max(self._counted, 1))
+
+    def check_loss(self) -> None:
+        """See that the last loss is a finite number.
+
+        Raises:
+            UserError: it is not; what is known of the steps before is told.
+        """
+        loss = self._finite_loss if self._loss is None else float(self._loss)
+        if self._loss is None or math.isfinite(loss):
+            self._finite_loss = loss
+            return
+        gradients = [p.grad for module in self.trained_modules() for p in module.parameters() if p.grad is not None]
+        norm = f"{float(nn.utils.get_total_norm(gradients)):.4g}" if gradients else "not known"
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise UserError(
+            f"the loss of step {self.global_step + 1} is {loss}; the last finite one was {self._finite_loss:.4f}; "
+            f"learning rate {rate:.3g}; gradient norm of the step before, clipped, {norm}. Training diverged: a lower "
+            "learning rate or more warm-up may help. The last checkpoint is kept"
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A new step begins to count anew."""

@@ -1,0 +1,175 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import app
+from poolwise.runs import HeldElsewhereError, claimed
+from poolwise.settings import UserError
+from poolwise.stages.sentiment import Sentiment
+
+PROBE = ["stage=sentiment", "encoder=base", "protocol=probe", *SMALL_STAGE2[:-1], "logger=csv", "-m"]
+TRAINED = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger=csv", "-m"]
+
+
+def runs_in(folder: Path) -> dict[int, dict]:
+    """The records of stage 2 by seed."""
+    found = [json.loads(file.read_text()) for file in folder.glob("runs/sentiment/*/record.json")]
+    return {record["seed"]: record for record in found}
+
+
+@pytest.fixture(autouse=True)
+def hydra_is_left_clean():
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Errors by the seed of the run whose training is to raise them; may be changed meanwhile."""
+    errors: dict[int, BaseException] = {}
+    start = Sentiment.on_train_start
+
+    def on_train_start(self):
+        seed = int(os.environ["PL_GLOBAL_SEED"])
+        if seed in errors:
+            raise errors[seed]
+        start(self)
+
+    monkeypatch.setattr(Sentiment, "on_train_start", on_train_start)
+    return errors
+
+
+def test_what_fails_leaves_the_others_running_and_is_told(program, tmp_path, capsys, failing):
+    failing |= {1: UserError("a bad value"), 2: RuntimeError("out of luck")}
+    assert program(*TRAINED, "seed=1,2,3") == 1
+    found = runs_in(tmp_path)
+    assert {seed: run["status"] for seed, run in found.items()} == {1: "failed", 2: "failed", 3: "finished"}
+    assert found[2]["error"] == "RuntimeError: out of luck"
+    printed = capsys.readouterr().out
+    told, summary = printed.split("sweep: 1 of 3 jobs finished, 0 of them before, 2 failed")
+    assert told.index("failed: RuntimeError: out of luck") < told.index("job 3 of 3")
+    assert "failed: UserError: a bad value" in summary
+    assert "failed: RuntimeError: out of luck" in summary
+
+    started = {seed: run["started"] for seed, run in found.items()}
+    failing.clear()
+    assert program(*TRAINED, "seed=1,2,3", "retry_failed=false") == 1
+    assert {seed: run["started"] for seed, run in runs_in(tmp_path).items()} == started
+    printed = capsys.readouterr().out
+    assert "sweep: 1 of 3 jobs finished, 1 of them before, 2 failed" in printed
+    assert "failed before (RuntimeError: out of luck); retry_failed=true runs it anew" in printed
+
+    assert program(*TRAINED, "seed=1,2,3") == 0
+    found = runs_in(tmp_path)
+    assert {run["status"] for run in found.values()} == {"finished"}
+    assert found[3]["started"] == started[3]
+    assert "sweep: 3 of 3 jobs finished, 1 of them before\n" in capsys.readouterr().out
+
+
+def test_the_first_failure_ends_the_sweep_if_asked_for(program, tmp_path, capsys, failing):
+    failing[1] = RuntimeError("out of luck")
+    assert program(*TRAINED, "seed=1,2", "stop_on_failure=true") == 1
+    assert list(runs_in(tmp_path)) == [1]
+    assert "not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), ("SIGTERM", 143)])
+def test_a_person_or_the_system_stops_the_whole_sweep(program, tmp_path, failing, monkeypatch, stop, code):
+    if stop == "SIGTERM":
+        ended = Sentiment.on_train_epoch_end
+        monkeypatch.setattr(
+            Sentiment, "on_train_epoch_end", lambda self: (os.kill(os.getpid(), signal.SIGTERM), ended(self))[1]
+        )
+    else:
+        failing[1] = stop
+    assert program(*TRAINED, "seed=1,2") == code
+    assert {seed: run["status"] for seed, run in runs_in(tmp_path).items()} == {1: "interrupted"}
+
+
+def test_a_run_that_another_process_holds_is_come_back_to(program, tmp_path, capsys):
+    """The other process is a thread here: a lock belongs to whoever opened the file."""
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    folder, second = (
+        app.planned(app.composed([*PROBE[:-1], *places, seed]), []).folder for seed in ("seed=1", "seed=2")
+    )
+    taken = threading.Event()
+
+    def other() -> None:
+        with claimed(folder, tmp_path / "runs", wait=True):
+            taken.set()
+            while not (second / "predictions.parquet").exists():
+                time.sleep(0.05)
+
+    holder = threading.Thread(target=other)
+    holder.start()
+    taken.wait()
+    assert program(*PROBE, "seed=1,2") == 0
+    holder.join()
+    printed = capsys.readouterr().out
+    assert f"is being done by process {os.getpid()}" in printed
+    assert "goes on with the next job, and comes back to it" in printed
+    assert json.loads((folder / "record.json").read_text())["status"] == "finished"
+
+
+def test_a_lock_is_held_once_and_that_of_a_dead_process_is_taken_over(tmp_path):
+    folder = tmp_path / "runs/mlm/a"
+    code = (
+        "import sys, pathlib; from poolwise.runs import claimed; folder = pathlib.Path(sys.argv[1])\n"
+        "with claimed(folder, folder, wait=False): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(HeldElsewhereError, match=f"a is being done by process {holder.pid} on "),
+            claimed(folder, tmp_path, wait=False),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with claimed(folder, tmp_path, wait=False):
+        assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_link_out_of_the_output_folder_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "precious").write_text("x")
+    folder = tmp_path / "runs/mlm/a"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link that leads out of"), claimed(folder, tmp_path / "runs", wait=False):
+        pass
+    folder.unlink()
+    folder.mkdir()
+    (folder / "metrics.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a link"), claimed(folder, tmp_path / "runs", wait=False):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["mlm", "sentiment"])
+def test_two_sweeps_at_once_do_each_job_once(tmp_path, stage):
+    """They also make the same tokens, and in stage 1 the same exports."""
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    own = TRAINED if stage == "sentiment" else ["stage=mlm", *SMALL_STAGE1, "logger=csv", "-m"]
+    command = [sys.executable, REPOSITORY / "train.py", *own, *places, "seed=1,2,3"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [each.communicate()[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert sum(words.count("finished in ") for words in printed) == 3
+    assert sum(words.count("sweep: 3 of 3 jobs finished") for words in printed) == 2
+    records = [json.loads(file.read_text()) for file in tmp_path.glob(f"runs/{stage}/*/record.json")]
+    assert [record["status"] for record in records] == ["finished"] * 3
+    assert list(tmp_path.rglob("*draft*")) == []
