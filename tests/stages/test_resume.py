@@ -301,8 +301,8 @@ def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, 
     assert program(*settings) == 2
     message = capfd.readouterr().err
     assert re.search(
-        r"the loss of step 4 is nan; the last finite one was [\d.]+; learning rate [\d.e-]+; gradient norm of the step "
-        r"before, clipped, (0\.\d+|1|not known)\. ",
+        r"the loss of step 4 is nan; the last finite one seen was [\d.]+; learning rate [\d.e-]+; gradient norm of "
+        r"the step before, clipped, (0\.\d+|1|not known)\. ",
         message,
     )
     folder = folder_of(tmp_path / "runs")

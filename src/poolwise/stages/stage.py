@@ -41,6 +41,7 @@ class Stage(lightning.LightningModule, ABC):
         self._counted = 0
         self._whole: int | float = 1
         self._loss: Tensor | None = None
+        self._loss_step = 0
         self._finite_loss = float("nan")
 
     def progress_state(self) -> dict[str, Any]:
@@ -91,10 +92,10 @@ class Stage(lightning.LightningModule, ABC):
         that a batch of few tokens counts like one of many. What is there already makes room for this batch here.
 
         Raises:
-            UserError: the loss is not finite; on a GPU, which is not waited for at each step, at the next logged one.
+            UserError: this is a logged step, and the loss is not finite; no other step waits for the device.
         """
-        self._loss = loss.detach()
-        if self.logs_this_step or loss.device.type == "cpu":
+        self._loss, self._loss_step = loss.detach(), self.global_step + 1
+        if self.logs_this_step:
             self.check_loss()
         batches = self.trainer.accumulate_grad_batches
         if batches == 1:
@@ -119,7 +120,7 @@ class Stage(lightning.LightningModule, ABC):
         norm = f"{float(nn.utils.get_total_norm(gradients)):.4g}" if gradients else "not known"
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
-            f"the loss of step {self.global_step + 1} is {loss}; the last finite one was {self._finite_loss:.4f}; "
+            f"the loss of step {self._loss_step} is {loss}; the last finite one seen was {self._finite_loss:.4f}; "
             f"learning rate {rate:.3g}; gradient norm of the step before, clipped, {norm}. Training diverged: a lower "
             "learning rate or more warm-up may help. The last checkpoint is kept"
         )
@@ -189,8 +190,9 @@ class Stage(lightning.LightningModule, ABC):
         self.log_training({"tokens_per_second": self.throughput, "learning_rate": learning_rate})
 
     def on_validation_start(self) -> None:
-        """Stop the clock: throughput is training alone."""
+        """Stop the clock: throughput is training alone. Nothing is measured on what diverged."""
         self._stop_clock()
+        self.check_loss()
 
     def on_validation_end(self) -> None:
         """Start the clock again; what was read of it before dev may have spent the budget."""
