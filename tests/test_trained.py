@@ -82,10 +82,10 @@ def test_runs_without_a_classifier_are_told_why(tmp_path, trained_run):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not the folder of a run"):
         load(tmp_path)
-    (tmp_path / "record.json").write_text(json.dumps({"stage": "mlm", "status": "finished"}))
+    (tmp_path / "record.json").write_text(json.dumps({"key": "k", "stage": "mlm", "status": "finished"}))
     with pytest.raises(UserError, match="a run of stage 1"):
         load(tmp_path)
-    (tmp_path / "record.json").write_text(json.dumps({"stage": "sentiment", "status": "failed"}))
+    (tmp_path / "record.json").write_text(json.dumps({"key": "k", "stage": "sentiment", "status": "failed"}))
     with pytest.raises(UserError, match="this run is failed"):
         load(tmp_path)
     folder, _ = trained_run("cls")
