@@ -62,13 +62,13 @@ FORMS = {
         classification.write,
         probabilities,
         1e-4,
-        'pipeline("text-classification", model="{folder}")(["a text"], truncation=True)',
+        'transformers.pipeline("text-classification", model="{folder}")(["a text"], truncation=True)',
     ),
     "sentence-transformers": Form(
         sentence_vectors.write,
         lambda trained, texts: trained.encode(texts),
         1e-5,
-        'SentenceTransformer("{folder}").encode(["a text"])',
+        'sentence_transformers.SentenceTransformer("{folder}").encode(["a text"])',
     ),
     "onnx": Form(
         graph.write,
@@ -80,7 +80,7 @@ FORMS = {
         encoder.write,
         lambda trained, texts: trained.encode(texts, repr="cls"),
         1e-5,
-        'AutoModel.from_pretrained("{folder}")',
+        'transformers.AutoModel.from_pretrained("{folder}")',
     ),
 }
 
