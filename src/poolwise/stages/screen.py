@@ -116,11 +116,11 @@ class TrainingScreen(lightning.Callback):
         share = done / self.batches if self.stage.budget is None else self.stage.progress
         if trainer.global_step <= self.first_step + 1:
             self.started, self.share_at_start = now, share  # the first step is slow, and says nothing of the others
-        if now - self.drawn < REDRAW_SECONDS:
+        passed = share - self.share_at_start
+        if passed <= 0 or now - self.drawn < REDRAW_SECONDS:
             return
         self.drawn = now
-        passed = share - self.share_at_start
-        seconds_left = (now - self.started) / passed * (1 - share) if passed > 0 else 0.0
+        seconds_left = (now - self.started) / passed * (1 - share)
         self._estimate(now, seconds_left)
         epoch, wide = self._epoch(trainer), self.progress is None or self.console.width >= FIGURES
         loss, speed, left = float(outputs["loss"]), self.stage.throughput, roughly(seconds_left)
