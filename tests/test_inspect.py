@@ -98,6 +98,16 @@ def test_a_foreign_pooler(config, tmp_path, inspected, bias, status):
     assert "no provenance.json of poolwise" in printed
 
 
+def test_a_pooler_as_torch_draws_it_was_never_trained(config, tmp_path, inspected):
+    config.hidden_size = 128
+    model = BertModel(config)
+    torch.manual_seed(0)
+    model.pooler.dense.reset_parameters()
+    model.save_pretrained(tmp_path)
+    assert inspect_checkpoint(tmp_path).status == "never trained"
+    assert inspected(str(tmp_path))[0] == 1
+
+
 def test_an_own_export(model, tokenizer, tmp_path, inspected):
     export(model, tokenizer, PROVENANCE, "# card", tmp_path / "export")
     code, printed = inspected(str(tmp_path / "export"))

@@ -214,7 +214,7 @@ MISTAKES = {
     "a pooler that was never trained": (
         ["stage=mlm", "control=own_pooler", "model=minilm"],
         2,
-        ["has no pooler of its own: the bias of its pooler is all zero, so it was never trained"],
+        ["has no pooler of its own: its pooler is as initialisation leaves it, so it was never trained"],
     ),
     "two stages": (["stage=mlm,sentiment", "-m"], 2, ["stage=mlm,sentiment: one stage at a time"]),
     "many at once": (

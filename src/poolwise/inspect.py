@@ -25,7 +25,7 @@ from poolwise.checkpoints import (
     read_json,
     tensor_shapes,
 )
-from poolwise.encoder import check_finite, never_trained
+from poolwise.encoder import check_finite, foreign_status
 from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
 from poolwise.machine import is_plain_name
 from poolwise.representations import REPRESENTATIONS
@@ -39,7 +39,7 @@ SHOWN_KEYS = 4
 
 STATUS_IN_WORDS = {
     "missing": "each load draws one at random",
-    "never trained": "in the file, but its bias is exactly 0, as initialisation leaves it",
+    "never trained": "in the file, but it is as initialisation leaves it",
     "as released": "in the file; what trained it, and on which encoder, cannot be told from the file",
     "trained": "a loss reached it in stage 1",
     "random": "drawn at random in stage 1 and saved; no loss trained it",
@@ -194,7 +194,7 @@ def _status(model: Any, has_pooler: bool, provenance: dict[str, Any]) -> str:
         return "missing"
     if provenance:
         return str(provenance["pooler_status"])
-    return "never trained" if never_trained(model.pooler) else "as released"
+    return foreign_status(model)
 
 
 def show(found: Inspection) -> None:
