@@ -35,7 +35,6 @@ BOW = {
     "weight": 2.0,
     **CONSTANT,
     "train_mlm_head": True,
-    "drop_stop_words": False,
     "idf_weighted": False,
     "largest_document_share": 1.0,
 }
