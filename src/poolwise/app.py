@@ -161,7 +161,9 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             else None
         )
         problems += [problem] if problem else []
-        kept += [] if problem else [with_paths_quoted(override) if override else argument]
+        # Of several choices the first says which other settings are right.
+        goes_on = problem is None or (override is not None and problem == problem_with_sweep(override, arguments))
+        kept += [with_paths_quoted(override) if override else argument] if goes_on else []
     kept = in_order(kept) if {"--cfg", "-c"} & set(arguments) else let_through(in_order(kept))
     if problems:
         raise UserError(*problems, *problems_of_first_job(kept))
