@@ -417,14 +417,13 @@ def problems_with_objective_of(config: Plain, where: str) -> list[str]:
 
     `where` names the stage-1 settings: `pretraining` or `stage1`.
     """
-    from poolwise.objectives import problems_with_long_texts, problems_with_objective, problems_with_pooler_alone
+    from poolwise.objectives import problems_with_long_texts, problems_with_objective
 
     found = []
     model, pooler_alone = config["model"], config[where].get("trainable") == "pooler"
     objective = config["objective"] if where == "pretraining" else config[where].get("objective", {})
     if not problems_with_objective(objective, ""):
         found += problems_with_long_texts(objective, config["data"].get("long_texts"))
-        found += problems_with_pooler_alone(objective, f"{where}.") if pooler_alone else []
     if pooler_alone and model.get("source") == "pretrained":
         found += [
             f"{where}.trainable='pooler': keeps the encoder as it is, and would not train the embeddings of "

@@ -119,9 +119,12 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         embedded: Tensor = self.body.embeddings(input_ids, **self._token_types(token_type_ids))
         return embedded
 
-    def sentence_vectors(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor) -> Float[Tensor, "B H"]:
+    def sentence_vectors(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor, token_type_ids: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B H"]:
         """The pooler's outputs, in one encoder pass without the MLM head."""
-        return self._pooled(self.body(input_ids, attention_mask=attention_mask))
+        types = self._token_types(token_type_ids)
+        return self._pooled(self.body(input_ids, attention_mask=attention_mask, **types))
 
     def leave_out_padding(self) -> None:
         """Have passes that are given a `packing` compute no padding. Others stay as they are.
@@ -167,9 +170,9 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         """Load any checkpoint or hub name of the family, whatever heads it has.
 
         An MLM head that is missing is drawn fresh and tied to the embeddings. The pooler is kept unless it is
-        missing or was never trained (see `never_trained`); then, or with `pooler_init="fresh"`, it is drawn from torch's
-        global generator. Each case is logged. Other arguments
-        go to `transformers.PreTrainedModel.from_pretrained`, and its return value is passed on.
+        missing or was never trained (see `never_trained`); then, or with `pooler_init="fresh"`, it is drawn from
+        torch's global generator. Each case is logged. Other arguments go to
+        `transformers.PreTrainedModel.from_pretrained`, and its return value is passed on.
 
         Raises:
             ValueError: `pooler_init` is neither `keep` nor `fresh`.
@@ -350,9 +353,9 @@ def never_trained(weight: Float[Tensor, "H H"], bias: Float[Tensor, " H"]) -> bo
     """
     if (bias == 0).all():
         return True
-    bound = len(bias) ** -0.5 * (1 + torch.finfo(torch.float32).eps)
+    bound = float(len(bias)) ** -0.5 * (1 + torch.finfo(torch.float32).eps)
     largest = float(weight.detach().abs().max())
-    return LARGEST_DRAWN * bound <= largest <= bound and float(bias.detach().abs().max()) <= bound
+    return LARGEST_DRAWN * bound <= largest <= bound and bool(bias.detach().abs().max() <= bound)
 
 
 def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> MaskedLMWithPooler:

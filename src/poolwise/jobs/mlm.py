@@ -36,7 +36,7 @@ from poolwise.runs import RunRecord
 from poolwise.settings import HELD_BY_CONTROLS, EqualTime, MLMSettings, ScratchModel, Stage1Choice, UserError
 from poolwise.stages.loop import Job, limited_batches
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class MLMJob(Job):
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches.
 
-        For the pooler alone the encoder is frozen, and read once a text.
+        For the pooler alone the encoder is frozen, and reads each text once where the objective allows.
         """
         settings, start = self.settings, self.start
         if start.path is None:
@@ -143,12 +143,12 @@ class MLMJob(Job):
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
         texts = {split: of.windows for split, of in texts.items()}
-        surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
+        surroundings = Surroundings(start.tokenizer, model.config, texts["train"], texts["dev"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
         before = {} if start.path is None else checkpoints.provenance_of(Path(start.path))
         provenance = ProvenanceTracker(model, start.source, settings.seed, before.get("pooler_status", AS_RELEASED))
-        on_states = self.pooler_only and self.trains
-        kind = PoolerTraining if on_states else MaskedLanguageModelling
+        frozen = self.pooler_only and self.trains
+        kind = PoolerTraining if frozen else MaskedLanguageModelling
         rate = settings.pretraining.pooler_learning_rate
         stage = kind(model, objective, provenance, self.optimisation, self.budget, rate)
         data = masked_data(
@@ -162,7 +162,8 @@ class MLMJob(Job):
             self.mask_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
             settings.pretraining.batch_tokens,
         )
-        if on_states:
+        device, arrangement = self.platform["device"], objective.needs.arrangement
+        if frozen:
             encoder.freeze_all_but_pooler(model)
             log.info("%s: reading each text once with the frozen encoder", self.identity.name)
             device, arrangement = self.platform["device"], objective.needs.arrangement
@@ -174,6 +175,7 @@ class MLMJob(Job):
 
     def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """Over how many epochs masks are planned.
+        if frozen and same_rows_each_epoch(arrangement):
 
         Raises:
             UserError: the mask probability is to change from epoch to epoch, and there is one.

@@ -27,7 +27,6 @@ class BagOfWords(PoolerLoss):
     """
 
     name = "bow"
-    serves_pooler_alone = True
 
     def __init__(
         self,

@@ -178,8 +178,9 @@ class MaskedLanguageModelling(Stage):
             self.dev_objectives[name].update(losses[name], count)
 
     def log_dev_objectives(self) -> None:
-        """Log the objectives' dev figures."""
-        figures = loss_figures({name: metric.compute() for name, metric in self.dev_objectives.items()})
+        """Log the objectives' dev figures, less those that no dev text says anything of."""
+        known = {name: metric.compute() for name, metric in self.dev_objectives.items() if metric.weight > 0}
+        figures = loss_figures(known) if known else {}
         self.log_dict({f"dev/{name}": value for name, value in figures.items()})
         for metric in self.dev_objectives.values():
             metric.reset()

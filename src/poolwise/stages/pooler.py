@@ -1,7 +1,8 @@
 """Stage 1 with the encoder frozen: only the pooler, and what the objective may hold, are trained.
 
-The last layer's state of [CLS] is computed once a text, so that a step costs a dense layer and the objective.
-Shapes: B texts, N examples, H hidden size.
+Where the objective reads the same unmasked rows in each epoch, the last layer's state of [CLS] is computed once a row,
+so that a step costs a dense layer and the objective; else each step has a pass of the encoder, forward alone.
+Shapes: B texts, N examples, R rows of a batch, T tokens, H hidden size.
 """
 
 import numpy as np
@@ -20,15 +21,34 @@ BATCH = 64
 
 
 class PoolerTraining(MaskedLanguageModelling):
-    """Trains the pooler of a frozen `MaskedLMWithPooler` by the objective alone, on batches with `cls_states`.
+    """Trains the pooler of a frozen `MaskedLMWithPooler` by the objective alone.
 
     What is measured and noted is as in `MaskedLanguageModelling`, less the figures of MLM.
     """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The objective's losses, unweighted, from `cls_states` (R, H) and what else it reads of the batch."""
-        pooled = self.model.pooling_layer(batch["cls_states"].unsqueeze(1))
-        return self.objective.losses(pooled, batch.get("arranged", batch), self.model)
+        """The objective's losses, unweighted, from the pooler's outputs and what else it reads of the batch.
+
+        These are of stored `cls_states` (R, H) if the batch has them, else of a pass of the encoder.
+        """
+        arranged = batch.get("arranged", batch)
+        states = batch.get("cls_states")
+        pooled = self.pooled(arranged) if states is None else self.model.pooling_layer(states.unsqueeze(1))
+        return self.objective.losses(pooled, arranged, self.model)
+
+    def pooled(self, batch: Batch) -> Float[Tensor, "R H"]:
+        """The pooler's outputs, in a pass of the frozen encoder without dropout, as stage 2 will read it.
+
+        `views` needs no dropout, as its two rows differ in their masks. Pairs of segments are read unmasked: masks are
+        for MLM, and there is none. The passes that an objective makes itself have dropout (`simcse` needs it).
+        No graph of the encoder is kept, since nothing in it is trained.
+        """
+        ids = batch["input_ids" if self.objective.needs.arrangement == "views" else "original_ids"]
+        was_training = self.model.body.training
+        self.model.body.eval()
+        vectors = self.model.sentence_vectors(ids, batch["attention_mask"], batch.get("token_type_ids"))
+        self.model.body.train(was_training)
+        return vectors
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -45,6 +65,11 @@ class PoolerTraining(MaskedLanguageModelling):
     def on_validation_epoch_end(self) -> None:
         """Log the objectives."""
         self.log_dev_objectives()
+
+
+def same_rows_each_epoch(arrangement: Arrangement | None) -> bool:
+    """Whether an objective that arranges texts so reads the same unmasked rows in each epoch."""
+    return arrangement in (None, "single", "halves")
 
 
 class BatchesWithStates(Dataset[Batch]):
