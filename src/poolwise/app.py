@@ -36,7 +36,6 @@ from poolwise.command_line import (
     problem_with_choice,
     problem_with_stage,
     problem_with_sweep,
-    stage1_command,
     stage_of,
     with_paths_quoted,
 )
@@ -589,8 +588,7 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
 
 def _mlm(config: Plain, overrides: Sequence[str]) -> types.MLMSettings:
     return types.MLMSettings(
-        **_common(config),
-        overrides=tuple(overrides),
+        **_common(config, overrides),
         pretraining=built(types.Pretraining, config["pretraining"]),
         objective=_objective(config["objective"]),
         control=built(types.CONTROLS[config["control"]["name"]], config["control"]) if config["control"] else None,
@@ -601,7 +599,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
     stage1 = config["stage1"]
     pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
     return types.SentimentSettings(
-        **_common(config),
+        **_common(config, overrides),
         representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         labels_per_class=None if config["labels_per_class"] == types.ALL_LABELS else config["labels_per_class"],
@@ -610,11 +608,10 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]
         ),
-        stage1_command=stage1_command(overrides),
     )
 
 
-def _common(config: Plain) -> Plain:
+def _common(config: Plain, overrides: Sequence[str]) -> Plain:
     data, model, logger = config["data"], config["model"], config["logger"]
     return {
         "seed": config["seed"],
@@ -628,6 +625,7 @@ def _common(config: Plain) -> Plain:
         "trainer": config["trainer"],
         "retry_failed": config["retry_failed"],
         "config": config,
+        "overrides": tuple(overrides),
     }
 
 

@@ -137,7 +137,7 @@ def test_the_encoder_is_read_once_a_text(config, texts, tokenizer, tmp_path, mon
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: rows.append(len(ids)) or forward(self, ids, **k))
     monkeypatch.setattr(
-        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+        "poolwise.stages.mlm.dev_geometries", lambda *arguments: 2 * ({"effective_rank": 5.0, "mean_cosine": 0.5},)
     )
     fit(tmp_path, texts, tokenizer)
     assert sum(rows) == len(texts)
@@ -166,7 +166,7 @@ def test_each_objective_trains_the_pooler_and_nothing_of_the_encoder(
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: passes.append(len(ids)) or forward(self, ids, **k))
     monkeypatch.setattr(
-        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+        "poolwise.stages.mlm.dev_geometries", lambda *arguments: 2 * ({"effective_rank": 5.0, "mean_cosine": 0.5},)
     )
     stage, trainer = fit(tmp_path, sentences, tokenizer, objective_settings(name))
     assert sum(passes) == ROWS_READ.get(name, 6)

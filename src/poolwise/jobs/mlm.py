@@ -11,13 +11,14 @@ import lightning
 
 from poolwise import checkpoints, encoder
 from poolwise.card import model_card
-from poolwise.command_line import stage2_command
+from poolwise.checkpoints import EXPORT_FOLDER
+from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.batching import batches_an_epoch
 from poolwise.data.module import TextDataModule, masked_data
 from poolwise.data.tokens import TokenisedTexts, with_ratings
 from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
-from poolwise.jobs.stage1 import EXPORT_FOLDER, ratings_of, stage1_identity, trains_nothing
+from poolwise.jobs.stage1 import ratings_of, stage1_identity, trains_nothing
 from poolwise.jobs.start import (
     StartingPoint,
     check_words,
@@ -33,7 +34,16 @@ from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
 from poolwise.runs import RunRecord
-from poolwise.settings import HELD_BY_CONTROLS, EqualTime, MLMSettings, ScratchModel, Stage1Choice, UserError
+from poolwise.settings import (
+    HELD_BY_CONTROLS,
+    DemoData,
+    EqualTime,
+    MLMSettings,
+    PretrainedModel,
+    ScratchModel,
+    Stage1Choice,
+    UserError,
+)
 from poolwise.stages.loop import Job, limited_batches
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, same_rows_each_epoch
@@ -63,7 +73,7 @@ class MLMJob(Job):
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
         self.data_report = checked_corpus(settings.data, settings.rows_dir).report
-        self.data_warnings = list(warnings_of(self.data_report, "mlm"))
+        self.data_warnings = [*demo_by_default(settings), *warnings_of(self.data_report, "mlm")]
         self.optimisation = settings.pretraining.optimisation
         self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
         self.trains = not trains_nothing(choice)
@@ -165,8 +175,8 @@ class MLMJob(Job):
         device, arrangement = self.platform["device"], objective.needs.arrangement
         if frozen:
             encoder.freeze_all_but_pooler(model)
+        if frozen and same_rows_each_epoch(arrangement):
             log.info("%s: reading each text once with the frozen encoder", self.identity.name)
-            device, arrangement = self.platform["device"], objective.needs.arrangement
             data.batches = {
                 split: BatchesWithStates(batches, cls_states(model, data.texts[split], device, arrangement))
                 for split, batches in data.batches.items()
@@ -175,7 +185,6 @@ class MLMJob(Job):
 
     def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """Over how many epochs masks are planned.
-        if frozen and same_rows_each_epoch(arrangement):
 
         Raises:
             UserError: the mask probability is to change from epoch to epoch, and there is one.
@@ -229,6 +238,16 @@ class MLMJob(Job):
         if hidden:
             log.info("%s", hidden)
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
+
+
+def demo_by_default(settings: MLMSettings) -> list[str]:
+    """A warning that a checkpoint of other origin is about to be trained on the demo, as no data was named."""
+    named = any(override.root == "data" for override in overrides_in(settings.overrides))
+    if named or not isinstance(settings.data, DemoData) or not isinstance(settings.model, PretrainedModel):
+        return []
+    if checkpoints.provenance_of(Path(checkpoints.locate(settings.model))).get("data") == settings.data.name:
+        return []
+    return ["generated reviews, as no data is named; name your own: data=files data.text=my_texts.txt"]
 
 
 def settled(settings: MLMSettings, start: StartingPoint) -> MLMSettings:

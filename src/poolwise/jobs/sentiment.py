@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from poolwise import checkpoints, encoder, representations
+from poolwise.command_line import pooler_command, stage1_command
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash
@@ -230,10 +231,11 @@ class SentimentJob(Job):
             representation = build_representation(self.representation, shape)
         drawn_anew = isinstance(self.protocol, Finetune) and self.protocol.reinitialise.pooler
         if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS and not drawn_anew:
-            what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
+            overrides = settings.overrides
+            command = pooler_command(chosen.path, overrides) if chosen.path else stage1_command(overrides)
             log.warning(
-                "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
-                *(self.representation_label, self.pooler_status, what),
+                "WARNING: repr=%s reads a pooler that is %s; train it: %s",
+                *(self.representation_label, self.pooler_status, command),
             )
         layers = reinitialised_layers(settings)
         if drawn_anew or layers:

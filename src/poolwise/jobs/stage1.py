@@ -18,8 +18,6 @@ from poolwise.objectives.none import NoObjective
 from poolwise.runs import RunIdentity, hash_of, without_seeds
 from poolwise.settings import CommonSettings, Pretraining, Stage1Choice, UserError
 
-EXPORT_FOLDER = "export"
-
 
 def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
     """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
@@ -62,14 +60,14 @@ def material_of(pretraining: Pretraining) -> dict[str, Any]:
     """The settings as plain data, without `budget` if it is null (as before there were any), else without `epochs`."""
     unused = "budget" if pretraining.budget is None else "epochs"
     return {key: value for key, value in asdict(pretraining).items() if key != unused}
+
+
 def objective_material(objective: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an objective as keys have them: those of `bow` with one that is no more, as it was when off."""
     if "parts" in objective:
         parts = {name: objective_material(part) for name, part in objective["parts"].items()}
         return {**objective, "parts": parts}
     return {**objective, **({"drop_stop_words": False} if objective["name"] == BagOfWords.name else {})}
-
-
 
 
 def trains_nothing(choice: Stage1Choice) -> bool:
