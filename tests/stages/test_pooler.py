@@ -1,3 +1,4 @@
+import logging
 import math
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from poolwise.provenance import ProvenanceTracker
 from poolwise.runs import read_record
 from poolwise.settings import Optimisation
 from poolwise.stages.loop import mean_in_words
-from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, same_rows_each_epoch
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, kept_cls_states, same_rows_each_epoch
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
@@ -55,6 +56,19 @@ def test_states_are_those_of_each_text_alone_without_dropout(model, texts):
         with torch.no_grad():
             expected = model.bert(torch.tensor(ids)).last_hidden_state[0, 0]
         torch.testing.assert_close(states[0, example], expected)
+
+
+def test_states_are_kept_and_read_again(model, texts, tmp_path, monkeypatch, caplog):
+    file = tmp_path / "states/abc.npy"
+    first = kept_cls_states(model, texts, file, "cpu", "halves")
+    assert torch.equal(first, cls_states(model, texts, "cpu", "halves"))
+    monkeypatch.setattr("poolwise.stages.pooler.cls_states", lambda *arguments: torch.zeros(2, 6, 16))
+    assert torch.equal(kept_cls_states(model, texts, file, "cpu", "halves"), first)
+    file.write_bytes(file.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        assert kept_cls_states(model, texts, file, "cpu", "halves").abs().sum() == 0
+    assert "broken" in caplog.text
+    assert [path.name for path in file.parent.iterdir()] == ["abc.npy"]
 
 
 def test_states_travel_with_their_examples(texts, tokenizer):
@@ -259,6 +273,10 @@ def test_a_budget_of_pooler_only_training(program, tmp_path):
     record = read_record(run)
     assert (record["objective"], record["steps"]) == ("bow+halves-pooler_only-5steps", 5)
     assert record["provenance"]["parts"]["pooler"]["steps"] == 5
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/states").iterdir()}
+    assert len(kept) == 2
+    assert program("stage=mlm", *given, f"model={base}", "trainable=pooler", "budget=2steps", "seed=2") == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/states").iterdir()} == kept
 
 
 def test_halves_train_the_pooler_on_states_of_each_half(model, texts, tokenizer, tmp_path):

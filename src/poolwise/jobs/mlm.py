@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from datasets import Dataset
 
 from poolwise import checkpoints, encoder
 from poolwise.card import model_card
 from poolwise.checkpoints import EXPORT_FOLDER
 from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
+from poolwise.data.arrangement import Arrangement
 from poolwise.data.batching import batches_an_epoch
 from poolwise.data.module import TextDataModule, masked_data
 from poolwise.data.tokens import TokenisedTexts, with_ratings
@@ -25,6 +27,7 @@ from poolwise.jobs.start import (
     model_name,
     starting_point,
     starts_from_labels,
+    states_key,
     tokenised,
     weights_bytes,
 )
@@ -46,7 +49,7 @@ from poolwise.settings import (
 )
 from poolwise.stages.loop import Job, limited_batches
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, same_rows_each_epoch
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, kept_cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -176,12 +179,20 @@ class MLMJob(Job):
         if frozen:
             encoder.freeze_all_but_pooler(model)
         if frozen and same_rows_each_epoch(arrangement):
-            log.info("%s: reading each text once with the frozen encoder", self.identity.name)
+            files = {split: self.states_file(of_split, arrangement) for split, of_split in rows.items()}
             data.batches = {
-                split: BatchesWithStates(batches, cls_states(model, data.texts[split], device, arrangement))
+                split: BatchesWithStates(
+                    batches, kept_cls_states(model, texts[split], files[split], device, arrangement)
+                )
                 for split, batches in data.batches.items()
             }
         return stage, data
+
+    def states_file(self, rows: Dataset, arrangement: Arrangement | None) -> Path:
+        """Where the states of these texts are kept that the frozen encoder reads, for other seeds and objectives."""
+        settings, start = self.settings, self.start
+        key = states_key(settings, [start.fingerprint, None], start.tokenizer, rows, self.platform["device"])
+        return settings.cache_dir / "states" / f"{key}.cls{'_of_halves' if arrangement == 'halves' else ''}.npy"
 
     def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """Over how many epochs masks are planned.

@@ -28,10 +28,10 @@ from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
-from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
+from poolwise.jobs.start import check_words, model_label, model_name, states_key, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, hash_of, without_nan, without_seeds
+from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -44,7 +44,6 @@ from poolwise.settings import (
     TrainedProtocol,
     UserError,
 )
-from poolwise.stages import vectors
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class
 from poolwise.stages.stage import Stage
@@ -201,11 +200,9 @@ class SentimentJob(Job):
         settings, chosen = self.settings, self.chosen
         found = {}
         for split, rows in self.corpus.labelled.items():
-            material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
-            material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
-            material += settings.data.reading.material.values()
+            weights = [chosen.fingerprint, None if chosen.path else settings.seed]
             device = self.identity.material["platform"]["device"]
-            folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
+            folder = settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
             found[split] = stored_states(model, texts[split], folder, device)
         return found
 

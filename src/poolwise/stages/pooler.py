@@ -5,17 +5,27 @@ so that a step costs a dense layer and the objective; else each step has a pass 
 Shapes: B texts, N examples, R rows of a batch, T tokens, H hidden size.
 """
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.durable import draft_of
 from poolwise.encoder import MaskedLMWithPooler
+from poolwise.machine import check_room
 from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
+from poolwise.words import counted
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 
@@ -84,6 +94,29 @@ class BatchesWithStates(Dataset[Batch]):
         return {**self.batches[requests], "cls_states": self.states[:, examples].flatten(0, 1)}
 
 
+def kept_cls_states(
+    model: MaskedLMWithPooler, texts: TokenisedTexts, file: Path, device: str, arrangement: Arrangement | None
+) -> Float[Tensor, "K N H"]:
+    """As `cls_states`: those in `file` (`.npy`), or computed and kept there for other seeds and objectives.
+
+    Raises:
+        UserError: the disk has no room.
+    """
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s: broken (%s), and made anew", file, error)
+    log.info("reading %s once with the frozen encoder", counted(len(texts), "text"))
+    states = cls_states(model, texts, device, arrangement)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    check_room(file.parent, states.nbytes)
+    with draft_of(file) as draft, draft.open("wb") as stream:
+        np.save(stream, states.numpy(), allow_pickle=False)
+    return states
+
+
 def cls_states(
     model: MaskedLMWithPooler, texts: TokenisedTexts, device: str, arrangement: Arrangement | None
 ) -> Float[Tensor, "K N H"]:
@@ -91,11 +124,12 @@ def cls_states(
 
     K is the number of rows a text: two `halves`, else one. The model is left on `device`, in the mode that it was in.
     """
-    was_training = model.training
+    was_training, console = model.training, Console()
     model.to(device).eval()
     states = torch.empty(2 if arrangement == "halves" else 1, len(texts), model.config.hidden_size)
     with torch.no_grad():
-        for requests in SortedBatches(texts.lengths, BATCH):
+        batches = SortedBatches(texts.lengths, BATCH)
+        for requests in track(batches, "  reading", console=console, transient=True, disable=not console.is_terminal):
             examples = np.array([example for _, example in requests])
             rows = halves(texts, examples) if arrangement == "halves" else single(texts, examples)
             mask = torch.from_numpy(rows.present.astype(np.int64)).to(device)
