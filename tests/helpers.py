@@ -37,7 +37,6 @@ BOW = {
     "weight": 2.0,
     **CONSTANT,
     "train_mlm_head": True,
-    "drop_stop_words": False,
     "idf_weighted": False,
     "largest_document_share": 1.0,
 }
@@ -57,7 +56,7 @@ def settings(*overrides: str) -> MLMSettings | SentimentSettings:
     """The settings that a command line asks for."""
     register_schemas()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return typed_settings(hydra.compose("train", overrides=list(overrides)))
+        return typed_settings(hydra.compose("train", overrides=list(overrides)), overrides)
 
 
 def write_run(

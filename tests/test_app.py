@@ -120,17 +120,6 @@ def test_the_config_stops_at_app():
             ["model.hidden_size=50: must be a multiple of model.attention_heads=4"],
         ),
         (
-            ["stage=mlm", "model=minilm", "objective=views", "pretraining.trainable=pooler"],
-            [
-                "pretraining.trainable='pooler': objective=views needs encoder passes of its own, and a frozen encoder "
-                "reads each text once; allowed: bow, halves, decoder, rating, combined of these, or none (then nothing"
-            ],
-        ),
-        (
-            ["stage=sentiment", "model=minilm", "objective@stage1.objective=simcse", "stage1.trainable=pooler"],
-            ["stage1.trainable='pooler': objective=simcse needs encoder passes of its own, "],
-        ),
-        (
             ["stage=sentiment", "stage1.trainable=pooler", "objective@stage1.objective=none"],
             ["stage1.trainable='pooler': model=tiny is drawn at random"],
         ),

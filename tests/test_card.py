@@ -25,10 +25,11 @@ GEOMETRY = {
 PROVENANCE = {
     "pooler_status": "trained",
     "pooler_geometry": GEOMETRY,
+    "cls_geometry": {**GEOMETRY, "effective_rank": 9.5},
     "loss_shares": {"mlm": 0.25, "bow": 0.75},
     "warning": None,
     "objectives": {"bow": {"reads_labels": False}},
-    "parts": {"pooler": POOLER},
+    "parts": {"pooler": POOLER, "mlm_head": {**POOLER, "origin": "fresh (seed 1)"}},
 }
 
 
@@ -50,10 +51,22 @@ def test_card_warns_of_an_encoder_that_learned_from_labels():
     assert "alone.**\n\n**Warning:** it fell.\n\n```python" in card
 
 
+@pytest.mark.parametrize(
+    ("origin", "losses", "fills"),
+    [("fresh (seed 1)", ("bow",), False), ("fresh (seed 1)", ("mlm", "bow"), True), ("base", ("bow",), True)],
+)
+def test_only_a_head_that_an_mlm_loss_trained_is_offered_for_filling_masks(origin, losses, fills):
+    parts = {"pooler": POOLER, "mlm_head": {**POOLER, "origin": origin}}
+    card = model_card(IDENTITY, {**PROVENANCE, "parts": parts, "loss_shares": dict.fromkeys(losses, 0.5)}, {})
+    assert ("tags: [poolwise, fill-mask, feature-extraction]\n" in card) == fills
+    assert ("tags: [poolwise, feature-extraction]\n" in card) != fills
+    assert ("MLM head was drawn at random" in card) != fills
+
+
 def test_card_shows_the_proof():
     card = model_card(IDENTITY, PROVENANCE, {})
-    assert "the pooler's outputs on 500 dev texts" in card
-    assert "| effective rank (1 to the vector's size) | 12.346 |" in card
+    assert "How the vectors of 500 dev texts lie:" in card
+    assert "| effective rank (1 to the vector's size) | 12.346 | 9.500 |" in card
     assert "mean over probes: mlm 25%, bow 75%." in card
     assert "Warning" not in card
     assert "**Warning:** it fell.\n" in model_card(IDENTITY, {**PROVENANCE, "warning": "it fell"}, {})

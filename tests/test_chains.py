@@ -42,7 +42,9 @@ def test_stage_2_says_that_it_reads_a_pooler_which_nothing_trained(program, tmp_
     capsys.readouterr()
     assert program(*SENTIMENT, "objective@stage1.objective=none") == 0
     export = only(tmp_path / "runs/mlm") / "export"
+    data = " ".join(setting for setting in SMALL_STAGE2 if setting.startswith("data."))
     advice = f"train it: python train.py stage=mlm model={export} trainable=pooler"
-    assert f"WARNING: repr=pooler reads a pooler that is random; {advice}" in capsys.readouterr().out
+    places = f"runs_dir={tmp_path / 'runs'} cache_dir={tmp_path / 'cache'} {data} trainer.accelerator=cpu"
+    assert f"WARNING: repr=pooler reads a pooler that is random; {advice} {places}" in capsys.readouterr().out
     assert program(*SENTIMENT, "objective@stage1.objective=none", "repr=cls") == 0
     assert "WARNING" not in capsys.readouterr().out

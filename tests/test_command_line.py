@@ -7,6 +7,7 @@ from helpers import REPOSITORY
 from poolwise.command_line import (
     expanded,
     override_in,
+    pooler_command,
     problem_with_stage,
     stage1_command,
     stage2_command,
@@ -156,3 +157,16 @@ def test_a_broken_provenance_does_not_stop_the_reading_of_a_command_line(tmp_pat
     for content in ("{bad", "[]", "{}"):
         (tmp_path / "provenance.json").write_text(content)
         assert expanded([f"encoder={tmp_path}"])[1] == "model=pretrained"
+
+
+def test_the_command_that_trains_a_pooler_alone_has_the_data_of_the_run():
+    given = "stage=sentiment model=minilm model.add_words=3 encoder=base repr=pooler seed=3 data=files -m".split()
+    own = ["data.train='my texts.csv'", "stage1.seed=2", "trainer.precision=32-true", "runs_dir=r"]
+    assert pooler_command("my models/bert", [*given, *own]) == (
+        "python train.py stage=mlm 'model=my models/bert' trainable=pooler data=files 'data.train=my texts.csv' "
+        "trainer.precision=32-true runs_dir=r"
+    )
+    # Of stage 1, where `model=FOLDER` is written long.
+    assert pooler_command("b/c", ["model=pretrained", "model.path=a/b", "model.name=b"]) == (
+        "python train.py stage=mlm model=b/c trainable=pooler"
+    )

@@ -25,6 +25,7 @@ from poolwise.encoder import (
     export,
     load_encoder,
     load_for_pretraining,
+    never_trained,
     scratch_parameters,
 )
 from poolwise.families import FAMILIES
@@ -116,7 +117,7 @@ def test_the_mlm_head_is_tied_to_the_embeddings(model):
     [
         ("keep", 0.5, "kept"),
         ("fresh", 0.5, "fresh: asked for"),
-        ("keep", 0.0, "fresh: the checkpoint's was never trained (its bias is all zero)"),
+        ("keep", 0.0, "fresh: the checkpoint's was never trained (it is as initialisation leaves it)"),
     ],
 )
 def test_pooler_init(config, tmp_path, caplog, pooler_init, bias, origin):
@@ -363,3 +364,34 @@ def test_transformers_trainer_trains_it(model, tokenizer, tmp_path):
     assert losses[0] == pytest.approx(torch.tensor(len(tokenizer)).float().log().item(), rel=0.1)
     assert not torch.equal(before, model.bert.encoder.layer[0].output.dense.weight)
     assert trainer.evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("size", [256, 384, 768])
+def test_torchs_own_initialisation_is_told_and_one_step_of_adamw_makes_it_another_thing(size):
+    torch.manual_seed(size)
+    dense = torch.nn.Linear(size, size)
+    assert (dense.bias != 0).all()
+    assert never_trained(dense.weight, dense.bias)
+    optimizer = torch.optim.AdamW(dense.parameters(), lr=1e-5)
+    dense(torch.randn(4, size)).tanh().sum().backward()
+    optimizer.step()
+    assert not never_trained(dense.weight, dense.bias)
+
+
+def test_weights_well_within_or_a_bias_beyond_the_bound_are_no_initialisation_of_torch():
+    torch.manual_seed(0)
+    dense = torch.nn.Linear(256, 256)
+    assert not never_trained(0.99 * dense.weight, dense.bias)
+    assert not never_trained(dense.weight, 2 * dense.bias)
+    assert never_trained(2 * dense.weight, 0 * dense.bias)
+
+
+def test_stage_1_and_stage_2_agree_on_a_pooler_as_torch_draws_it(config, tmp_path):
+    config.hidden_size = 256
+    body = BertModel(config)
+    torch.manual_seed(0)
+    body.pooler.dense.reset_parameters()
+    body.save_pretrained(tmp_path)
+    assert load_encoder(str(tmp_path))[1] == "never trained"
+    model = load_for_pretraining(str(tmp_path), "keep", 1)
+    assert model.pooler_origin == "fresh: the checkpoint's was never trained (it is as initialisation leaves it)"

@@ -48,7 +48,6 @@ from poolwise.encoder import (
 from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
-from poolwise.objectives.bow import whole_word_ids
 from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape
@@ -327,14 +326,6 @@ def test_bow_with_a_fixed_head_leaves_it_alone(kind, own_config, own_model, own_
         assert leaf.grad.abs().sum() > 0
         assert (own_model.get_output_embeddings().weight.grad is not None) == trained
     assert losses[0] == losses[1]
-
-
-@EACH
-def test_stop_words_are_found_in_each_tokenizer(own_tokenizer):
-    found = own_tokenizer.convert_ids_to_tokens(whole_word_ids(own_tokenizer, ["is", "jellyfish"]))
-    assert set(found) - {own_tokenizer.unk_token} <= {"is", "Ġis", "▁is"}
-    in_a_text = own_tokenizer.tokenize("The kettle is dull.")
-    assert set(found) & set(in_a_text)
 
 
 @EACH

@@ -11,9 +11,9 @@ from poolwise.data.batching import MaskedBatches
 from poolwise.geometry import (
     alignment,
     class_alignment,
+    dev_geometries,
     effective_rank,
     mean_cosine,
-    pooler_geometry,
     principal_components,
     saturated_share,
     spread,
@@ -114,13 +114,14 @@ def test_saturated_share():
 
 def test_the_poolers_outputs_are_those_of_the_unmasked_texts(model, texts, tokenizer):
     batches = MaskedBatches(texts, tokenizer, MASKING, seed=0)
-    found = pooler_geometry(model, batches, texts.lengths)
+    found, of_cls = dev_geometries(model, batches, texts.lengths)
     assert model.training
     model.eval()
     ids, present = texts.padded(np.arange(len(texts)))
     with torch.no_grad():
-        vectors = model.bert(torch.tensor(ids), torch.tensor(present).long()).pooler_output
-    assert found["texts"] == len(texts) == 6
+        output = model.bert(torch.tensor(ids), torch.tensor(present).long())
+    vectors, cls = output.pooler_output, output.last_hidden_state[:, 0]
+    assert found["texts"] == of_cls["texts"] == len(texts) == 6
     for name, measure in (
         ("effective_rank", effective_rank),
         ("mean_cosine", mean_cosine),
@@ -128,12 +129,15 @@ def test_the_poolers_outputs_are_those_of_the_unmasked_texts(model, texts, token
         ("saturated_share", saturated_share),
     ):
         assert found[name] == pytest.approx(measure(vectors), rel=1e-4)
+        assert name == "saturated_share" or of_cls[name] == pytest.approx(measure(cls), rel=1e-4)
     assert 0 < found["alignment"] < 4
+    assert 0 < of_cls["alignment"] < 4
+    assert found.keys() - of_cls.keys() == {"saturated_share"}
 
 
 def test_the_same_model_has_the_same_geometry_each_time(model, texts, tokenizer):
     batches = MaskedBatches(texts, tokenizer, MASKING, seed=0)
-    assert pooler_geometry(model, batches, texts.lengths) == pooler_geometry(model, batches, texts.lengths)
+    assert dev_geometries(model, batches, texts.lengths) == dev_geometries(model, batches, texts.lengths)
 
 
 def test_at_most_so_many_texts_are_read(model, texts, tokenizer, monkeypatch):
@@ -143,7 +147,7 @@ def test_at_most_so_many_texts_are_read(model, texts, tokenizer, monkeypatch):
     batches = MaskedBatches(texts, tokenizer, MASKING, seed=0)
     original = MaskedBatches.__getitem__
     monkeypatch.setattr(MaskedBatches, "__getitem__", lambda self, r: read.append(r) or original(self, r))
-    assert pooler_geometry(model, batches, texts.lengths)["texts"] == 4
+    assert dev_geometries(model, batches, texts.lengths)[0]["texts"] == 4
     assert [len(requests) for requests in read] == [4, 2, 2]
     assert [{epoch for epoch, _ in requests} for requests in read] == [{0}, {0}, {1}]
 
@@ -152,4 +156,4 @@ def test_outputs_that_are_not_finite_are_told(model, texts, tokenizer):
     batches = MaskedBatches(texts, tokenizer, MASKING, seed=0)
     model.bert.pooler.dense.bias.data[0] = torch.nan
     with pytest.raises(FloatingPointError, match="training has diverged"):
-        pooler_geometry(model, batches, texts.lengths)
+        dev_geometries(model, batches, texts.lengths)

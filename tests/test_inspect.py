@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM, BertModel, GPT2Config, GPT2Model
 
 from poolwise import inspect
+from poolwise.checkpoints import check_checkpoint
 from poolwise.encoder import export
 from poolwise.inspect import inspect_checkpoint
 from poolwise.settings import UserError
@@ -25,6 +27,7 @@ PROVENANCE = {
         "uniformity": -1.5,
         "saturated_share": 0.1,
     },
+    "cls_geometry": {"effective_rank": 9.0, "mean_cosine": 0.75, "alignment": 0.5, "uniformity": -1.0},
     "parts": {"pooler": {"origin": "base", "losses": ["bow"], "steps": 7, "distance_moved": 0.5}},
 }
 
@@ -98,6 +101,16 @@ def test_a_foreign_pooler(config, tmp_path, inspected, bias, status):
     assert "no provenance.json of poolwise" in printed
 
 
+def test_a_pooler_as_torch_draws_it_was_never_trained(config, tmp_path, inspected):
+    config.hidden_size = 128
+    model = BertModel(config)
+    torch.manual_seed(0)
+    model.pooler.dense.reset_parameters()
+    model.save_pretrained(tmp_path)
+    assert inspect_checkpoint(tmp_path).status == "never trained"
+    assert inspected(str(tmp_path))[0] == 1
+
+
 def test_an_own_export(model, tokenizer, tmp_path, inspected):
     export(model, tokenizer, PROVENANCE, "# card", tmp_path / "export")
     code, printed = inspected(str(tmp_path / "export"))
@@ -108,6 +121,8 @@ def test_an_own_export(model, tokenizer, tmp_path, inspected):
         "the same in two loads (largest difference of a unit: 0)",
         "base; losses: bow; steps with a gradient: 7; moved 0.5",
         "effective rank 12.3, mean cosine 0.50, alignment 0.250, uniformity -1.50, saturated 10%",
+        "cls on dev effective rank 9.0, mean cosine 0.75, alignment 0.500, uniformity -1.00 warning",
+        f"to train it python train.py stage=mlm model={tmp_path / 'export'} trainable=pooler data=files data.text=YOUR",
         "warning the pooler got no gradient",
     ):
         assert words in printed
@@ -252,6 +267,30 @@ def test_a_note_of_wrong_types_is_left_aside(config, tmp_path, broken):
 
 def test_no_folder(tmp_path, inspected):
     assert inspected(str(tmp_path / "none")) == (2, f"poolwise: {tmp_path / 'none'}: no such folder\n")
+
+
+def test_a_hub_name_is_that_of_files_on_this_disk_or_told_as_in_stage_1(config, tmp_path, monkeypatch, inspected):
+    place = tmp_path / "hub/models--owner--name"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs/main").write_text(40 * "a")
+    with_pooler(config, place / "snapshots" / (40 * "a"), 0.0)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    code, printed = inspected("owner/name")
+    assert code == 1
+    assert re.search(r"hub name +owner/name\n", printed)
+    assert "model=owner/name trainable=pooler" in printed
+    code, printed = inspected("owner/other")
+    assert code == 2
+    with pytest.raises(UserError) as told:
+        check_checkpoint("owner/other", refuse_unexpected=False)
+    assert printed == f"poolwise: {told.value}\n"
+    assert "owner/other is not on this disk, and the hub" in printed
+
+
+def test_the_folder_of_a_run_points_at_its_export(model, tokenizer, tmp_path, inspected):
+    export(model, tokenizer, PROVENANCE, "# card", tmp_path / "export")
+    words = f"poolwise: {tmp_path} is the folder of a run; its encoder is {tmp_path / 'export'}\n"
+    assert inspected(str(tmp_path)) == (2, words)
 
 
 def test_another_family(tmp_path, inspected):

@@ -49,6 +49,11 @@ MISTAKES = {
         2,
         ["3 mistakes", "did you mean pooler?", "did you mean protocol.epochs?", "seed=-1: must be at least 0"],
     ),
+    "several choices and no sweep, and settings of the first": (
+        ["stage=mlm", "objective=halves,views", "objective.temperature=1,3"],
+        2,
+        ["poolwise: objective=halves,views: several choices need -m at the end of the command\n"],
+    ),
     "several choices and no sweep": (["repr=cls,mean"], 2, ["repr=cls,mean: several choices need -m at the end"]),
     "a model without a slash": (["stage=mlm", "model=bert-base-uncased"], 2, ["did you mean bert_base", "a slash"]),
     "no choice": (["stage=mlm", "model=null"], 2, ["model=null: no such choice; model is one of bert_base"]),
@@ -214,7 +219,7 @@ MISTAKES = {
     "a pooler that was never trained": (
         ["stage=mlm", "control=own_pooler", "model=minilm"],
         2,
-        ["has no pooler of its own: the bias of its pooler is all zero, so it was never trained"],
+        ["has no pooler of its own: its pooler is as initialisation leaves it, so it was never trained"],
     ),
     "two stages": (["stage=mlm,sentiment", "-m"], 2, ["stage=mlm,sentiment: one stage at a time"]),
     "many at once": (

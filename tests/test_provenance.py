@@ -28,7 +28,7 @@ def trained(model, surroundings, objective: dict, steps: int = 3):
         sum(losses.values()).backward()
         tracker.note_gradients()
         optimizer.step()
-    return tracker.summary(GEOMETRY), model.bert.pooler.dense.weight.grad
+    return tracker.summary(GEOMETRY, GEOMETRY), model.bert.pooler.dense.weight.grad
 
 
 def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, surroundings):
@@ -68,7 +68,7 @@ def test_gradient_norms_are_those_of_each_loss_alone(model, surroundings):
     bow.backward()
     pooler = torch.cat([p.grad.flatten() for p in model.bert.pooler.parameters()]).norm().item()
     tracker.note_gradients()
-    part = tracker.summary(GEOMETRY)["parts"]["pooler"]
+    part = tracker.summary(GEOMETRY, GEOMETRY)["parts"]["pooler"]
     assert part["gradient_norm_by_loss"] == {"bow": pytest.approx(pooler, rel=1e-5)}
     assert part["mean_gradient_norm"] == pytest.approx(pooler, rel=1e-5)
 
@@ -78,14 +78,14 @@ def test_a_loss_of_weight_zero_has_reached_nothing(model, surroundings):
     output = model(IDS, MASK, labels=LABELS, masked_only=True)
     built = build_objective(BOW, surroundings, seed=1)
     tracker.probe({"bow": 0.0 * built(output.pooler_output, BATCH, model)})
-    assert tracker.summary(GEOMETRY)["parts"]["pooler"]["losses"] == []
+    assert tracker.summary(GEOMETRY, GEOMETRY)["parts"]["pooler"]["losses"] == []
 
 
 def test_a_step_that_overflowed_counts_for_nothing(model):
     tracker = ProvenanceTracker(model, source=None, seed=7)
     model.bert.pooler.dense.bias.grad = torch.full_like(model.bert.pooler.dense.bias, torch.inf)
     tracker.note_gradients()
-    pooler = tracker.summary(GEOMETRY)["parts"]["pooler"]
+    pooler = tracker.summary(GEOMETRY, GEOMETRY)["parts"]["pooler"]
     assert (pooler["steps"], pooler["mean_gradient_norm"]) == (0, 0.0)
 
 
@@ -103,7 +103,7 @@ def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
     source = BertModel(config)
     source.save_pretrained(tmp_path)
     model = BertForMaskedLMWithPooler.from_pretrained(tmp_path)
-    parts = ProvenanceTracker(model, source="base, sha256 abc", seed=7).summary(GEOMETRY)["parts"]
+    parts = ProvenanceTracker(model, source="base, sha256 abc", seed=7).summary(GEOMETRY, GEOMETRY)["parts"]
     assert parts["layer.0"]["origin"] == parts["embeddings"]["origin"] == "base, sha256 abc"
     assert parts["mlm_head"]["origin"] == "fresh (seed 7)"
     assert parts["pooler"]["origin"].startswith("fresh: the checkpoint's was never trained")
@@ -111,22 +111,41 @@ def test_origins_name_the_file_and_what_was_drawn_fresh(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("origin", "steps", "moved", "encoder_moved", "expected"),
+    ("origin", "steps", "moved", "encoder_steps", "expected"),
     [
-        ("fresh (seed 1)", 5, 0.1, True, "trained"),
-        ("base", 5, 0.1, False, "trained"),
-        ("fresh (seed 1)", 0, 0.0, True, "random"),
-        ("base", 0, 0.0, True, "stale"),
-        ("base", 0, 0.0, False, "as released"),
+        ("fresh (seed 1)", 5, 0.1, 5, "trained"),
+        ("fresh (seed 1)", 5, 0.1, 10, "trained"),
+        ("fresh (seed 1)", 5, 0.1, 11, "stale"),
+        ("base", 5, 0.1, 11, "stale"),
+        ("base", 5, 0.1, 0, "trained"),
+        ("fresh (seed 1)", 0, 0.0, 5, "random"),
+        ("base", 0, 0.0, 5, "stale"),
+        ("base", 0, 0.0, 0, "as released"),
     ],
 )
-def test_status(origin, steps, moved, encoder_moved, expected):
+def test_status(origin, steps, moved, encoder_steps, expected):
     pooler = {"origin": origin, "steps": steps, "distance_moved": moved}
-    assert status(pooler, encoder_moved, is_collapsed=False) == expected
+    assert status(pooler, encoder_steps, is_collapsed=False) == expected
     inherited = "stale" if expected == "as released" else expected
-    assert status(pooler, encoder_moved, is_collapsed=False, start_status="stale") == inherited
-    expected = "collapsed" if expected == "trained" else expected
-    assert status(pooler, encoder_moved, is_collapsed=True) == expected
+    assert status(pooler, encoder_steps, is_collapsed=False, start_status="stale") == inherited
+    expected = "collapsed" if steps else expected
+    assert status(pooler, encoder_steps, is_collapsed=True) == expected
+
+
+def test_a_pooler_whose_objective_fell_to_nothing_early_is_stale(model, surroundings):
+    tracker = ProvenanceTracker(model, source=None, seed=7)
+    built = build_objective(BOW, surroundings, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for weight in (1.0, 0.0, 0.0):
+        output = model(IDS, MASK, labels=LABELS, masked_only=True)
+        optimizer.zero_grad()
+        (output.loss + weight * built(output.pooler_output, BATCH, model)).backward()
+        tracker.note_gradients()
+        optimizer.step()
+    summary = tracker.summary(GEOMETRY, GEOMETRY)
+    assert [summary["parts"][part]["steps"] for part in ("pooler", "layer.0")] == [1, 3]
+    assert summary["pooler_status"] == "stale"
+    assert "a loss reached it in 1 steps, and the encoder moved in 3" in pooler_warning(summary, wants_training=True)
 
 
 def test_figures_by_loss_are_means_over_probes(model, surroundings):
@@ -136,7 +155,7 @@ def test_figures_by_loss_are_means_over_probes(model, surroundings):
     bow = build_objective(BOW, surroundings, seed=1)(output.pooler_output, BATCH, model)
     tracker.probe({"mlm": output.loss, "bow": bow})
     tracker.probe({"mlm": output.loss, "bow": 3 * bow})
-    summary = tracker.summary(GEOMETRY)
+    summary = tracker.summary(GEOMETRY, GEOMETRY)
     mlm, twice_bow = output.loss.item(), 2 * bow.item()
     assert summary["probes"] == 2
     assert summary["loss_shares"]["bow"] == pytest.approx(twice_bow / (mlm + twice_bow))
@@ -157,21 +176,32 @@ def test_a_probe_leaves_no_gradient_and_the_graph(model):
 
 
 @pytest.mark.parametrize(
-    ("rank", "cosine", "steps", "wants_training", "words"),
+    ("rank", "cosine", "cls_rank", "steps", "wants_training", "words"),
     [
-        (5.0, 0.9, 3, True, None),
-        (5.0, 0.9, 0, False, None),
-        (5.0, 0.9, 0, True, "the pooler got no gradient"),
-        (1.4, 0.9, 3, True, "the pooler has collapsed: its outputs hardly tell dev texts apart (effective rank 1.40"),
-        (9.0, 0.99995, 3, True, "the pooler has collapsed"),
-        (1.4, 0.9, 0, False, "the outputs of the pooler, which nothing trained, hardly tell"),
+        (5.0, 0.9, 5.0, 3, True, None),
+        (5.0, 0.9, 1.2, 3, True, None),
+        (5.0, 0.9, 5.0, 0, False, None),
+        (5.0, 0.9, 5.0, 0, True, "the pooler got no gradient"),
+        (
+            1.4,
+            0.9,
+            5.0,
+            3,
+            True,
+            "the pooler has collapsed: its outputs hardly tell dev texts apart (effective rank 1.40",
+        ),
+        (1.4, 0.9, 5.0, 3, True, "the encoder's cls states do (effective rank 5.00, mean cosine 0.5000)"),
+        (9.0, 0.99995, 5.0, 3, True, "the pooler has collapsed"),
+        (1.4, 0.9, 5.0, 0, False, "nothing trained the pooler, and its outputs hardly tell"),
+        (1.4, 0.9, 1.2, 3, True, "the encoder's own cls states hardly tell dev texts apart (effective rank 1.20"),
     ],
 )
-def test_warning(rank, cosine, steps, wants_training, words):
-    geometry = {"effective_rank": rank, "mean_cosine": cosine}
-    summary = {"pooler_geometry": geometry, "parts": {"pooler": {"steps": steps}}}
+def test_warning(rank, cosine, cls_rank, steps, wants_training, words):
+    geometry, cls = {"effective_rank": rank, "mean_cosine": cosine}, {"effective_rank": cls_rank, "mean_cosine": 0.5}
+    summary = {"pooler_geometry": geometry, "cls_geometry": cls, "parts": {"pooler": {"steps": steps}}}
     found = pooler_warning(summary, wants_training)
     assert found is None if words is None else words in found
+    assert found is None or cls_rank > 1.5 or "has collapsed" not in found
 
 
 def test_logged_figures(model, surroundings):

@@ -79,6 +79,11 @@ def test_each_job_of_a_process_has_a_run_of_its_own(tmp_path):
     assert [s["train/loss"] for s in summaries] == [1.0, 2.0]
 
 
+def test_figures_that_json_does_not_have_are_left_out(tmp_path):
+    RecordLogger(tmp_path).log_metrics({"a": float("nan"), "b": 1.0, "c": float("inf")}, step=3)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "b": 1.0}\n'
+
+
 def test_mode_without_an_account_is_offline():
     assert not logged_in()
     assert wandb_mode("auto") == "offline"

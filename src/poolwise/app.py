@@ -36,7 +36,6 @@ from poolwise.command_line import (
     problem_with_choice,
     problem_with_stage,
     problem_with_sweep,
-    stage1_command,
     stage_of,
     with_paths_quoted,
 )
@@ -161,7 +160,9 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             else None
         )
         problems += [problem] if problem else []
-        kept += [] if problem else [with_paths_quoted(override) if override else argument]
+        # Of several choices the first says which other settings are right.
+        goes_on = problem is None or (override is not None and problem == problem_with_sweep(override, arguments))
+        kept += [with_paths_quoted(override) if override else argument] if goes_on else []
     kept = in_order(kept) if {"--cfg", "-c"} & set(arguments) else let_through(in_order(kept))
     if problems:
         raise UserError(*problems, *problems_of_first_job(kept))
@@ -415,14 +416,13 @@ def problems_with_objective_of(config: Plain, where: str) -> list[str]:
 
     `where` names the stage-1 settings: `pretraining` or `stage1`.
     """
-    from poolwise.objectives import problems_with_long_texts, problems_with_objective, problems_with_pooler_alone
+    from poolwise.objectives import problems_with_long_texts, problems_with_objective
 
     found = []
     model, pooler_alone = config["model"], config[where].get("trainable") == "pooler"
     objective = config["objective"] if where == "pretraining" else config[where].get("objective", {})
     if not problems_with_objective(objective, ""):
         found += problems_with_long_texts(objective, config["data"].get("long_texts"))
-        found += problems_with_pooler_alone(objective, f"{where}.") if pooler_alone else []
     if pooler_alone and model.get("source") == "pretrained":
         found += [
             f"{where}.trainable='pooler': keeps the encoder as it is, and would not train the embeddings of "
@@ -588,8 +588,7 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
 
 def _mlm(config: Plain, overrides: Sequence[str]) -> types.MLMSettings:
     return types.MLMSettings(
-        **_common(config),
-        overrides=tuple(overrides),
+        **_common(config, overrides),
         pretraining=built(types.Pretraining, config["pretraining"]),
         objective=_objective(config["objective"]),
         control=built(types.CONTROLS[config["control"]["name"]], config["control"]) if config["control"] else None,
@@ -600,7 +599,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
     stage1 = config["stage1"]
     pretraining = {k: v for k, v in stage1.items() if k not in ("objective", "seed")}
     return types.SentimentSettings(
-        **_common(config),
+        **_common(config, overrides),
         representation=_representation(config["repr"]),
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         labels_per_class=None if config["labels_per_class"] == types.ALL_LABELS else config["labels_per_class"],
@@ -609,11 +608,10 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]
         ),
-        stage1_command=stage1_command(overrides),
     )
 
 
-def _common(config: Plain) -> Plain:
+def _common(config: Plain, overrides: Sequence[str]) -> Plain:
     data, model, logger = config["data"], config["model"], config["logger"]
     return {
         "seed": config["seed"],
@@ -627,6 +625,7 @@ def _common(config: Plain) -> Plain:
         "trainer": config["trainer"],
         "retry_failed": config["retry_failed"],
         "config": config,
+        "overrides": tuple(overrides),
     }
 
 

@@ -31,9 +31,12 @@ POOLER_IN_WORDS = {
     "trained": "was trained in this run",
     "collapsed": "was trained in this run and has collapsed: its outputs hardly tell texts apart",
     "random": "was drawn at random, and no loss trained it",
-    "stale": "comes from the starting checkpoint; the encoder moved under it and no loss trained it",
+    "stale": "is stale: the encoder moved under it, and in most of these steps no loss trained it",
     "as released": "comes from the starting checkpoint, under an encoder that did not move",
 }
+
+HEAD_AT_RANDOM = """
+Its MLM head was drawn at random, as the starting checkpoint had none, and no MLM loss trained it: it fills no masks."""
 
 GEOMETRY_IN_WORDS = {
     "effective_rank": "effective rank (1 to the vector's size)",
@@ -53,8 +56,10 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
         for name, part in provenance["parts"].items()
     )
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name.startswith("dev/"))
+    pooler, cls = provenance["pooler_geometry"], provenance["cls_geometry"]
     geometry = "\n".join(
-        f"| {words} | {provenance['pooler_geometry'][name]:.3f} |" for name, words in GEOMETRY_IN_WORDS.items()
+        f"| {words} | {pooler[name]:.3f} | " + (f"{cls[name]:.3f} |" if name in cls else "|")
+        for name, words in GEOMETRY_IN_WORDS.items()
     )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in provenance["loss_shares"].items())
     warning = f"\n**Warning:** {provenance['warning']}.\n" if provenance["warning"] else ""
@@ -65,14 +70,15 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     loading = f"**{hidden}:**\n\n{LOADING_HIDDEN_POOLER}" if hidden else LOADING
     done = "masked language modelling" if "mlm" in provenance["loss_shares"] else "training its pooler alone"
     done = done if provenance["loss_shares"] else "no training"
+    head = "" if fills_masks(provenance) else HEAD_AT_RANDOM
     return f"""---
 library_name: transformers
-tags: [poolwise, fill-mask, feature-extraction]
+tags: [poolwise, {"" if head else "fill-mask, "}feature-extraction]
 ---
 # {identity.name}
 
 `{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
-`{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.
+`{settings["objective"]}`, seed {settings["seed"]}. Its pooler {POOLER_IN_WORDS[provenance["pooler_status"]]}.{head}
 {leak_in_words(provenance)}{warning}
 {loading}
 
@@ -88,12 +94,18 @@ On the dev texts:
 |---|---|
 {figures}
 
-How the pooler's outputs lie:
+How the vectors of {pooler["texts"]:g} dev texts lie:
 
-| the pooler's outputs on {provenance["pooler_geometry"]["texts"]:g} dev texts | value |
-|---|---|
+| | the pooler's outputs | raw cls |
+|---|---|---|
 {geometry}
 """
+
+
+def fills_masks(provenance: dict[str, Any]) -> bool:
+    """Whether an MLM loss trained the MLM head, in this run or before it."""
+    drawn = provenance["parts"]["mlm_head"]["origin"].startswith("fresh")
+    return not drawn or "mlm" in provenance["loss_shares"]
 
 
 def leak_in_words(provenance: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from httpx import HTTPError
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -24,6 +24,8 @@ from poolwise.words import first_line, some
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
+EXPORT_FOLDER = "export"
+"""In the folder of a stage-1 run."""
 PROVENANCE_FILE = "provenance.json"
 WEIGHTS_HASH = "weights_sha256"
 """The entry of the provenance that says which weights it is about; exports of the first days have none."""
@@ -146,6 +148,23 @@ def _name_in_body(name: str, family: Family) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
+FETCHED = ("config.json", "model*.safetensors", f"{WEIGHTS_FILE}.index.json", PROVENANCE_FILE, *TOKENIZER_FILES)
+"""Of a repository of the hub, what may be looked at."""
+
+
+def fetched(name: str) -> Path:
+    """The folder of this disk that holds a checkpoint of the hub, `OWNER/NAME`, fetched if it is not there yet.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    stay_offline_without_hub()
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
+    except (OSError, ValueError, HTTPError) as error:
+        raise UserError(_not_to_be_had(name, error)) from error
+
+
 def check_family(path: str) -> Family:
     """The family of the encoder in a folder or hub name, as its config says.
 
@@ -160,6 +179,8 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; an encoder is a folder with config.json and {WEIGHTS_FILE}")
     names = {file.name for file in folder.iterdir()}
+    if "config.json" not in names and (folder / EXPORT_FOLDER / "config.json").is_file():
+        raise UserError(f"{folder} is the folder of a run; its encoder is {folder / EXPORT_FOLDER}")
     if "config.json" not in names:
         raise UserError(f"{folder} is no encoder: it has no config.json (it has {some(sorted(names)) or 'nothing'})")
     if WEIGHTS_FILE in names:

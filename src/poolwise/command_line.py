@@ -249,6 +249,13 @@ def stage2_command(overrides: Sequence[str], further: Sequence[str] = ()) -> str
     return _command("sentiment", ["repr=cls,pooler,mean,cls_linear", *kept, *further, "-m"])
 
 
+def pooler_command(model: str, overrides: Sequence[str]) -> str:
+    """The command that trains the pooler of a checkpoint alone, on the data of a command line of either stage."""
+    shared = (word for override in overrides_in(overrides) for word in _moved(override, lambda _: None))
+    kept = [word for word in shared if not word.startswith("model")]
+    return _command("mlm", [f"model={model}", "trainable=pooler", *kept])
+
+
 def _moved(override: Override, place: Callable[[str], str | None]) -> list[str]:
     """An override for the other stage, at the place there; none if it is a setting of this stage alone."""
     key = place(override.key) or (override.key if SHARED_WITH_STAGE_1.match(override.key) else None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from poolwise.encoder import never_trained
 from poolwise.runs import read_record
 from poolwise.settings import TRAINER_LENGTHS, Budget, UserError
 
@@ -55,16 +56,18 @@ def _without_lengths(material: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_own_pooler(weights: Path) -> None:
-    """See that a safetensors file holds a pooler that was trained: one step of training moves the bias from zero.
+    """See that a safetensors file holds a pooler that was trained.
 
     Raises:
-        UserError: it has none, or its bias is all zero.
+        UserError: it has none, or one that is as initialisation leaves it.
     """
     with safe_open(weights, framework="pt") as tensors:
         biases = [key for key in tensors.keys() if key.endswith("pooler.dense.bias")]  # noqa: SIM118
-        if biases and (tensors.get_tensor(biases[0]) != 0).any():
-            return
-    lack = "the bias of its pooler is all zero, so it was never trained" if biases else "it has no pooler"
+        if biases:
+            names = biases[0].removesuffix("bias") + "weight", biases[0]
+            if not never_trained(*(tensors.get_tensor(name).float() for name in names)):
+                return
+    lack = "its pooler is as initialisation leaves it, so it was never trained" if biases else "it has no pooler"
     raise UserError(
         f"control=own_pooler: {weights.parent} has no pooler of its own: {lack}; allowed: a checkpoint with a trained "
         "pooler, or control=fresh_poolers"

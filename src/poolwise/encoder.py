@@ -119,9 +119,12 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         embedded: Tensor = self.body.embeddings(input_ids, **self._token_types(token_type_ids))
         return embedded
 
-    def sentence_vectors(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor) -> Float[Tensor, "B H"]:
+    def sentence_vectors(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor, token_type_ids: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B H"]:
         """The pooler's outputs, in one encoder pass without the MLM head."""
-        return self._pooled(self.body(input_ids, attention_mask=attention_mask))
+        types = self._token_types(token_type_ids)
+        return self._pooled(self.body(input_ids, attention_mask=attention_mask, **types))
 
     def leave_out_padding(self) -> None:
         """Have passes that are given a `packing` compute no padding. Others stay as they are.
@@ -167,9 +170,9 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         """Load any checkpoint or hub name of the family, whatever heads it has.
 
         An MLM head that is missing is drawn fresh and tied to the embeddings. The pooler is kept unless it is
-        missing or was never trained (its bias is exactly zero, as initialisation leaves it); then, or with
-        `pooler_init="fresh"`, it is drawn from torch's global generator. Each case is logged. Other arguments
-        go to `transformers.PreTrainedModel.from_pretrained`, and its return value is passed on.
+        missing or was never trained (see `never_trained`); then, or with `pooler_init="fresh"`, it is drawn from
+        torch's global generator. Each case is logged. Other arguments go to
+        `transformers.PreTrainedModel.from_pretrained`, and its return value is passed on.
 
         Raises:
             ValueError: `pooler_init` is neither `keep` nor `fresh`.
@@ -193,8 +196,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             self.pooler_origin = "fresh: asked for"
         elif missing:
             self.pooler_origin = "fresh: the checkpoint has none"
-        elif never_trained(self.pooling_layer):
-            self.pooler_origin = "fresh: the checkpoint's was never trained (its bias is all zero)"
+        elif never_trained(self.pooling_layer.dense.weight, self.pooling_layer.dense.bias):
+            self.pooler_origin = "fresh: the checkpoint's was never trained (it is as initialisation leaves it)"
         else:
             self.pooler_origin = "kept"
         if self.pooler_origin != "kept":
@@ -336,9 +339,23 @@ def draw_dense(module: nn.Module, deviation: float) -> None:
             nn.init.zeros_(parameter)
 
 
-def never_trained(pooler: Any) -> bool:
-    """Whether the pooler's bias is exactly zero: initialisation leaves it so, one step of training does not."""
-    return bool((pooler.dense.bias == 0).all())
+LARGEST_DRAWN = 0.999
+"""Of H x H uniform draws, the largest's share of their bound that it exceeds but once in 20,000 times at H = 100, and
+practically always above."""
+
+
+def never_trained(weight: Float[Tensor, "H H"], bias: Float[Tensor, " H"]) -> bool:
+    """Whether a pooler's dense layer is as initialisation leaves it, and one step of training does not.
+
+    That is a bias of exactly zero, as BERT draws it, or weights and bias evenly between -1 / sqrt(H) and 1 / sqrt(H),
+    as `torch.nn.Linear` draws them: none lies beyond, and the largest weight just within. One step of AdamW at a
+    learning rate of 1e-5 takes some weight beyond (from H = 256 on; narrower ones may need several steps).
+    """
+    if (bias == 0).all():
+        return True
+    bound = float(len(bias)) ** -0.5 * (1 + torch.finfo(torch.float32).eps)
+    largest = float(weight.detach().abs().max())
+    return LARGEST_DRAWN * bound <= largest <= bound and bool(bias.detach().abs().max() <= bound)
 
 
 def build_from_scratch(model: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> MaskedLMWithPooler:
@@ -519,14 +536,20 @@ def pooler_status(path: str, body: Any, has_pooler: bool) -> str:
     """The pooler in one or two words, for every table it appears in.
 
     `trained`, `stale` or `random` as an export of stage 1 says in its provenance; else `random` where the
-    checkpoint has none, `never trained` where its bias is all zero, and `as released` otherwise.
+    checkpoint has none, `never trained` where it is as initialisation leaves it, and `as released` otherwise.
     """
     if not has_pooler:
         return "random"
     noted = provenance_of(Path(path))
     if noted:
         return str(noted["pooler_status"])
-    return "never trained" if never_trained(body.pooler) else "as released"
+    return foreign_status(body)
+
+
+def foreign_status(body: Any) -> str:
+    """The status of the pooler of a body that stage 1 noted nothing of."""
+    dense = body.pooler.dense
+    return "never trained" if never_trained(dense.weight, dense.bias) else "as released"
 
 
 def export(

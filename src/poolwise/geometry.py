@@ -129,8 +129,12 @@ def saturated_share(vectors: Float[Tensor, "N D"]) -> float:
     return float((vectors.abs() > SATURATED).double().mean())
 
 
-def pooler_geometry(model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]) -> dict[str, float]:
-    """The measures of this module, of the pooler's outputs on dev texts, in eval mode.
+def dev_geometries(
+    model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int64[ndarray, " N"]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The measures of this module on dev texts, in eval mode: of the pooler's outputs, and of the raw `cls` vectors.
+
+    The latter, without `saturated_share`, say what the pooler had to work with.
 
     At most `TEXTS` texts are read unmasked, and at most `ALIGNED_TEXTS` twice masked: by the masks that dev has in
     epochs 0 and 1. This takes no longer than one and a half passes over dev.
@@ -145,30 +149,34 @@ def pooler_geometry(model: MaskedLMWithPooler, dev: Dataset[Batch], lengths: Int
     """
     examples, few = (_by_length(spread(len(lengths), most), lengths) for most in (TEXTS, ALIGNED_TEXTS))
 
-    def pooled(chosen: ndarray, ids: str, epoch: int) -> Tensor:
-        return torch.cat([_outputs(model, batch, ids) for batch in _batches(dev, chosen, epoch)])
+    def read(chosen: ndarray, ids: str, epoch: int) -> list[Tensor]:
+        outputs = [_outputs(model, batch, ids) for batch in _batches(dev, chosen, epoch)]
+        return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        vectors = pooled(examples, "original_ids", 0)
-        views = [pooled(few, "input_ids", epoch) for epoch in (0, 1)]
+        vectors = read(examples, "original_ids", 0)
+        views = [read(few, "input_ids", epoch) for epoch in (0, 1)]
     model.train(was_training)
-    if not vectors.isfinite().all():
+    if not vectors[0].isfinite().all():
         raise FloatingPointError(
             "training has diverged: the pooler's outputs on dev texts are not finite (try a lower learning rate)"
         )
+    pooler, cls = (
+        {**_measured(all_texts), "alignment": alignment(first, second)}
+        for all_texts, first, second in zip(vectors, *views, strict=True)
+    )
+    return {**pooler, "saturated_share": saturated_share(vectors[0])}, cls
+
+
+def _measured(vectors: Float[Tensor, "E D"]) -> dict[str, float]:
     measures: dict[str, Callable[[Tensor], float]] = {
         "effective_rank": effective_rank,
         "mean_cosine": mean_cosine,
         "uniformity": uniformity,
-        "saturated_share": saturated_share,
     }
-    return {
-        "texts": float(len(examples)),
-        **{name: measure(vectors) for name, measure in measures.items()},
-        "alignment": alignment(*views),
-    }
+    return {"texts": float(len(vectors)), **{name: measure(vectors) for name, measure in measures.items()}}
 
 
 def spread(count: int, most: int) -> Int64[ndarray, " E"]:
@@ -187,7 +195,8 @@ def _batches(dev: Dataset[Batch], examples: Int64[ndarray, " E"], epoch: int) ->
     return [dev[[(epoch, int(example)) for example in chunk]] for chunk in chunks]
 
 
-def _outputs(model: MaskedLMWithPooler, batch: Batch, ids: str) -> Float[Tensor, "B D"]:
+def _outputs(model: MaskedLMWithPooler, batch: Batch, ids: str) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+    """The pooler's outputs, and the raw `cls` vectors."""
     where = model.device
-    vectors = model.sentence_vectors(batch[ids].to(where), batch["attention_mask"].to(where))
-    return vectors.float().cpu()
+    states = model.body(batch[ids].to(where), attention_mask=batch["attention_mask"].to(where)).last_hidden_state
+    return model.pooling_layer(states).float().cpu(), states[:, 0].float().cpu()

@@ -1,6 +1,7 @@
 """`python -m poolwise.inspect FOLDER`: what a checkpoint's pooler is, and whether its output can be relied on."""
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,17 +22,20 @@ from poolwise.checkpoints import (
     WEIGHTS_FILE,
     check_family,
     check_folder,
+    fetched,
     provenance_of,
     read_json,
     tensor_shapes,
 )
-from poolwise.encoder import check_finite, never_trained
+from poolwise.command_line import pooler_command
+from poolwise.encoder import check_finite, foreign_status
 from poolwise.families import POOLER_KEYS, body_with_pooler, family_of
 from poolwise.machine import is_plain_name
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError, leave
 from poolwise.words import first_line, some
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 FIXED_TEXT = 16
 """The fixed text is the vocabulary's first word pieces, so many: it needs no tokenizer, which a folder may lack."""
@@ -39,11 +43,11 @@ SHOWN_KEYS = 4
 
 STATUS_IN_WORDS = {
     "missing": "each load draws one at random",
-    "never trained": "in the file, but its bias is exactly 0, as initialisation leaves it",
+    "never trained": "in the file, but it is as initialisation leaves it",
     "as released": "in the file; what trained it, and on which encoder, cannot be told from the file",
     "trained": "a loss reached it in stage 1",
     "random": "drawn at random in stage 1 and saved; no loss trained it",
-    "stale": "the encoder moved under it in stage 1, and no loss trained it",
+    "stale": "the encoder moved under it in stage 1, and in most of these steps no loss trained it",
     "collapsed": "trained in stage 1, but its outputs hardly tell texts apart",
 }
 LOADING_ERRORS = (
@@ -53,6 +57,7 @@ LOADING_ERRORS = (
 """What a config or a file that is not right makes the libraries raise."""
 COPIED = ("folder", "to train it")
 UNTRAINED = ("missing", "never trained", "random")
+WORTH_TRAINING = (*UNTRAINED, "stale", "collapsed")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Inspection:
     """What is known of a checkpoint.
 
     Attributes:
+        place: as it was asked for: a folder or a hub name.
         folder: where it lies.
         config: its config.
         files: the safetensors files that hold its weights.
@@ -71,6 +77,7 @@ class Inspection:
         provenance: what stage 1 of poolwise noted; empty for a checkpoint of other origin.
     """
 
+    place: str
     folder: Path
     config: PreTrainedConfig
     files: list[Path]
@@ -95,7 +102,7 @@ def main() -> None:
     A pooler that nothing trained is as good as none.
     """
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a checkpoint in safetensors")
+    parser.add_argument("folder", help="a checkpoint in safetensors, or a hub name such as OWNER/NAME")
     parser.add_argument(
         "--repr",
         choices=sorted(REPRESENTATIONS),
@@ -113,14 +120,17 @@ def main() -> None:
     raise SystemExit(0 if found.serves(arguments.repr) else 1)
 
 
-def inspect_checkpoint(folder: Path) -> Inspection:
-    """Read a checkpoint, and load it twice without a seed.
+def inspect_checkpoint(place: str | Path) -> Inspection:
+    """Read a checkpoint, a folder or a hub name, and load it twice without a seed.
 
     Raises:
         UserError: there is no such folder, config or safetensors file, it is broken, or the family is not supported.
     """
+    folder = Path(place)
     if folder.is_file():
         check_folder(folder)
+    if HUB_NAME.fullmatch(str(place)) and not folder.exists():
+        folder = fetched(str(place))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     files = weights_files(folder)
@@ -134,6 +144,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     beside = set(info["unexpected_keys"])
     heads = {key for key in beside if family_of(first.config).is_unread(key)}
     return Inspection(
+        place=str(place),
         folder=folder,
         config=first.config,
         files=files,
@@ -194,7 +205,7 @@ def _status(model: Any, has_pooler: bool, provenance: dict[str, Any]) -> str:
         return "missing"
     if provenance:
         return str(provenance["pooler_status"])
-    return "never trained" if never_trained(model.pooler) else "as released"
+    return foreign_status(model)
 
 
 def show(found: Inspection) -> None:
@@ -216,6 +227,7 @@ def rows_of(found: Inspection) -> dict[str, str]:
     weights = found.files[0].name if len(found.files) == 1 else f"{len(found.files)} files of {INDEX_FILE}"
     rows = {
         "folder": str(found.folder),
+        **({"hub name": found.place} if found.place != str(found.folder) else {}),
         "encoder": f"{config.model_type}, {size}, {weights}",
         "pooler": f"{found.status}: {STATUS_IN_WORDS[found.status]}",
         "pooler_output": _in_words(found.difference),
@@ -236,10 +248,8 @@ def rows_of(found: Inspection) -> dict[str, str]:
         raise UserError(f"{found.folder / PROVENANCE_FILE} cannot be read ({first_line(error)})") from error
     if len(found.files) > 1:
         rows["to use it"] = f"the stages read one {WEIGHTS_FILE}: save it with max_shard_size larger than the weights"
-    elif found.status in UNTRAINED:
-        rows["to train it"] = (
-            f"python train.py stage=mlm model={found.folder} trainable=pooler data=files data.text=..."
-        )
+    elif found.status in WORTH_TRAINING:
+        rows["to train it"] = pooler_command(found.place, ["data=files", "data.text=YOUR_TEXTS"])
     return rows
 
 
@@ -270,13 +280,13 @@ def _provenance_rows(provenance: dict[str, Any]) -> dict[str, str]:
             f"{pooler['origin']}; losses: {', '.join(pooler['losses']) or 'none'}; steps with a gradient: "
             f"{pooler['steps']}; moved {pooler['distance_moved']:.3g} (L2)"
         )
-    geometry = provenance.get("pooler_geometry")
-    if geometry:
-        rows["pooler on dev"] = (
-            f"effective rank {geometry['effective_rank']:.1f}, mean cosine {geometry['mean_cosine']:.2f}, alignment "
-            f"{geometry['alignment']:.3f}, uniformity {geometry['uniformity']:.2f}, saturated "
-            f"{geometry['saturated_share']:.0%}"
-        )
+    for name in ("pooler", "cls"):
+        geometry = provenance.get(f"{name}_geometry")
+        if geometry:
+            rows[f"{name} on dev"] = (
+                f"effective rank {geometry['effective_rank']:.1f}, mean cosine {geometry['mean_cosine']:.2f}, "
+                f"alignment {geometry['alignment']:.3f}, uniformity {geometry['uniformity']:.2f}"
+            ) + (f", saturated {geometry['saturated_share']:.0%}" if name == "pooler" else "")
     if provenance.get("warning"):
         rows["warning"] = str(provenance["warning"])
     return rows

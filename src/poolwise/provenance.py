@@ -113,19 +113,19 @@ class ProvenanceTracker:
                 pooler_norm = norm
         return pooler_norm
 
-    def summary(self, geometry: Mapping[str, float]) -> dict[str, Any]:
-        """What is known after training; `geometry` is that of the pooler's outputs then.
+    def summary(self, geometry: Mapping[str, float], cls_geometry: Mapping[str, float]) -> dict[str, Any]:
+        """What is known after training; `geometry` is that of the pooler's outputs then, `cls_geometry` of raw `cls`.
 
-        `pooler_status`; `pooler_geometry`; `loss_shares`: of each weighted loss in their sum; and for each part its
-        origin, the losses that reached it, gradient norms (L2), steps and the distance moved (L2). What is told by
-        loss is a mean over the probes.
+        `pooler_status`; `pooler_geometry`; `cls_geometry`; `loss_shares`: of each weighted loss in their sum; and for
+        each part its origin, the losses that reached it, gradient norms (L2), steps and the distance moved (L2). What
+        is told by loss is a mean over the probes.
         """
         parts = {part: self._summary_of(part) for part in self.parts}
-        moved = any(parts[part]["distance_moved"] > 0 for part in parts if part.startswith("layer."))
         total = sum(self._loss_sums.values())
         return {
-            "pooler_status": status(parts[POOLER], moved, collapsed(geometry), self._start_status),
+            "pooler_status": status(parts[POOLER], encoder_steps(parts), collapsed(geometry), self._start_status),
             "pooler_geometry": dict(geometry),
+            "cls_geometry": dict(cls_geometry),
             "loss_shares": {name: value / total if total else 0.0 for name, value in self._loss_sums.items()},
             "probes": self._probes,
             "parts": parts,
@@ -148,17 +148,30 @@ class ProvenanceTracker:
         }
 
 
-def status(pooler: Mapping[str, Any], encoder_moved: bool, is_collapsed: bool, start_status: str = AS_RELEASED) -> str:
-    """`trained` if a loss reached the pooler; else `random` if it is fresh, `stale` if the encoder moved.
+def encoder_steps(parts: Mapping[str, Mapping[str, Any]]) -> int:
+    """In how many steps a loss reached layers of the encoder; 0 where none of them moved."""
+    layers = [part for name, part in parts.items() if name.startswith("layer.") and part["distance_moved"] > 0]
+    return max((layer["steps"] for layer in layers), default=0)
 
-    A pooler that training made useless is `collapsed`; a kept one under an encoder that did not move is what it was
-    (`start_status`).
+
+def is_outdated(pooler: Mapping[str, Any], encoder_steps: int) -> bool:
+    """Whether a loss reached the pooler in fewer than half of the steps in which the encoder's layers moved."""
+    return bool(2 * pooler["steps"] < encoder_steps)
+
+
+def status(pooler: Mapping[str, Any], encoder_steps: int, is_collapsed: bool, start_status: str = AS_RELEASED) -> str:
+    """`trained` if a loss reached the pooler, `stale` if that `is_outdated`, `collapsed` if training made it useless.
+
+    One that no loss reached is `random` if it is fresh; else `stale` if the encoder moved, and what it was
+    (`start_status`) if it did not.
     """
     if pooler["steps"] > 0 and pooler["distance_moved"] > 0:
-        return "collapsed" if is_collapsed else "trained"
+        if is_collapsed:
+            return "collapsed"
+        return "stale" if is_outdated(pooler, encoder_steps) else "trained"
     if pooler["origin"].startswith("fresh"):
         return "random"
-    return "stale" if encoder_moved else start_status
+    return "stale" if encoder_steps else start_status
 
 
 def pooler_warning(summary: Mapping[str, Any], wants_training: bool) -> str | None:
@@ -166,16 +179,32 @@ def pooler_warning(summary: Mapping[str, Any], wants_training: bool) -> str | No
 
     `wants_training`: whether the objective is one that trains the pooler.
     """
-    geometry, steps = summary["pooler_geometry"], summary["parts"][POOLER]["steps"]
-    if collapsed(geometry):
-        lead = "the pooler has collapsed: its outputs" if steps else "the outputs of the pooler, which nothing trained,"
+    geometry, cls_geometry = summary["pooler_geometry"], summary["cls_geometry"]
+    pooler, steps = summary["parts"][POOLER], encoder_steps(summary["parts"])
+    if collapsed(geometry) and collapsed(cls_geometry):
         return (
-            f"{lead} hardly tell dev texts apart (effective rank {geometry['effective_rank']:.2f}, mean cosine "
-            f"{geometry['mean_cosine']:.4f})"
+            f"the encoder's own cls states hardly tell dev texts apart ({spread_in_words(cls_geometry)}), so neither "
+            f"do the pooler's outputs ({spread_in_words(geometry)})"
         )
-    if wants_training and steps == 0:
+    if collapsed(geometry):
+        lead = "the pooler has collapsed: its" if pooler["steps"] else "nothing trained the pooler, and its"
+        return (
+            f"{lead} outputs hardly tell dev texts apart ({spread_in_words(geometry)}); the encoder's cls states do "
+            f"({spread_in_words(cls_geometry)})"
+        )
+    if wants_training and pooler["steps"] == 0:
         return "the pooler got no gradient: it is as it was before training"
+    if wants_training and is_outdated(pooler, steps):
+        return (
+            f"the pooler is stale: a loss reached it in {pooler['steps']:,} steps, and the encoder moved in {steps:,}; "
+            "a weight that falls later, or not, mends that"
+        )
     return None
+
+
+def spread_in_words(geometry: Mapping[str, float]) -> str:
+    """How far apart vectors lie, in the two figures that say whether they collapsed."""
+    return f"effective rank {geometry['effective_rank']:.2f}, mean cosine {geometry['mean_cosine']:.4f}"
 
 
 def pooler_figures(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -466,6 +466,8 @@ class CommonSettings:
     """Whether a run that failed before is run anew."""
     config: dict[str, Any]
     """The resolved config as plain data, for the record."""
+    overrides: tuple[str, ...]
+    """The command line, for the commands that come before or next."""
 
     @property
     def rows_dir(self) -> Path | None:
@@ -480,8 +482,6 @@ class MLMSettings(CommonSettings):
     pretraining: Pretraining
     objective: dict[str, Any]
     control: Control | None
-    overrides: tuple[str, ...]
-    """The command line, for the command that comes next."""
 
 
 @dataclass(frozen=True)
@@ -503,8 +503,6 @@ class SentimentSettings(CommonSettings):
     """Draws a pooler that the checkpoint lacks, `cls_linear`, and what is to be reinitialised."""
     encoder: str
     stage1: Stage1Choice
-    stage1_command: str
-    """The command that makes the stage-1 encoder, for the message that it is missing."""
 
 
 NO_OBJECTIVE = "none"

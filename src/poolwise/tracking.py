@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import netrc
 import os
 import shutil
@@ -24,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class RecordLogger(Logger):
-    """Writes each logged step as one JSON line into the run's folder, and flushes it."""
+    """Writes each logged step as one JSON line into the run's folder, and flushes it.
+
+    Figures that are no finite number, which JSON does not have, are left out.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -42,8 +46,9 @@ class RecordLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line."""
+        figures = {name: value for name, value in metrics.items() if math.isfinite(value)}
         with self.file.open("a") as stream:
-            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+            stream.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the record holds the config."""

@@ -1,13 +1,15 @@
 import logging
-import sys
-from types import ModuleType
+import tempfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from transformers import BertTokenizer
 
-from helpers import TEXTS
+from helpers import MASKING, TEXTS
 from poolwise.data import segmentation
+from poolwise.data.batching import MaskedBatches
 from poolwise.data.segmentation import segmenter, word_starts
 from poolwise.data.tokens import tokenise, train_wordpiece
 
@@ -36,16 +38,42 @@ def test_chinese_is_taken_by_character_with_a_notice_where_there_is_no_segmenter
     assert starts[:8].all()
 
 
-def test_chinese_words_are_the_segmenters(chinese, monkeypatch):
-    jieba = ModuleType("jieba")
-    jieba.lcut = {"我喜欢这部电影": ["我", "喜欢", "这部", "电影"], "电影不好": ["电影", "不好"]}.__getitem__
-    monkeypatch.setitem(sys.modules, "jieba", jieba)
-    monkeypatch.setattr(segmentation, "segmenter", lambda: "jieba 1")
+def test_chinese_words_are_those_of_jieba(chinese, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    segmentation._chinese_segmenter.cache_clear()
     texts, tokenizer = chinese
     starts = word_starts(texts, tokenizer)
-    assert starts[:9].tolist() == [True, True, True, False, True, False, True, False, True]
-    second = starts[texts.offsets[1] :]
-    assert second.tolist() == [True, True, False, True, False, True]
+    assert words(texts, tokenizer, starts, 0)[:6] == ["[CLS]", "我", "喜欢", "这部", "电影", "really"]
+    assert words(texts, tokenizer, starts, 1) == ["[CLS]", "电影", "不好", "[SEP]"]
+    assert not list(tmp_path.glob("jieba*"))
+    assert capfd.readouterr().err == ""
+
+
+def words(texts, tokenizer, starts, number) -> list[str]:
+    """The words of a text, as their starts cut it."""
+    places = range(texts.offsets[number], texts.offsets[number + 1])
+    found: list[str] = []
+    for place in places:
+        piece = tokenizer.convert_ids_to_tokens(int(texts.ids[place])).removeprefix("##")
+        if starts[place]:
+            found.append("")
+        found[-1] += piece
+    return found
+
+
+def test_whole_chinese_words_are_masked(chinese):
+    texts, tokenizer = chinese
+    batches = MaskedBatches(texts, tokenizer, replace(MASKING, mask_probability=0.4, unit="word"), seed=1)
+    starts = word_starts(texts, tokenizer)
+    word_numbers = np.cumsum(starts)[texts.offsets[0] : texts.offsets[1]]
+    wholly, partly = set(), set()
+    for epoch in range(20):
+        labelled = (batches[[(epoch, 0)]]["labels"][0] != -100).numpy()
+        for number in word_numbers:
+            of_word = labelled[word_numbers == number]
+            (wholly if of_word.all() else partly if of_word.any() else set()).add(int(number))
+    assert wholly == {2, 3, 4, 5, 6}  # 我 喜欢 这部 电影 really
+    assert partly == set()
 
 
 def test_the_segmenter_is_named_with_its_version(monkeypatch):

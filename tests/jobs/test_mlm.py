@@ -3,7 +3,9 @@ import pytest
 
 from helpers import SMALL_STAGE1, settings
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.encoder import export
 from poolwise.jobs import MLMJob
+from poolwise.jobs.mlm import demo_by_default
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,16 @@ def test_each_window_is_a_row_of_stage_1(tmp_path):
     train = data.texts["train"]
     assert train.lengths.max() == 10
     assert len(train) == len(train.ratings) > 96
+
+
+@pytest.mark.parametrize(
+    ("noted", "named", "warns"),
+    [({}, [], True), ({"data": "files"}, [], True), ({"data": "demo"}, [], False), ({}, ["data.text=96"], False)],
+)
+def test_a_checkpoint_of_other_origin_is_not_trained_on_the_demo_without_a_word(
+    model, tokenizer, tmp_path, noted, named, warns
+):
+    export(model, tokenizer, {"pooler_status": "trained", "parts": {}, **noted}, "# card", tmp_path)
+    given = settings("stage=mlm", "model=pretrained", f"model.path={tmp_path}", *named)
+    warning = "generated reviews, as no data is named; name your own: data=files data.text=my_texts.txt"
+    assert demo_by_default(given) == ([warning] if warns else [])

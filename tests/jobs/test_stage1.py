@@ -91,6 +91,17 @@ def test_a_pretrained_model_is_known_by_its_weights(config, model, tokenizer, tm
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_setting_that_is_no_more_is_in_keys_as_it_was_when_off():
+    """Held away: without it, every run of `bow` would be done anew."""
+    alone, both = (
+        MLMJob(settings("stage=mlm", *SMALL_STAGE1, f"objective={name}")).identity.material["objective"]
+        for name in ("bow", "combined")
+    )
+    assert alone["drop_stop_words"] is both["parts"]["bow"]["drop_stop_words"] is False
+    assert "drop_stop_words" not in both["parts"]["halves"]
+    assert settings("stage=mlm", *SMALL_STAGE1, "objective=bow").objective.keys() == alone.keys() - {"drop_stop_words"}
+
+
 def test_material_is_plain_data():
     material = MLMJob(settings("stage=mlm", *SMALL_STAGE1)).identity.material
     assert json.loads(json.dumps(material)) == material

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from helpers import BOW, TEXTS
 from poolwise.objectives import build_objective
-from poolwise.objectives.bow import STOP_WORDS, distinct
+from poolwise.objectives.bow import distinct
 
 
 def batch_of(tokenizer, texts=TEXTS) -> dict[str, torch.Tensor]:
@@ -112,15 +112,6 @@ def test_its_gradient_enters_the_mlm_head_on_request_only(model, tokenizer, surr
     assert all(reached) if train_mlm_head else not any(reached)
     assert vectors.grad is not None
     assert vectors.grad.abs().sum() > 0
-
-
-def test_stop_words_are_left_out_on_request(tokenizer, surroundings):
-    kept, dropped = (built(surroundings, drop_stop_words=drop).piece_weights == 0 for drop in (False, True))
-    vocabulary = tokenizer.get_vocab()
-    newly = {index for index in range(len(tokenizer)) if dropped[index] and not kept[index]}
-    assert newly == {vocabulary[word] for word in STOP_WORDS if word in vocabulary}
-    assert vocabulary["the"] in newly
-    assert not {"not", "no", "but", "never", "hardly"} & set(STOP_WORDS)
 
 
 def test_distinct_marks_each_id_once():

@@ -6,11 +6,14 @@ import torch
 
 from helpers import objective_settings
 from poolwise.objectives import build_objective
-from poolwise.objectives.contrastive import info_nce
+from poolwise.objectives.contrastive import info_nce, same_texts
+
+IDS = torch.arange(12).view(12, 1)
+"""Twelve rows that all differ."""
 
 
-def one_by_one(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
-    """InfoNCE in both directions by explicit loops."""
+def one_by_one(first: torch.Tensor, second: torch.Tensor, temperature: float, texts=range(99)) -> float:
+    """InfoNCE in both directions by explicit loops; of equal `texts` no row is a negative of the other."""
 
     def cosine(a, b):
         return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
@@ -19,7 +22,7 @@ def one_by_one(first: torch.Tensor, second: torch.Tensor, temperature: float) ->
     for one, other in ((first, second), (second, first)):
         for i in range(len(one)):
             scores = [math.exp(cosine(one[i], other[j]) / temperature) for j in range(len(other))]
-            total += -math.log(scores[i] / sum(scores))
+            total += -math.log(scores[i] / sum(s for j, s in enumerate(scores) if j == i or texts[j] != texts[i]))
     return total / (2 * len(first))
 
 
@@ -34,6 +37,41 @@ def test_info_nce_of_equal_vectors_is_the_log_of_their_number():
     same = torch.ones(7, 3)
     assert info_nce(same, same, 0.05).item() == pytest.approx(math.log(7))
     assert info_nce(same[:1], same[:1], 0.05).item() == 0.0
+
+
+def test_equal_texts_are_no_negatives_of_each_other():
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 8), torch.randn(5, 8)
+    ids = torch.tensor([[4, 7], [5, 0], [4, 7], [4, 8], [4, 7]])
+    same = same_texts(torch.cat([ids, ids]))
+    texts = [0, 1, 0, 2, 0]
+    assert same.tolist() == [[one == other for other in texts] for one in texts]
+    found = info_nce(first, second, 0.5, same)
+    assert found.item() == pytest.approx(one_by_one(first, second, 0.5, texts))
+    assert found < info_nce(first, second, 0.5)
+    # Halves are of one text only if both are equal.
+    assert same_texts(torch.cat([ids, torch.tensor([[1, 1], [1, 1], [1, 2], [1, 1], [1, 1]])])).sum() == 5 + 2
+    every = torch.ones(5, 5, dtype=torch.bool)
+    assert info_nce(first, second, 0.5, every).item() == 0.0
+
+
+@pytest.mark.parametrize("name", ["views", "halves", "simcse"])
+def test_without_equal_texts_loss_and_gradient_are_as_if_none_were_looked_for(
+    model, surroundings, training_batch, name, monkeypatch
+):
+    objective = build_objective(objective_settings(name), surroundings, seed=1)
+    batch = training_batch(objective.needs)
+    found = []
+    for looked_for in (True, False):
+        if not looked_for:
+            monkeypatch.setattr("poolwise.objectives.contrastive.same_texts", lambda ids: None)
+        torch.manual_seed(0)
+        model.zero_grad()
+        output = model(batch["input_ids"], batch["attention_mask"])
+        loss = objective(output.pooler_output, batch, model)
+        loss.backward()
+        found.append((loss.detach(), model.bert.pooler.dense.weight.grad.clone()))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_info_nce_is_formed_in_fp32_under_autocast():
@@ -53,7 +91,7 @@ def test_views_contrast_the_two_copies_of_each_text(
     vectors = torch.randn(6, 16)
     copies = torch.cat([vectors, vectors[torch.arange(5, -1, -1)]])
     expected = one_by_one(*objective.projection(copies).detach().chunk(2), 0.05)
-    assert objective(copies, {}, model).item() == pytest.approx(expected, rel=1e-4)
+    assert objective(copies, {"original_ids": IDS}, model).item() == pytest.approx(expected, rel=1e-4)
     assert objective.notes()["views"] == {"further_encoder_passes": 0, "reads_labels": False}
 
 
@@ -64,7 +102,8 @@ def test_halves_contrast_the_two_parts_of_each_text_and_count_what_cannot_be_cut
         objective = sends_gradient("halves")
     assert "1 of 6 texts are too short to cut" in caplog.text
     rows = torch.randn(12, 16)
-    assert objective(rows, {}, model).item() == pytest.approx(one_by_one(rows[:6], rows[6:], 0.05), rel=1e-4)
+    found = objective(rows, {"original_ids": IDS}, model)
+    assert found.item() == pytest.approx(one_by_one(rows[:6], rows[6:], 0.05), rel=1e-4)
     assert objective.notes()["halves"] == {
         "further_encoder_passes": 0,
         "reads_labels": False,

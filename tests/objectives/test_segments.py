@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def several(tokenizer, config, tmp_path) -> Surroundings:
 def test_it_is_the_cross_entropy_over_texts_that_were_split(model, several, name, caplog):
     with caplog.at_level(logging.WARNING):
         objective = build_objective(objective_settings(name), several, seed=1)
-    assert f"objective={name}: 1 of 4 texts are too short to split" in caplog.text
+    assert f"objective={name}: 1 of 4 training texts are too short to split" in caplog.text
     assert objective.notes()[name]["texts_too_short_to_split"] == 1
     batch = MaskedBatches(several.texts, several.tokenizer, MASKING, 1, objective.needs)[[(0, n) for n in range(4)]]
     assert batch["pair_labels"][2] == -100
@@ -38,6 +39,17 @@ def test_it_is_the_cross_entropy_over_texts_that_were_split(model, several, name
     loss.backward()
     assert model.bert.pooler.dense.weight.grad.abs().sum() > 0
     assert model.bert.embeddings.token_type_embeddings.weight.grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["sop", "nsp"])
+def test_dev_texts_that_cannot_be_split_are_counted_and_told(several, texts, name, caplog):
+    with caplog.at_level(logging.WARNING):
+        objective = build_objective(objective_settings(name), replace(several, dev_texts=texts), seed=1)
+    assert f"objective={name}: 6 of 6 dev texts are too short to split, and it leaves them out; it has no dev" in (
+        caplog.text
+    )
+    counts = {"texts": 4, "texts_too_short_to_split": 1, "dev_texts": 6, "dev_texts_too_short_to_split": 6}
+    assert counts.items() <= objective.notes()[name].items()
 
 
 def test_texts_of_one_sentence_alone_are_refused(surroundings, tokenizer, config, tmp_path):

@@ -66,6 +66,7 @@ def test_the_pooler_gets_a_gradient_from_the_objective_only(model, texts, tokeni
     assert (trainer.callback_metrics["train/pooler_gradient_norm"] > 0) == trained
     # So few steps on a BERT of small weights: all texts still lie on one vector, and that is said.
     assert stage.proof["pooler_geometry"]["mean_cosine"] > 0.999
+    assert stage.proof["cls_geometry"]["mean_cosine"] < stage.proof["pooler_geometry"]["mean_cosine"]
     assert stage.proof["pooler_status"] == ("collapsed" if trained else "random")
 
 

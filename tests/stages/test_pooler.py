@@ -1,3 +1,4 @@
+import logging
 import math
 from dataclasses import replace
 
@@ -5,12 +6,15 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
 
-from helpers import BOW, MASKING, SMALL_STAGE1, objective_settings, quiet_trainer
+from helpers import BOW, MASKING, SMALL_STAGE1, TEXTS, objective_settings, quiet_trainer
 from poolwise.data.arrangement import BatchNeeds, halves
+from poolwise.data.batching import MaskedBatches
 from poolwise.data.module import masked_data
+from poolwise.data.tokens import tokenise
 from poolwise.encoder import export, freeze_all_but_pooler, load_for_pretraining
 from poolwise.jobs import MLMJob
 from poolwise.objectives import OBJECTIVES, build_objective
@@ -19,21 +23,22 @@ from poolwise.provenance import ProvenanceTracker
 from poolwise.runs import read_record
 from poolwise.settings import Optimisation
 from poolwise.stages.loop import mean_in_words
-from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states, kept_cls_states, same_rows_each_epoch
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
 
-def fit(folder, texts, tokenizer, settings=BOW):
+def fit(folder, texts, tokenizer, settings=BOW, dev=None):
     """Pooler-only training from a checkpoint, as the job does it."""
     model = load_for_pretraining(str(folder), "keep", 1)
     objective = build_objective(settings, Surroundings(tokenizer, model.config, texts), seed=1)
     stage = PoolerTraining(model, objective, ProvenanceTracker(model, "base, sha256 abc", 1), OPTIMISATION)
-    splits = {"train": texts, "dev": texts}
+    splits = {"train": texts, "dev": dev or texts}
     data = masked_data(splits, tokenizer, MASKING, 2, seed=1, workers=0, needs=objective.needs, epochs=2)
     freeze_all_but_pooler(model)
-    states = cls_states(model, texts, "cpu", objective.needs.arrangement)
-    data.batches = {split: BatchesWithStates(batches, states) for split, batches in data.batches.items()}
+    if same_rows_each_epoch(objective.needs.arrangement):
+        states = cls_states(model, texts, "cpu", objective.needs.arrangement)
+        data.batches = {split: BatchesWithStates(batches, states) for split, batches in data.batches.items()}
     trainer = quiet_trainer(2, lightning.Callback())
     lightning.seed_everything(1, verbose=False)
     trainer.fit(stage, data)
@@ -51,6 +56,19 @@ def test_states_are_those_of_each_text_alone_without_dropout(model, texts):
         with torch.no_grad():
             expected = model.bert(torch.tensor(ids)).last_hidden_state[0, 0]
         torch.testing.assert_close(states[0, example], expected)
+
+
+def test_states_are_kept_and_read_again(model, texts, tmp_path, monkeypatch, caplog):
+    file = tmp_path / "states/abc.npy"
+    first = kept_cls_states(model, texts, file, "cpu", "halves")
+    assert torch.equal(first, cls_states(model, texts, "cpu", "halves"))
+    monkeypatch.setattr("poolwise.stages.pooler.cls_states", lambda *arguments: torch.zeros(2, 6, 16))
+    assert torch.equal(kept_cls_states(model, texts, file, "cpu", "halves"), first)
+    file.write_bytes(file.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        assert kept_cls_states(model, texts, file, "cpu", "halves").abs().sum() == 0
+    assert "broken" in caplog.text
+    assert [path.name for path in file.parent.iterdir()] == ["abc.npy"]
 
 
 def test_states_travel_with_their_examples(texts, tokenizer):
@@ -133,30 +151,54 @@ def test_the_encoder_is_read_once_a_text(config, texts, tokenizer, tmp_path, mon
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: rows.append(len(ids)) or forward(self, ids, **k))
     monkeypatch.setattr(
-        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+        "poolwise.stages.mlm.dev_geometries", lambda *arguments: 2 * ({"effective_rank": 5.0, "mean_cosine": 0.5},)
     )
     fit(tmp_path, texts, tokenizer)
     assert sum(rows) == len(texts)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone])
-def test_each_objective_that_may_trains_the_pooler_and_nothing_of_the_encoder(
-    config, texts, tokenizer, tmp_path, name, monkeypatch
+@pytest.fixture
+def sentences(tokenizer, tmp_path):
+    """Five texts of two and three sentences, and one of one, with ratings."""
+    rows = [f"{TEXTS[n]} {TEXTS[0]}" for n in (0, 1, 3)] + [f"{TEXTS[3]} {TEXTS[5]} {TEXTS[3]}", TEXTS[3], TEXTS[4]]
+    made = tokenise(Dataset.from_dict({"text": rows}), tokenizer, 48, tmp_path / "sentences")
+    return replace(made, ratings=np.array([1, 0, 1, 0, 1, 0]), rating_names=("1", "5"))
+
+
+ROWS_READ = {"halves": 12, "simcse": 6 + 4 * 12, "views": 4 * 12, "sop": 4 * 6, "nsp": 4 * 6}
+"""By the encoder: of six texts once, for most objectives; else in two epochs, and in dev after each."""
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "none"])
+def test_each_objective_trains_the_pooler_and_nothing_of_the_encoder(
+    config, sentences, tokenizer, tmp_path, name, monkeypatch
 ):
     torch.manual_seed(0)
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    rated = replace(texts, ratings=np.array([1, 0, 1, 0, 1, 0]), rating_names=("1", "5"))
+    before = load_file(tmp_path / "model.safetensors")
     passes = []
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda self, ids, **k: passes.append(len(ids)) or forward(self, ids, **k))
     monkeypatch.setattr(
-        "poolwise.stages.mlm.pooler_geometry", lambda *arguments: {"effective_rank": 5.0, "mean_cosine": 0.5}
+        "poolwise.stages.mlm.dev_geometries", lambda *arguments: 2 * ({"effective_rank": 5.0, "mean_cosine": 0.5},)
     )
-    stage, trainer = fit(tmp_path, rated, tokenizer, objective_settings(name))
-    assert sum(passes) == len(texts) * (2 if name == "halves" else 1)  # each half is a row
+    stage, trainer = fit(tmp_path, sentences, tokenizer, objective_settings(name))
+    assert sum(passes) == ROWS_READ.get(name, 6)
     parts = stage.proof["parts"]
     assert [part for part in parts if parts[part]["distance_moved"] > 0] == ["pooler"]
+    assert (parts["pooler"]["losses"], parts["pooler"]["steps"]) == ([name], 6)
+    assert (stage.proof["pooler_status"], stage.proof["loss_shares"]) == ("trained", {name: 1.0})
+    after = stage.model.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
     assert trainer.callback_metrics["dev/objective_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["sop", "nsp"])
+def test_where_no_dev_text_can_be_split_there_is_no_dev_figure(config, sentences, texts, tokenizer, tmp_path, name):
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    _, trainer = fit(tmp_path, sentences, tokenizer, objective_settings(name), dev=texts)
+    assert "train/objective_loss" in trainer.callback_metrics
+    assert not [figure for figure in trainer.callback_metrics if figure.startswith("dev/")]
 
 
 def test_several_objectives_at_their_weights_of_the_moment(config, texts, tokenizer, tmp_path):
@@ -174,11 +216,47 @@ def test_several_objectives_at_their_weights_of_the_moment(config, texts, tokeni
     assert weights == [1.0]
 
 
-def test_only_what_needs_no_pass_of_its_own_and_the_same_rows_each_time_serves_the_pooler_alone():
-    able = [name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone]
-    assert able == ["bow", "halves", "decoder", "rating"]
-    assert all(OBJECTIVES[name].further_passes == 0 for name in able)
-    assert all(OBJECTIVES[name].needs.arrangement in (None, "single", "halves") for name in able)
+def frozen_stage(folder, texts, tokenizer, name):
+    """A stage on a frozen encoder in training mode, and a batch of all texts."""
+    torch.manual_seed(0)
+    model = load_for_pretraining(str(folder), "keep", 1)
+    objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = PoolerTraining(model, objective, ProvenanceTracker(model, "base, sha256 abc", 1), OPTIMISATION).train()
+    freeze_all_but_pooler(model)
+    return stage, MaskedBatches(texts, tokenizer, MASKING, 1, objective.needs)[[(0, n) for n in range(len(texts))]]
+
+
+@pytest.mark.parametrize(("name", "ids"), [("views", "input_ids"), ("sop", "original_ids"), ("nsp", "original_ids")])
+def test_a_pass_of_the_frozen_encoder_has_no_dropout_and_no_graph(config, sentences, tokenizer, tmp_path, name, ids):
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    stage, batch = frozen_stage(tmp_path, sentences, tokenizer, name)
+    assert (batch["input_ids"] != batch["original_ids"]).any()
+    found = stage.pooled(batch)
+    assert all(module.training for module in stage.modules())
+    states = []
+    stage.model.bert.pooler.register_forward_pre_hook(lambda module, inputs: states.append(inputs[0]))
+    stage.model.bert.eval()
+    expected = stage.model.bert(
+        batch[ids], attention_mask=batch["attention_mask"], token_type_ids=batch.get("token_type_ids")
+    ).pooler_output
+    assert torch.equal(found, expected)
+    assert found.requires_grad
+    assert not states[0].requires_grad
+
+
+def test_simcse_on_a_frozen_encoder_has_two_dropout_views_and_none_in_evaluation(
+    config, sentences, tokenizer, tmp_path
+):
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    stage, batch = frozen_stage(tmp_path, sentences, tokenizer, "simcse")
+    rows = []
+    stage.objective.contrast = lambda vectors, ids: rows.append(vectors) or vectors.sum()
+    batch = {**batch, "cls_states": torch.zeros(6, 16)}
+    stage.losses(batch)
+    stage.eval().losses(batch)
+    (first, second), (third, fourth) = (vectors.chunk(2) for vectors in rows)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(third, fourth)
 
 
 def test_the_summary_of_a_sweep_leaves_out_the_figures_of_mlm():
@@ -195,6 +273,10 @@ def test_a_budget_of_pooler_only_training(program, tmp_path):
     record = read_record(run)
     assert (record["objective"], record["steps"]) == ("bow+halves-pooler_only-5steps", 5)
     assert record["provenance"]["parts"]["pooler"]["steps"] == 5
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/states").iterdir()}
+    assert len(kept) == 2
+    assert program("stage=mlm", *given, f"model={base}", "trainable=pooler", "budget=2steps", "seed=2") == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/states").iterdir()} == kept
 
 
 def test_halves_train_the_pooler_on_states_of_each_half(model, texts, tokenizer, tmp_path):
@@ -209,6 +291,7 @@ def test_halves_train_the_pooler_on_states_of_each_half(model, texts, tokenizer,
     assert stage.proof["parts"]["pooler"]["losses"] == ["halves"]
     assert stage.proof["pooler_geometry"]["texts"] == 6
     pooled = stage.model.pooling_layer(expected.unsqueeze(1))
-    loss = stage.objective.losses(pooled, {}, stage.model)["halves"]
+    batch = {"original_ids": torch.tensor(made.token_ids)}
+    loss = stage.objective.losses(pooled, batch, stage.model)["halves"]
     assert 0 < loss.item() < 2 * math.log(6)
     assert trainer.callback_metrics["dev/objective_loss"] > 0

@@ -6,6 +6,9 @@ Shapes: P word pieces of all texts.
 import importlib
 import logging
 import unicodedata
+import warnings
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -55,9 +58,26 @@ def segmenter() -> str | None:
     return f"{SEGMENTER} {version(SEGMENTER)}" if find_spec(SEGMENTER) else None
 
 
+@cache
+def _chinese_segmenter() -> Callable[[str], list[str]]:
+    """From a text to its words, by the default dictionary.
+
+    Read from the package itself: `jieba.lcut` keeps it in the shared folder for temporary files, as a `marshal` file
+    that anybody may have put there.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its escape sequences are wrong for newer Pythons, and pkg_resources is old
+        jieba = importlib.import_module(SEGMENTER)
+    found = jieba.Tokenizer()
+    found.FREQ, found.total = found.gen_pfdict(found.get_dict_file())
+    found.initialized = True
+    cut: Callable[[str], list[str]] = found.lcut
+    return cut
+
+
 def _join_chinese(starts: Bool[ndarray, " P"], chinese: Bool[ndarray, " P"], tokens: ndarray) -> None:
     """Take the starts away inside of Chinese words, run by run."""
-    cut = importlib.import_module(SEGMENTER).lcut
+    cut = _chinese_segmenter()
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chinese, [False]])))
     for begin, end in edges.reshape(-1, 2):
         place = begin

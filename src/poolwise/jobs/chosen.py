@@ -10,9 +10,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
+from poolwise.checkpoints import EXPORT_FOLDER
+from poolwise.command_line import stage1_command
 from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import content_hash
-from poolwise.jobs.stage1 import EXPORT_FOLDER, stage1_identity, stage1_label
+from poolwise.jobs.stage1 import stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, starting_point
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.runs import read_record
@@ -120,7 +122,7 @@ def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
     """The message for a stage-1 export that is not there, with the command that makes it."""
     return (
         f"The stage-1 encoder is missing: {folder}\n"
-        f"  make it:                {settings.stage1_command}\n"
+        f"  make it:                {stage1_command(settings.overrides)}\n"
         "  or use it unadapted:    encoder=base\n"
         "  or name another folder: encoder=FOLDER (also for a stage 1 that had trainer settings of its own)"
     )

@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from datasets import Dataset
 
 from poolwise import checkpoints, encoder
 from poolwise.card import model_card
-from poolwise.command_line import stage2_command
+from poolwise.checkpoints import EXPORT_FOLDER
+from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
+from poolwise.data.arrangement import Arrangement
 from poolwise.data.batching import batches_an_epoch
 from poolwise.data.module import TextDataModule, masked_data
 from poolwise.data.tokens import TokenisedTexts, with_ratings
 from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
-from poolwise.jobs.stage1 import EXPORT_FOLDER, ratings_of, stage1_identity, trains_nothing
+from poolwise.jobs.stage1 import ratings_of, stage1_identity, trains_nothing
 from poolwise.jobs.start import (
     StartingPoint,
     check_words,
     model_name,
     starting_point,
     starts_from_labels,
+    states_key,
     tokenised,
     weights_bytes,
 )
@@ -33,10 +37,19 @@ from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
 from poolwise.runs import RunRecord
-from poolwise.settings import HELD_BY_CONTROLS, EqualTime, MLMSettings, ScratchModel, Stage1Choice, UserError
+from poolwise.settings import (
+    HELD_BY_CONTROLS,
+    DemoData,
+    EqualTime,
+    MLMSettings,
+    PretrainedModel,
+    ScratchModel,
+    Stage1Choice,
+    UserError,
+)
 from poolwise.stages.loop import Job, limited_batches
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, cls_states
+from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, kept_cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -63,7 +76,7 @@ class MLMJob(Job):
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
         self.identity = stage1_identity(settings, choice, settings.trainer)
         self.data_report = checked_corpus(settings.data, settings.rows_dir).report
-        self.data_warnings = list(warnings_of(self.data_report, "mlm"))
+        self.data_warnings = [*demo_by_default(settings), *warnings_of(self.data_report, "mlm")]
         self.optimisation = settings.pretraining.optimisation
         self.epochs, self.budget = settings.pretraining.epochs, settings.pretraining.budget
         self.trains = not trains_nothing(choice)
@@ -126,7 +139,7 @@ class MLMJob(Job):
     def build(self) -> tuple[Stage, TextDataModule]:
         """Model, objective and masked batches.
 
-        For the pooler alone the encoder is frozen, and read once a text.
+        For the pooler alone the encoder is frozen, and reads each text once where the objective allows.
         """
         settings, start = self.settings, self.start
         if start.path is None:
@@ -143,12 +156,12 @@ class MLMJob(Job):
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
         texts = {split: of.windows for split, of in texts.items()}
-        surroundings = Surroundings(start.tokenizer, model.config, texts["train"])
+        surroundings = Surroundings(start.tokenizer, model.config, texts["train"], texts["dev"])
         objective = build_objective(settings.objective, surroundings, settings.seed)
         before = {} if start.path is None else checkpoints.provenance_of(Path(start.path))
         provenance = ProvenanceTracker(model, start.source, settings.seed, before.get("pooler_status", AS_RELEASED))
-        on_states = self.pooler_only and self.trains
-        kind = PoolerTraining if on_states else MaskedLanguageModelling
+        frozen = self.pooler_only and self.trains
+        kind = PoolerTraining if frozen else MaskedLanguageModelling
         rate = settings.pretraining.pooler_learning_rate
         stage = kind(model, objective, provenance, self.optimisation, self.budget, rate)
         data = masked_data(
@@ -162,15 +175,24 @@ class MLMJob(Job):
             self.mask_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
             settings.pretraining.batch_tokens,
         )
-        if on_states:
+        device, arrangement = self.platform["device"], objective.needs.arrangement
+        if frozen:
             encoder.freeze_all_but_pooler(model)
-            log.info("%s: reading each text once with the frozen encoder", self.identity.name)
-            device, arrangement = self.platform["device"], objective.needs.arrangement
+        if frozen and same_rows_each_epoch(arrangement):
+            files = {split: self.states_file(of_split, arrangement) for split, of_split in rows.items()}
             data.batches = {
-                split: BatchesWithStates(batches, cls_states(model, data.texts[split], device, arrangement))
+                split: BatchesWithStates(
+                    batches, kept_cls_states(model, texts[split], files[split], device, arrangement)
+                )
                 for split, batches in data.batches.items()
             }
         return stage, data
+
+    def states_file(self, rows: Dataset, arrangement: Arrangement | None) -> Path:
+        """Where the states of these texts are kept that the frozen encoder reads, for other seeds and objectives."""
+        settings, start = self.settings, self.start
+        key = states_key(settings, [start.fingerprint, None], start.tokenizer, rows, self.platform["device"])
+        return settings.cache_dir / "states" / f"{key}.cls{'_of_halves' if arrangement == 'halves' else ''}.npy"
 
     def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """Over how many epochs masks are planned.
@@ -227,6 +249,16 @@ class MLMJob(Job):
         if hidden:
             log.info("%s", hidden)
         log.info("pooler: %s%s", provenance["pooler_status"], ", as objective=none asks for" if asked_for else "")
+
+
+def demo_by_default(settings: MLMSettings) -> list[str]:
+    """A warning that a checkpoint of other origin is about to be trained on the demo, as no data was named."""
+    named = any(override.root == "data" for override in overrides_in(settings.overrides))
+    if named or not isinstance(settings.data, DemoData) or not isinstance(settings.model, PretrainedModel):
+        return []
+    if checkpoints.provenance_of(Path(checkpoints.locate(settings.model))).get("data") == settings.data.name:
+        return []
+    return ["generated reviews, as no data is named; name your own: data=files data.text=my_texts.txt"]
 
 
 def settled(settings: MLMSettings, start: StartingPoint) -> MLMSettings:

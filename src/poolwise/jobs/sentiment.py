@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from poolwise import checkpoints, encoder, representations
+from poolwise.command_line import pooler_command, stage1_command
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash
@@ -27,10 +28,10 @@ from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
-from poolwise.jobs.start import check_words, model_label, model_name, tokenised, weights_bytes
+from poolwise.jobs.start import check_words, model_label, model_name, states_key, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, hash_of, without_nan, without_seeds
+from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -43,7 +44,6 @@ from poolwise.settings import (
     TrainedProtocol,
     UserError,
 )
-from poolwise.stages import vectors
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class
 from poolwise.stages.stage import Stage
@@ -201,11 +201,9 @@ class SentimentJob(Job):
         settings, chosen = self.settings, self.chosen
         found = {}
         for split, rows in self.corpus.labelled.items():
-            material = [vectors.CODE_VERSION, chosen.fingerprint, None if chosen.path else settings.seed]
-            material += [tokenizer_hash(chosen.tokenizer), content_hash(rows), settings.data.max_length]
-            material += settings.data.reading.material.values()
+            weights = [chosen.fingerprint, None if chosen.path else settings.seed]
             device = self.identity.material["platform"]["device"]
-            folder = settings.cache_dir / "states" / hash_of([*material, device])[:32]
+            folder = settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
             found[split] = stored_states(model, texts[split], folder, device)
         return found
 
@@ -237,10 +235,11 @@ class SentimentJob(Job):
             representation = build_representation(self.representation, shape)
         drawn_anew = isinstance(self.protocol, Finetune) and self.protocol.reinitialise.pooler
         if representation.uses_pooler and self.pooler_status in DISTRUSTED_POOLERS and not drawn_anew:
-            what = f" model={chosen.path} trainable=pooler" if chosen.path else ""
+            overrides = settings.overrides
+            command = pooler_command(chosen.path, overrides) if chosen.path else stage1_command(overrides)
             log.warning(
-                "WARNING: repr=%s reads a pooler that is %s; train it: python train.py stage=mlm%s",
-                *(self.representation_label, self.pooler_status, what),
+                "WARNING: repr=%s reads a pooler that is %s; train it: %s",
+                *(self.representation_label, self.pooler_status, command),
             )
         layers = reinitialised_layers(settings)
         if drawn_anew or layers:

@@ -13,11 +13,10 @@ from poolwise.jobs.corpus import stage1_text
 from poolwise.jobs.start import model_label, model_name, starting_point
 from poolwise.jobs.trainer import platform
 from poolwise.objectives import label_of, reads_ratings
+from poolwise.objectives.bow import BagOfWords
 from poolwise.objectives.none import NoObjective
 from poolwise.runs import RunIdentity, hash_of, without_seeds
 from poolwise.settings import CommonSettings, Pretraining, Stage1Choice, UserError
-
-EXPORT_FOLDER = "export"
 
 
 def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dict[str, Any]) -> RunIdentity:
@@ -33,7 +32,7 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
         "max_length": settings.data.max_length,
         **settings.data.reading.material,
         "pretraining": material_of(choice.pretraining),
-        "objective": choice.objective,
+        "objective": objective_material(choice.objective),
         "platform": platform(trainer),
     }
     if choice.pretraining.masking.unit != "token":
@@ -61,6 +60,14 @@ def material_of(pretraining: Pretraining) -> dict[str, Any]:
     """The settings as plain data, without `budget` if it is null (as before there were any), else without `epochs`."""
     unused = "budget" if pretraining.budget is None else "epochs"
     return {key: value for key, value in asdict(pretraining).items() if key != unused}
+
+
+def objective_material(objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an objective as keys have them: those of `bow` with one that is no more, as it was when off."""
+    if "parts" in objective:
+        parts = {name: objective_material(part) for name, part in objective["parts"].items()}
+        return {**objective, "parts": parts}
+    return {**objective, **({"drop_stop_words": False} if objective["name"] == BagOfWords.name else {})}
 
 
 def trains_nothing(choice: Stage1Choice) -> bool:

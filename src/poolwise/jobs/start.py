@@ -12,11 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data import vocabulary
+from poolwise.data.corpus import content_hash
 from poolwise.data.tokens import TokenisedTexts, tokenise, tokenizer_hash, train_wordpiece
 from poolwise.data.vocabulary import Vocabulary
 from poolwise.jobs.corpus import stage1_text
 from poolwise.runs import hash_of
 from poolwise.settings import CommonSettings, DataSettings, ModelSettings, PretrainedModel, ScratchModel, UserError
+from poolwise.stages import vectors
 from poolwise.words import counted, some
 
 log = logging.getLogger(__name__)
@@ -148,6 +150,14 @@ def weights_bytes(settings: CommonSettings, path: str | None, tokenizer: PreTrai
         return checkpoints.weights_file(path).stat().st_size + MARGIN_BYTES
     assert isinstance(settings.model, ScratchModel)
     return encoder.scratch_parameters(settings.model, tokenizer) * 4 + MARGIN_BYTES
+
+
+def states_key(
+    settings: CommonSettings, weights: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, device: str
+) -> str:
+    """By which the states of texts are kept under `cache_dir` that a frozen encoder, given by its `weights`, read."""
+    material = [vectors.CODE_VERSION, *weights, tokenizer_hash(tokenizer), content_hash(rows), settings.data.max_length]
+    return hash_of([*material, *settings.data.reading.material.values(), device])[:32]
 
 
 def tokenised(

@@ -127,17 +127,6 @@ def typed_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     return typed(objective_class(settings["name"]), settings)
 
 
-def problems_with_pooler_alone(settings: Mapping[str, Any], where: str) -> list[str]:
-    """Say which objectives of checked settings cannot train the pooler of a frozen encoder; `where` is as above."""
-    able = ", ".join(name for name, kind in OBJECTIVES.items() if kind.serves_pooler_alone)
-    return [
-        f"{where}trainable='pooler': objective={name} needs encoder passes of its own, and a frozen encoder reads each "
-        f"text once; allowed: {able}, {COMBINED} of these, or {NoObjective.name} (then nothing is trained)"
-        for name in parts_of(settings)
-        if name != NoObjective.name and not objective_class(name).serves_pooler_alone
-    ]
-
-
 def problems_with_long_texts(settings: Mapping[str, Any], read: str | None) -> list[str]:
     """Say which objectives of checked settings cannot do with what is `read` of long texts."""
     if read not in ("tail", "windows"):

@@ -30,11 +30,13 @@ class Surroundings:
         tokenizer: the encoder's own.
         config: the encoder's sizes, dropout and initialisation.
         texts: the training texts of stage 1.
+        dev_texts: its dev texts; None where nothing is measured on any.
     """
 
     tokenizer: PreTrainedTokenizerBase
     config: PreTrainedConfig
     texts: TokenisedTexts
+    dev_texts: TokenisedTexts | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -74,8 +76,6 @@ class PoolerLoss(Objective):
         name: as in `objective=`.
         further_passes: encoder passes over B texts beyond MLM's own, in each step.
         reads_labels: whether it learns from labels that tell about the stage-2 task.
-        serves_pooler_alone: whether `trainable=pooler` can use it: of the encoder's passes it reads the pooler's output
-            only, of the same unmasked rows in each epoch, so that each is encoded once.
         needs: one copy of each text, unless a subclass says otherwise.
         weight: what the loss is multiplied by before it is added to the MLM loss.
     """
@@ -83,7 +83,6 @@ class PoolerLoss(Objective):
     name: ClassVar[str]
     further_passes: ClassVar[int] = 0
     reads_labels: ClassVar[bool] = False
-    serves_pooler_alone: ClassVar[bool] = False
     needs: BatchNeeds = BatchNeeds()
 
     def __init__(

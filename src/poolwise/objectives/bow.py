@@ -1,6 +1,5 @@
 """Bag of words: the pooler's output must tell which word pieces the text holds."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,20 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.batching import Batch
 from poolwise.data.tokens import document_frequencies
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.objectives.base import PoolerLoss, Surroundings
 from poolwise.settings import Share
-
-STOP_WORDS = (
-    "a an the this that these those and or of to in on at by for from with as it its he she they them his her "
-    "their we us our you your i me my is are was were be been being am do does did have has had there here "
-    "what which who whom when where while than then so if into about over"
-).split()
-"""English function words; negations, contrasts and words of degree are left out: they carry sentiment."""
 
 
 class BagOfWords(PoolerLoss):
@@ -36,22 +27,19 @@ class BagOfWords(PoolerLoss):
     """
 
     name = "bow"
-    serves_pooler_alone = True
 
     def __init__(
         self,
         surroundings: Surroundings,
         *,
         train_mlm_head: bool,
-        drop_stop_words: bool,
         idf_weighted: bool,
         largest_document_share: Share,
         **shared: Any,
     ) -> None:
         """Args:
-        surroundings: the tokenizer names special tokens and stop words; the texts give document frequencies.
+        surroundings: the tokenizer names special tokens; the texts give document frequencies.
         train_mlm_head: whether the loss's gradient enters the MLM head and the embeddings tied to it.
-        drop_stop_words: leave `STOP_WORDS` out of what must be predicted.
         idf_weighted: whether rarer pieces count for more.
         largest_document_share: leave out pieces that more than this share of the training texts hold.
         shared: as in `PoolerLoss`.
@@ -66,8 +54,6 @@ class BagOfWords(PoolerLoss):
                 weights = torch.log(len(texts) / frequencies.clamp(min=1)).float()
             weights[frequencies > largest_document_share * len(texts)] = 0.0
         weights[tokenizer.all_special_ids] = 0.0
-        if drop_stop_words:
-            weights[whole_word_ids(tokenizer, STOP_WORDS)] = 0.0
         self.register_buffer("piece_weights", weights, persistent=False)
 
     def forward(
@@ -92,12 +78,6 @@ class BagOfWords(PoolerLoss):
             frozen = {name: p.detach() for name, p in mlm_head.named_parameters()}
             logits = functional_call(mlm_head, frozen, (pooler_output,))
         return logits
-
-
-def whole_word_ids(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> list[int]:
-    """The ids of those of the words that are one piece; byte-level tokenizers have another one after a blank."""
-    pieces = (tokenizer.tokenize(text) for word in words for text in (word, f" {word}"))
-    return sorted({int(tokenizer.convert_tokens_to_ids(piece[0])) for piece in pieces if len(piece) == 1})
 
 
 def distinct(token_ids: Int[Tensor, "R T"]) -> tuple[Int[Tensor, "R T"], Bool[Tensor, "R T"]]:

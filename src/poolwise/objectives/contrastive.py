@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,24 +19,39 @@ from poolwise.settings import NonNegativeCount, Positive
 log = logging.getLogger(__name__)
 
 
-def info_nce(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, ""]:
+def info_nce(
+    first: Float[Tensor, "B D"],
+    second: Float[Tensor, "B D"],
+    temperature: float,
+    same_text: Bool[Tensor, "B B"] | None = None,
+) -> Float[Tensor, ""]:
     """InfoNCE over cosine similarities, in nats, the mean of both directions; 0 for a single text.
 
     With s(i, j) = cos(first_i, second_j) / temperature, one direction is the mean over i of
     -log(exp s(i, i) / sum_j exp s(i, j)) (van den Oord et al. 2018). Cosine and temperature are as in Chen et al.
-    2020, where both views of the B - 1 other texts are negatives, here their second views alone. Formed in fp32, as
-    cosines near 1 are all the same in half precision.
+    2020, where both views of the B - 1 other texts are negatives, here their second views alone. Another copy of text
+    i is no negative of it: `same_text` marks pairs that j leaves out. Formed in fp32, as cosines near 1 are all the
+    same in half precision.
     """
     targets = torch.arange(len(first), device=first.device)
     with torch.autocast(first.device.type, enabled=False):
         logits = (
             functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
         )
+        if same_text is not None:
+            others = same_text & (targets[:, None] != targets)
+            logits = logits.masked_fill(others, -torch.inf)
         return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
 
+def same_texts(token_ids: Int[Tensor, "R T"]) -> Bool[Tensor, "B B"]:
+    """Which texts are equal, given by R = 2 B unmasked rows: row i and row B + i are of text i."""
+    rows = torch.cat(token_ids.chunk(2), dim=1)
+    return (rows[:, None] == rows).all(dim=2)
+
+
 class Contrast(PoolerLoss):
-    """What both contrastive objectives share: temperature, projection, and which texts share a batch."""
+    """What all contrastive objectives share: temperature, projection, and which texts share a batch."""
 
     def __init__(
         self,
@@ -68,12 +83,15 @@ class Contrast(PoolerLoss):
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
         """InfoNCE between the two rows of each text."""
-        return self.contrast(pooler_output)
+        return self.contrast(pooler_output, batch["original_ids"])
 
-    def contrast(self, pooler_output: Float[Tensor, "R H"]) -> Float[Tensor, ""]:
-        """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text."""
+    def contrast(self, pooler_output: Float[Tensor, "R H"], token_ids: Int[Tensor, "R T"]) -> Float[Tensor, ""]:
+        """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text.
+
+        `token_ids` are those of the unmasked rows: batches of texts of like length bring equal ones together.
+        """
         first, second = self.projection(pooler_output).chunk(2)
-        return info_nce(first, second, self.temperature)
+        return info_nce(first, second, self.temperature, same_texts(token_ids))
 
 
 class MaskedViews(Contrast):
@@ -98,7 +116,6 @@ class Halves(Contrast):
     """
 
     name = "halves"
-    serves_pooler_alone = True
     needs = BatchNeeds(arrangement="halves")
 
     def __init__(self, surroundings: Surroundings, **shared: Any) -> None:
@@ -126,7 +143,8 @@ class SimCSE(Contrast):
     Unsupervised SimCSE with MLM as its authors set it: temperature 0.05, and contrastive loss + 0.1 x MLM loss. Here
     MLM has weight 1, so the equivalent weight of this loss is 10 (AdamW does not see the common factor; clipping
     does). Their dense layer with tanh is the pooler; they always draw it anew, and leave it out after training. They
-    take the mean of one direction, here of both; their MLM reads both copies, here one.
+    take the mean of one direction, here of both; their MLM reads both copies, here one. Dropout makes the views, so
+    a frozen encoder (`trainable=pooler`) has it in training too.
     """
 
     name = "simcse"
@@ -150,7 +168,7 @@ class SimCSE(Contrast):
     ) -> Float[Tensor, ""]:
         """InfoNCE between two dropout views; in evaluation there is no dropout, and views are equal."""
         token_ids, attention_mask = (torch.cat([batch[key]] * 2) for key in ("original_ids", "attention_mask"))
-        return self.contrast(model.sentence_vectors(token_ids, attention_mask))
+        return self.contrast(model.sentence_vectors(token_ids, attention_mask), token_ids)
 
     def own_notes(self) -> dict[str, Any]:
         """Whether the two views could differ."""

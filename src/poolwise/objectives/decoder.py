@@ -29,7 +29,6 @@ class WeakDecoder(PoolerLoss):
     """
 
     name = "decoder"
-    serves_pooler_alone = True
 
     def __init__(self, surroundings: Surroundings, *, mask_probability: OpenShare, **shared: Any) -> None:
         """Args:

@@ -21,7 +21,6 @@ class Rating(PoolerLoss):
 
     name = "rating"
     reads_labels = True
-    serves_pooler_alone = True
     needs = BatchNeeds(ratings=True)
 
     def __init__(self, surroundings: Surroundings, **shared: Any) -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class SegmentPairLoss(PoolerLoss):
     """A linear head on the pooler's output tells two kinds of pairs apart: cross entropy in nats over two classes.
 
-    Texts that cannot be split stand alone, are read by MLM only, and are counted.
+    Texts that cannot be split stand alone, are read by MLM only (if there is MLM), and are counted.
     """
 
     fewest_texts = 1
@@ -33,20 +33,25 @@ class SegmentPairLoss(PoolerLoss):
             UserError: too few texts hold two sentences.
         """
         super().__init__(surroundings, **shared)
-        splittable = SegmentPairs(surroundings.texts, surroundings.tokenizer).splittable
-        self.text_count, self.unsplit_count = len(splittable), int((~splittable).sum())
-        if splittable.sum() < self.fewest_texts:
+        splits = {"training": surroundings.texts, "dev": surroundings.dev_texts}
+        self.counts_by_split = {
+            split: (len(texts), int((~SegmentPairs(texts, surroundings.tokenizer).splittable).sum()))
+            for split, texts in splits.items()
+            if texts is not None
+        }
+        count, unsplit = self.counts_by_split["training"]
+        if count - unsplit < self.fewest_texts:
             raise UserError(
-                f"objective={self.name} needs texts of several sentences; of {self.text_count} texts "
-                f"{splittable.sum()} can be split after a sentence"
+                f"objective={self.name} needs texts of several sentences; of {count} texts {count - unsplit} can be "
+                "split after a sentence"
             )
-        if self.unsplit_count:
-            log.warning(
-                "objective=%s: %d of %d texts are too short to split; only MLM reads them",
-                self.name,
-                self.unsplit_count,
-                self.text_count,
-            )
+        for split, (count, unsplit) in self.counts_by_split.items():
+            if unsplit:
+                log.warning(
+                    "objective=%s: %d of %d %s texts are too short to split, and it leaves them out%s",
+                    *(self.name, unsplit, count, split),
+                    "; it has no dev figures" if count == unsplit else "",
+                )
         self.head = nn.Linear(surroundings.config.hidden_size, 2)
         draw_dense(self.head, surroundings.config.initializer_range)
 
@@ -61,8 +66,12 @@ class SegmentPairLoss(PoolerLoss):
         return count_known(batch["pair_labels"])
 
     def own_notes(self) -> dict[str, Any]:
-        """How many training texts there are, and how many were too short to split."""
-        return {"texts": self.text_count, "texts_too_short_to_split": self.unsplit_count}
+        """How many texts there are, of training and of dev, and how many were too short to split."""
+        found: dict[str, int] = {}
+        for split, (count, unsplit) in self.counts_by_split.items():
+            prefix = "" if split == "training" else f"{split}_"
+            found |= {f"{prefix}texts": count, f"{prefix}texts_too_short_to_split": unsplit}
+        return found
 
 
 class SegmentOrder(SegmentPairLoss):

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
-from poolwise.geometry import pooler_geometry
+from poolwise.geometry import dev_geometries
 from poolwise.objectives.base import Objective
 from poolwise.provenance import ProvenanceTracker, pooler_figures
 from poolwise.settings import Budget, Optimisation
@@ -138,8 +138,8 @@ class MaskedLanguageModelling(Stage):
     def on_train_end(self) -> None:
         """Measure what training made of the pooler, while the model is on its device, and log it."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        geometry = pooler_geometry(self.model, data.batches["dev"], data.texts["dev"].lengths)
-        self.proof = self.provenance.summary(geometry)
+        geometries = dev_geometries(self.model, data.batches["dev"], data.texts["dev"].lengths)
+        self.proof = self.provenance.summary(*geometries)
         for logger in self.loggers:
             logger.log_metrics(pooler_figures(self.proof), self.global_step)
 
@@ -178,8 +178,9 @@ class MaskedLanguageModelling(Stage):
             self.dev_objectives[name].update(losses[name], count)
 
     def log_dev_objectives(self) -> None:
-        """Log the objectives' dev figures."""
-        figures = loss_figures({name: metric.compute() for name, metric in self.dev_objectives.items()})
+        """Log the objectives' dev figures, less those that no dev text says anything of."""
+        known = {name: metric.compute() for name, metric in self.dev_objectives.items() if metric.weight > 0}
+        figures = loss_figures(known) if known else {}
         self.log_dict({f"dev/{name}": value for name, value in figures.items()})
         for metric in self.dev_objectives.values():
             metric.reset()
