@@ -29,6 +29,7 @@ from poolwise.machine import answers
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
 from poolwise.settings import LongTexts
+from poolwise.tracking import given_up
 from wandb_service import KEY, WandbService, wandb_service
 
 
@@ -113,6 +114,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSe
             "tempfile.tempdir", str(tmp_path)
         )  # W&B's client makes a folder there for each run it reads
         answers.cache_clear()
+        given_up.clear()
         wandb.teardown()  # what earlier tests left in this process knows another service
         yield running
         wandb.teardown()

@@ -33,10 +33,11 @@ from poolwise.data.corpus import content_hash
 from poolwise.data.parts import find_parts
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import tokenise
+from poolwise.durable import seal
 from poolwise.inspect import inspect_checkpoint
 from poolwise.jobs.start import load_tokenizer
 from poolwise.report import main as report_main
-from poolwise.runs import read_record
+from poolwise.runs import read_record, write_record
 from poolwise.settings import UserError
 from poolwise.stages.vectors import KINDS, StatesOnDisk
 from wandb_service import ENTITY, ReceivedRun
@@ -206,11 +207,12 @@ def test_a_pickle_in_a_column_type_of_arrow_is_not_read(tmp_path, planted):
     assert [row["text"] for row in rows_of(tmp_path / "a.parquet")] == ["a", "b"]
 
 
-def test_pickles_in_numpys_files_and_in_checkpoints_are_refused(tmp_path, planted):
+def test_pickles_in_numpys_files_and_in_checkpoints_are_refused(tmp_path, planted, texts):
     for kind in KINDS:
         np.save(tmp_path / f"{kind}.npy", np.array([planted], dtype=object))
+        seal(tmp_path / f"{kind}.npy")
     with pytest.raises(ValueError, match="Array can't be memory-mapped"):  # then they are made anew
-        StatesOnDisk(tmp_path)
+        StatesOnDisk(tmp_path, texts)
     torch.save({"state_dict": {}, "x": planted}, tmp_path / "best.ckpt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         torch.load(tmp_path / "best.ckpt", weights_only=True)
@@ -245,7 +247,7 @@ def test_tokens_that_were_cut_off_are_made_anew(tokenizer, tmp_path, caplog):
         file.write_bytes(kept)
         assert tokenise(rows, tokenizer, 8, tmp_path).ids.tolist() == first.ids.tolist()
     assert file.read_bytes() == whole
-    assert caplog.text.count("cut off, and made anew") == 3
+    assert caplog.text.count("not what was written, and made anew") == 3
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", "[" * 200_000, '{"key": "a"', "\0"])
@@ -325,7 +327,7 @@ def test_reports_show_what_a_file_says_as_text(tmp_path, monkeypatch):
             record |= {"label_names": [evil, "positive"], "data": evil, "model": evil, "config": config}
             record["material"]["labelled"] = {"test": content_hash(texts)}
             record["representation"]["formula"] = f"[{evil}](javascript:alert(1))"
-            (folder / "record.json").write_text(json.dumps(record))
+            write_record(folder, record)
     monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path / "runs"), "--wandb"])
     report_main()
     folder = tmp_path / "runs/report"
