@@ -1,5 +1,6 @@
 """W&B from end to end: the real client, and a stand-in of the service that it talks to."""
 
+import gc
 import json
 import os
 import re
@@ -219,6 +220,7 @@ def end_its_client(service: WandbService) -> None:
                 os.kill(int(place.name), signal.SIGKILL)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the client that was ended
 @pytest.mark.parametrize("fail", [die, fall_silent, become_slow, end_its_client])
 def test_a_run_outlives_wandb(service, tmp_path, caplog, fail):
     """It waits for nothing while it trains and a second at its end, has all figures, and says how to upload them."""
@@ -244,6 +246,7 @@ def test_a_run_outlives_wandb(service, tmp_path, caplog, fail):
     assert f"to upload: wandb sync {folder}" in caplog.text
     assert wandb_mode("online") == "offline"  # the next job of a sweep does not wait again
     service.before_answer = lambda: None
+    gc.collect()
     if fail is die:
         found = read_wandb(folder)
         assert (found["summary"]["train/loss"], found["summary"]["test/accuracy"]) == (19.0, 0.5)
@@ -275,7 +278,7 @@ def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path,
     service.runs.clear()
     (folder,) = (tmp_path / "runs/mlm").iterdir()
     record = json.loads((folder / "record.json").read_text())
-    wandb_command(tmp_path, "sync", record["wandb"]["folder"])
+    print(wandb_command(tmp_path, "sync", record["wandb"]["folder"]))
     ((run, received),) = service.runs.items()
     assert run == record["wandb"]["id"]
     check_figures(received, folder, {})
