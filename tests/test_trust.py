@@ -144,6 +144,19 @@ def test_an_encoder_that_asks_for_more_is_refused(encoder, planted, case):
         assert words in str(error.value)
 
 
+def test_an_adapter_of_the_hub_is_refused_as_one_in_a_folder(encoder, tmp_path, monkeypatch):
+    """Files as the hub's client keeps them, and no network."""
+    kept = tmp_path / "hub/models--owner--name"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("1")
+    shutil.copytree(encoder, kept / "snapshots/1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    check_checkpoint("owner/name", refuse_unexpected=True)
+    adapter(kept / "snapshots/1")
+    with pytest.raises(UserError, match=r"owner/name holds an adapter \(adapter_config\.json\)"):
+        check_checkpoint("owner/name", refuse_unexpected=True)
+
+
 def test_a_pickle_beside_the_weights_and_code_beside_the_tokenizer_are_left(encoder, planted, caplog):
     torch.save(planted, encoder / "pytorch_model.bin")
     check_checkpoint(str(encoder), refuse_unexpected=True)

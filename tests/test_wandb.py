@@ -243,7 +243,7 @@ def test_a_run_outlives_wandb(service, tmp_path, caplog, fail):
     assert (told["status"], told["metrics"]) == ("finished", {"test/accuracy": 0.5})
     assert len((record.folder / "metrics.jsonl").read_text().splitlines()) == 20
     folder = record.results["wandb"]["folder"]
-    assert f"to upload: wandb sync {folder}" in caplog.text
+    assert f"to upload: wandb sync --no-skip-online {folder}" in caplog.text
     assert wandb_mode("online") == "offline"  # the next job of a sweep does not wait again
     service.before_answer = lambda: None
     gc.collect()
@@ -265,7 +265,7 @@ def test_a_start_that_is_not_answered_is_bounded(service, tmp_path, caplog):
     service.before_answer = lambda: None
 
 
-def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path, monkeypatch):
+def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path, monkeypatch, capfd):
     step = MaskedLanguageModelling.training_step
 
     def losing(self, batch, batch_idx):
@@ -278,7 +278,9 @@ def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path,
     service.runs.clear()
     (folder,) = (tmp_path / "runs/mlm").iterdir()
     record = json.loads((folder / "record.json").read_text())
-    print(wandb_command(tmp_path, "sync", record["wandb"]["folder"]))
+    words = ["wandb", "sync", "--no-skip-online", record["wandb"]["folder"]]
+    assert " ".join(words) in capfd.readouterr().out
+    wandb_command(tmp_path, *words[1:])
     ((run, received),) = service.runs.items()
     assert run == record["wandb"]["id"]
     check_figures(received, folder, {})

@@ -78,11 +78,12 @@ def outlived(run: wandb.Run) -> Iterator[None]:
     except Exception as error:  # see `OutlivedWandbLogger`
         given_up.add(_service())
         log.warning(
-            "WARNING: W&B did not take all of this run (%s); all of it is on disk; to upload: wandb sync %s",
-            *(first_line(error), folder),
+            "WARNING: W&B did not take all of this run (%s); all of it is on disk; to upload: wandb sync %s%s",
+            *(first_line(error), "--no-skip-online " if run.settings.mode == "online" else "", folder),
         )
-        with suppress(Exception):
-            wandb.teardown()
+        if not isinstance(error, TimeoutError):  # W&B's own process has ended, and the next job needs another
+            with suppress(Exception):
+                wandb.teardown()
 
 
 @contextmanager
