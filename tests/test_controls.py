@@ -131,6 +131,7 @@ def test_a_checkpoint_without_a_pooler_of_its_own(program, base, tmp_path, capsy
 
     bare = tmp_path / "bare"
     shutil.copytree(base / "export", bare)
+    (bare / "SHA256SUMS").unlink()  # changed on purpose
     kept = {name: tensor for name, tensor in weights(base).items() if name not in POOLER}
     save_file(kept, bare / "model.safetensors", metadata={"format": "pt"})
     assert program(*OTHER_MODEL, "control=own_pooler", f"model={bare}") == 2

@@ -94,7 +94,7 @@ def start(arguments: Sequence[str], place: Path, prepare: Callable[[], None] = l
     code = 1
     try:
         place.mkdir(parents=True, exist_ok=True)
-        screen = os.open(place / "screen.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        screen = os.open(screen_file(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(screen, 1)
         os.dup2(screen, 2)
@@ -165,9 +165,15 @@ def run_and_send(arguments: Sequence[str], place: Path, number: int, after: floa
     return run_and_send(arguments, place, number, 0.8 * after)
 
 
+def screen_file(place: Path) -> Path:
+    """What the last run under `place` showed, where no disk is filled."""
+    root = Path(tempfile.gettempdir())
+    return root / ("_".join(place.relative_to(root).parts) + ".txt")
+
+
 def screen_of(place: Path) -> str:
     """What the last run under `place` showed."""
-    return (place / "screen.txt").read_text(errors="replace")
+    return screen_file(place).read_text(errors="replace")
 
 
 def without_clocks(figures: dict[str, Any]) -> dict[str, Any]:
@@ -679,6 +685,8 @@ def main() -> None:
             print(place)
         else:
             shutil.rmtree(place, ignore_errors=True)
+            for file in place.parent.glob(f"{place.name}_*.txt"):
+                file.unlink()
     raise SystemExit(any(trial.outcome == FAILED for trial in suite.trials))
 
 
