@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test coverage test-slow bench lint
+.PHONY: help setup demo report test coverage test-slow faults bench lint
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ coverage: $(VENV)/.tests ## run the tests, and say which lines none of them runs
 
 test-slow: $(VENV)/.tests ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --durations=5
+
+faults: $(VENV)/.tests ## kill runs, fill disks, damage files, turn clocks: what survives it, in experiments/faults
+	$(RUN) experiments/faults/faults.py
 
 bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer; needs ../shared/data and some 40 minutes
 	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput

@@ -32,6 +32,7 @@ from poolwise.objectives.base import Objective, Surroundings
 from poolwise.representations import EncoderShape, build_representation
 from poolwise.settings import LongTexts
 from poolwise.stages.sentiment import SentimentClassifier
+from poolwise.tracking import given_up
 from poolwise.trained import MODEL_FOLDER, Notes, place_from, save
 from wandb_service import KEY, WandbService, wandb_service
 
@@ -117,6 +118,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSe
             "tempfile.tempdir", str(tmp_path)
         )  # W&B's client makes a folder there for each run it reads
         answers.cache_clear()
+        given_up.clear()
         wandb.teardown()  # what earlier tests left in this process knows another service
         yield running
         wandb.teardown()

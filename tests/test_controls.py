@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
-from poolwise.runs import read_record
+from poolwise.runs import read_record, write_record
 
 MLM = ["stage=mlm", *SMALL_STAGE1, "pretraining.batch_size=16", "logger=csv"]
 OTHER_MODEL = [setting for setting in MLM if not setting.startswith("model.")]
@@ -66,7 +66,7 @@ def test_equal_time_trains_as_long_as_the_other_run(program, tmp_path, capsys, b
     record = read_record(base)
     seconds = 0.4
     record["material"]["platform"]["max_steps"] = 5  # another length does not matter
-    (base / "record.json").write_text(json.dumps(record | {"training_seconds": seconds}))
+    write_record(base, record | {"training_seconds": seconds})
     assert program(*MLM, "control=equal_time", f"control.run={base}") == 0
     printed = capsys.readouterr().out
     (run,) = runs_of(tmp_path, "demo-tiny-none-0.4s-seed1")
@@ -93,7 +93,7 @@ def test_equal_time_trains_as_long_as_the_other_run(program, tmp_path, capsys, b
     ],
 )
 def test_runs_that_no_equal_time_can_be_had_of(program, base, capsys, change, settings, message):
-    (base / "record.json").write_text(json.dumps(read_record(base) | change))
+    write_record(base, read_record(base) | change)
     assert program(*MLM, "control=equal_time", f"control.run={base}", *settings) == 2
     assert f"control.run={base}: " in (said := capsys.readouterr().err)
     assert message in said
@@ -131,6 +131,7 @@ def test_a_checkpoint_without_a_pooler_of_its_own(program, base, tmp_path, capsy
 
     bare = tmp_path / "bare"
     shutil.copytree(base / "export", bare)
+    (bare / "SHA256SUMS").unlink()  # changed on purpose
     kept = {name: tensor for name, tensor in weights(base).items() if name not in POOLER}
     save_file(kept, bare / "model.safetensors", metadata={"format": "pt"})
     assert program(*OTHER_MODEL, "control=own_pooler", f"model={bare}") == 2

@@ -33,10 +33,11 @@ from poolwise.data.corpus import content_hash
 from poolwise.data.parts import find_parts
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import tokenise
+from poolwise.durable import seal
 from poolwise.inspect import inspect_checkpoint
 from poolwise.jobs.start import load_tokenizer
 from poolwise.report import main as report_main
-from poolwise.runs import read_record
+from poolwise.runs import read_record, write_record
 from poolwise.settings import UserError
 from poolwise.stages.vectors import KINDS, StatesOnDisk
 from wandb_service import ENTITY, ReceivedRun
@@ -143,6 +144,19 @@ def test_an_encoder_that_asks_for_more_is_refused(encoder, planted, case):
         assert words in str(error.value)
 
 
+def test_an_adapter_of_the_hub_is_refused_as_one_in_a_folder(encoder, tmp_path, monkeypatch):
+    """Files as the hub's client keeps them, and no network."""
+    kept = tmp_path / "hub/models--owner--name"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("1")
+    shutil.copytree(encoder, kept / "snapshots/1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    check_checkpoint("owner/name", refuse_unexpected=True)
+    adapter(kept / "snapshots/1")
+    with pytest.raises(UserError, match=r"owner/name holds an adapter \(adapter_config\.json\)"):
+        check_checkpoint("owner/name", refuse_unexpected=True)
+
+
 def test_a_pickle_beside_the_weights_and_code_beside_the_tokenizer_are_left(encoder, planted, caplog):
     torch.save(planted, encoder / "pytorch_model.bin")
     check_checkpoint(str(encoder), refuse_unexpected=True)
@@ -206,11 +220,12 @@ def test_a_pickle_in_a_column_type_of_arrow_is_not_read(tmp_path, planted):
     assert [row["text"] for row in rows_of(tmp_path / "a.parquet")] == ["a", "b"]
 
 
-def test_pickles_in_numpys_files_and_in_checkpoints_are_refused(tmp_path, planted):
+def test_pickles_in_numpys_files_and_in_checkpoints_are_refused(tmp_path, planted, texts):
     for kind in KINDS:
         np.save(tmp_path / f"{kind}.npy", np.array([planted], dtype=object))
+        seal(tmp_path / f"{kind}.npy")
     with pytest.raises(ValueError, match="Array can't be memory-mapped"):  # then they are made anew
-        StatesOnDisk(tmp_path)
+        StatesOnDisk(tmp_path, texts)
     torch.save({"state_dict": {}, "x": planted}, tmp_path / "best.ckpt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         torch.load(tmp_path / "best.ckpt", weights_only=True)
@@ -245,7 +260,7 @@ def test_tokens_that_were_cut_off_are_made_anew(tokenizer, tmp_path, caplog):
         file.write_bytes(kept)
         assert tokenise(rows, tokenizer, 8, tmp_path).ids.tolist() == first.ids.tolist()
     assert file.read_bytes() == whole
-    assert caplog.text.count("cut off, and made anew") == 3
+    assert caplog.text.count("not what was written, and made anew") == 3
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", "[" * 200_000, '{"key": "a"', "\0"])
@@ -325,7 +340,7 @@ def test_reports_show_what_a_file_says_as_text(tmp_path, monkeypatch):
             record |= {"label_names": [evil, "positive"], "data": evil, "model": evil, "config": config}
             record["material"]["labelled"] = {"test": content_hash(texts)}
             record["representation"]["formula"] = f"[{evil}](javascript:alert(1))"
-            (folder / "record.json").write_text(json.dumps(record))
+            write_record(folder, record)
     monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path / "runs"), "--wandb"])
     report_main()
     folder = tmp_path / "runs/report"

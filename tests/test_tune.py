@@ -11,7 +11,7 @@ from transformers import BertModel
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app, tune
-from poolwise.runs import read_record
+from poolwise.runs import read_record, write_record
 from poolwise.stages.loop import run
 from poolwise.tune import Range
 
@@ -63,7 +63,7 @@ def test_a_study_goes_on_and_reads_dev_alone(tuned, tmp_path):
     shutil.rmtree(tmp_path / "runs/tune")
     for file, record in zip(files, records, strict=True):
         record["metrics"] = {name: value for name, value in record["metrics"].items() if name.startswith("dev/")}
-        file.write_text(json.dumps(record))
+        write_record(file.parent, record)
     code, anew = tuned(*PROBE, "repr.layer=0..2", "--trials", "4")
     assert (code, trials_in(anew)) == (0, tried)
     (command,) = (line.split("next", 1)[1] for line in anew.splitlines() if line.startswith("  next   python train.py"))

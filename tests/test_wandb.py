@@ -1,5 +1,6 @@
 """W&B from end to end: the real client, and a stand-in of the service that it talks to."""
 
+import gc
 import json
 import os
 import re
@@ -7,6 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,15 +21,17 @@ import pytest
 import yaml
 from wandb import wandb_agent
 
-from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, read_wandb
 from poolwise import app
 from poolwise.compare.report import write_report
 from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
-from poolwise.settings import SentimentSettings
+from poolwise.runs import RunIdentity, RunRecord
+from poolwise.settings import SentimentSettings, WandbLogging
 from poolwise.stages.mlm import MaskedLanguageModelling
-from wandb_service import ENTITY, LONGEST_SECONDS, ReceivedRun
+from poolwise.tracking import loggers, wandb_mode
+from wandb_service import ENTITY, LONGEST_SECONDS, ReceivedRun, WandbService
 
 
 def wandb_command(folder: Path, *words: str) -> str:
@@ -184,3 +191,96 @@ def test_an_agent_runs_the_sweep(program, service, tmp_path, monkeypatch):
     (folder,) = (tmp_path / "runs/sentiment").iterdir()
     assert received.facts["sweep"] == "sweep1"
     check_figures(received, folder, choices_of(sweep)[-1])
+
+
+ONLINE = WandbLogging(
+    name="wandb", project="poolwise", entity=None, mode="online", start_seconds=20, finish_seconds=1, upload_texts=False
+)
+
+
+def die(service: WandbService) -> None:
+    service.shutdown()
+    service.server_close()
+
+
+def fall_silent(service: WandbService) -> None:
+    service.before_answer = partial(time.sleep, 20)
+
+
+def become_slow(service: WandbService) -> None:
+    service.before_answer = partial(time.sleep, 1)
+
+
+def end_its_client(service: WandbService) -> None:
+    """W&B's own process on this machine, as the system does that has no memory."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb-core" in (place / "cmdline").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the client that was ended
+@pytest.mark.parametrize("fail", [die, fall_silent, become_slow, end_its_client])
+def test_a_run_outlives_wandb(service, tmp_path, caplog, fail):
+    """It waits for nothing while it trains and a second at its end, has all figures, and says how to upload them."""
+    runs, waited = tmp_path / "runs", {}
+    identity = RunIdentity("sentiment", "a", "a", {}, {}, {"seed": 1})
+    with RunRecord(identity, identity.folder(runs), {}) as record, loggers(ONLINE, record, runs) as both:
+        started = time.monotonic()
+        for step in range(20):
+            if step == 3:
+                fail(service)
+            for logger in both:
+                logger.log_metrics({"train/loss": float(step)}, step)
+        waited["training"] = time.monotonic() - started
+        record.results["metrics"] = {"test/accuracy": 0.5}
+    waited["end"] = time.monotonic() - started - waited["training"]
+    assert waited["training"] < 5
+    assert waited["end"] < 15
+    assert record.results["wandb"]["mode"] == "online"
+    told = json.loads((record.folder / "record.json").read_text())
+    assert (told["status"], told["metrics"]) == ("finished", {"test/accuracy": 0.5})
+    assert len((record.folder / "metrics.jsonl").read_text().splitlines()) == 20
+    folder = record.results["wandb"]["folder"]
+    assert f"to upload: wandb sync --no-skip-online {folder}" in caplog.text
+    assert wandb_mode("online") == "offline"  # the next job of a sweep does not wait again
+    service.before_answer = lambda: None
+    gc.collect()
+    if fail is die:
+        found = read_wandb(folder)
+        assert (found["summary"]["train/loss"], found["summary"]["test/accuracy"]) == (19.0, 0.5)
+
+
+def test_a_start_that_is_not_answered_is_bounded(service, tmp_path, caplog):
+    service.before_answer = partial(time.sleep, 20)
+    started = time.monotonic()
+    identity = RunIdentity("sentiment", "a", "a", {}, {}, {"seed": 1})
+    bounded = replace(ONLINE, start_seconds=2)
+    with RunRecord(identity, tmp_path / "a", {}) as record, loggers(bounded, record, tmp_path):
+        assert time.monotonic() - started < 20
+        record.results["metrics"] = {}
+    assert record.results["wandb"]["mode"] == "offline"
+    assert "did not start online" in caplog.text
+    service.before_answer = lambda: None
+
+
+def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path, monkeypatch, capfd):
+    step = MaskedLanguageModelling.training_step
+
+    def losing(self, batch, batch_idx):
+        service.before_answer = partial(time.sleep, 2)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", losing)
+    assert program("stage=mlm", *SMALL_STAGE1, "logger.mode=online", "logger.finish_seconds=1") == 0
+    service.before_answer = lambda: None
+    service.runs.clear()
+    (folder,) = (tmp_path / "runs/mlm").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    words = ["wandb", "sync", "--no-skip-online", record["wandb"]["folder"]]
+    assert " ".join(words) in capfd.readouterr().out
+    wandb_command(tmp_path, *words[1:])
+    ((run, received),) = service.runs.items()
+    assert run == record["wandb"]["id"]
+    check_figures(received, folder, {})

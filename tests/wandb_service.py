@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +59,7 @@ class WandbService(ThreadingHTTPServer):
         views: the variables with which each report was saved last.
         operations: the names of all that was asked.
         refused: names of operations that are not answered, beside the unknown ones.
+        before_answer: called before what is sent is taken; a test has it wait.
     """
 
     daemon_threads = True
@@ -74,6 +75,7 @@ class WandbService(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}
         self.operations: list[str] = []
         self.refused: set[str] = set()
+        self.before_answer: Callable[[], object] = lambda: None
 
     def operation(self, name: str, given: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a GraphQL operation with its variables; None for one that is not known here."""
@@ -231,11 +233,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({})
 
     def do_PUT(self) -> None:
+        self.server.before_answer()
         run, _, file = self.path.removeprefix(UPLOADS).partition("/")
         self.server.runs[run].files[file] = self._body()
         self._answer({})
 
     def do_POST(self) -> None:
+        self.server.before_answer()
         body = self._body()
         if self.path == "/graphql":
             sent = json.loads(body)

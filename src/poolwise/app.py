@@ -40,6 +40,7 @@ from poolwise.command_line import (
     with_paths_quoted,
 )
 from poolwise.settings import UserError, leave, problems_with, take_all, typed, unknown_key
+from poolwise.stages.stopping import BY_PERSON, Stopped, StopSignals
 from poolwise.words import nearest
 
 if TYPE_CHECKING:
@@ -117,25 +118,34 @@ def default_objective(model: str) -> str:
 
 def main() -> None:
     """Compose the config from the command line, and train."""
-    machine.prepare()
-    register_schemas()
-    try:
-        sys.argv[1:] = prepared(sys.argv[1:])
-    except UserError as error:
-        leave(error)
     SweepCheck.sweep = None
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
-        if SweepCheck.sweep:
-            SweepCheck.sweep.catch_up()
-    except KeyboardInterrupt:  # between jobs, or while another process is waited for
-        raise SystemExit(130) from None
+        with StopSignals():
+            _main()
+    except Stopped as stop:
+        if not stop.is_told:  # before a run, between two, or while another process is waited for
+            print(f"stopped by {stop.by}; the same command goes on, and skips what is finished", flush=True)
+        raise
+    except KeyboardInterrupt:  # where this is not the main thread
+        raise SystemExit(BY_PERSON) from None
     finally:
         sweep, SweepCheck.sweep = SweepCheck.sweep, None
         if sweep:
             sweep.conclude()
     if sweep and sweep.failures:
         raise SystemExit(1)
+
+
+def _main() -> None:
+    machine.prepare()
+    register_schemas()
+    try:
+        sys.argv[1:] = prepared(sys.argv[1:])
+    except UserError as error:
+        leave(error)
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
+    if SweepCheck.sweep:
+        SweepCheck.sweep.catch_up()
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:

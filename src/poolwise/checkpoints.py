@@ -15,9 +15,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_named
-from poolwise.machine import stay_offline_without_hub
+from poolwise.machine import is_plain_name, stay_offline_without_hub
 from poolwise.settings import PretrainedModel, UserError
 from poolwise.words import first_line, some
 
@@ -27,6 +28,8 @@ WEIGHTS_FILE = "model.safetensors"
 EXPORT_FOLDER = "export"
 """In the folder of a stage-1 run."""
 PROVENANCE_FILE = "provenance.json"
+SUMS_FILE = "SHA256SUMS"
+"""In an export, of all other files, as `sha256sum --check` reads it; exports of the first days have none."""
 WEIGHTS_HASH = "weights_sha256"
 """The entry of the provenance that says which weights it is about; exports of the first days have none."""
 READ_BEFORE = "start_reads_labels"
@@ -90,6 +93,7 @@ def check_checkpoint(path: str, refuse_unexpected: bool) -> None:
     folder = Path(path)
     if folder.exists():
         check_folder(folder)
+        check_sums(folder)
     else:
         stay_offline_without_hub()
     _check_tensors(path, check_family(path), refuse_unexpected)
@@ -194,6 +198,26 @@ def check_folder(folder: Path) -> None:
     raise UserError(f"{folder} is no encoder: it has no {WEIGHTS_FILE}")
 
 
+def write_sums(folder: Path) -> None:
+    """Write the checksums of all files of an export."""
+    files = sorted(folder.iterdir())
+    (folder / SUMS_FILE).write_text("".join(f"{file_hash(file)}  {file.name}\n" for file in files))
+
+
+def check_sums(folder: Path) -> None:
+    """Raise a UserError if a file of an export is not what was written."""
+    if not (folder / SUMS_FILE).is_file():
+        return
+    for line in (folder / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        wanted, _, name = line.partition("  ")
+        file = folder / name
+        if not is_plain_name(name) or not file.is_file() or file_hash(file) != wanted:
+            raise UserError(
+                f"{folder}: {name} is not what was written there, by {SUMS_FILE}. If it was damaged, copy the folder "
+                f"again, or remove it with its run and make it again; if it was changed on purpose, remove {SUMS_FILE}"
+            )
+
+
 def _kind_of(path: str) -> str:
     """The `model_type` of a checkpoint's config, such as `bert`.
 
@@ -226,7 +250,7 @@ def _refuse_what_is_not_read(path: str, config: dict[str, Any]) -> None:
             asked[name] = f"a kernel of the hub, {config[name]}, whose code is never run; take the entry out"
     for name, reason in asked.items():
         raise UserError(f"{path}: its config.json asks, by {name}, for {reason}")
-    if (Path(path) / "adapter_config.json").is_file():
+    if find_adapter_config_file(path) is not None:
         raise UserError(f"{path} holds an adapter (adapter_config.json) of another model; merge the two, and save that")
 
 

@@ -101,11 +101,19 @@ def with_paths_quoted(override: Override) -> str:
     """The override with a path as Hydra's grammar takes it: blanks, commas and quotes in it are the path's own."""
     value = str(Path(override.value).expanduser()) if override.value.startswith("~/") else override.value
     quoted = value[:1] in ("'", '"')
-    several = "," in value and not Path(value).exists()
+    several = "," in value and not _is_there(value)
     if not PATHS.fullmatch(override.key) or quoted or several or PLAIN_VALUE.fullmatch(value):
         return str(replace(override, value=value))
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return str(replace(override, value=f"'{escaped}'"))
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a file or folder; many choices in a row are too long a name to ask for."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def problem_with_sweep(override: Override, arguments: Sequence[str]) -> str | None:

@@ -41,6 +41,24 @@ def flush(path: Path) -> None:
         os.close(number)
 
 
+def seal(path: Path) -> None:
+    """Have a file end with the SHA-256 of all before it, where readers of its format do not look."""
+    with path.open("rb+") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+        stream.write(digest)
+
+
+def take_room(path: Path) -> None:
+    """Have the disk keep room for all of a file: into one that is mapped, a full disk would end the process.
+
+    Raises:
+        OSError: there is none.
+    """
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+
+
 class _Hashing:
     """A stream to write to that hashes what goes by."""
 

@@ -30,6 +30,7 @@ from poolwise.checkpoints import (
     file_hash,
     provenance_of,
     weights_file,
+    write_sums,
 )
 from poolwise.data.masking import positions_of
 from poolwise.durable import flush
@@ -580,6 +581,7 @@ def export(
         noted = {**provenance, WEIGHTS_HASH: file_hash(draft / WEIGHTS_FILE)}
         (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
         (draft / "README.md").write_text(card)
+        write_sums(draft)
         load_encoder(str(draft), seed=0, pooler_required=True)
         for file in draft.iterdir():
             flush(file)

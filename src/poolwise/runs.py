@@ -42,6 +42,10 @@ RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
 LOCK_FILE = ".lock"
+HASH = "sha256"
+"""Entry of a record file: of all other entries; records of the first days have none."""
+PREDICTIONS_HASH = "predictions_sha256"
+"""Entry of a record: of the run's predictions, as the file is."""
 STUDY = "study"
 """Entry of a record, also of a run's `flat` settings: the study of `poolwise.tune` that the run is a trial of."""
 RESUMED = "resumed_at_steps"
@@ -159,6 +163,23 @@ def claimed(folder: Path, runs: Path, wait: bool) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do where a loader process has a copy of it
         os.close(file)
+
+
+def held_by(folder: Path) -> str | None:
+    """Who does the run of a folder now, in words; None if nobody does."""
+    try:
+        file = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(file, 200, 0).decode(errors="replace")
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+    return None
 
 
 def check_inside(folder: Path, runs: Path) -> None:
@@ -282,6 +303,7 @@ class RunRecord:
         ]
         with draft_of(self.folder / PREDICTIONS_FILE) as draft:
             pandas.concat(frames).to_parquet(draft, index=False)
+            self.results[PREDICTIONS_HASH] = hashlib.sha256(draft.read_bytes()).hexdigest()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -292,8 +314,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(record, dict) and {"key", "status"} <= record.keys():
-            return record
-        reason = "it holds no key and status"
+            noted = record.pop(HASH, None)
+            if noted in (None, hash_of(record)):
+                return record
+            reason = "its content does not fit its checksum"
+        else:
+            reason = "it holds no key and status"
     except (ValueError, RecursionError) as error:
         reason = str(error)
     log.warning("%s is broken and left out (%s)", file, reason)
@@ -301,8 +327,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write a record into a run's folder."""
-    write_atomically(folder / RECORD_FILE, json.dumps(without_nan(record), indent=2, allow_nan=False) + "\n")
+    """Write a record into a run's folder, with its checksum."""
+    kept = json.loads(json.dumps(without_nan(record), allow_nan=False))
+    kept.pop(HASH, None)
+    write_atomically(folder / RECORD_FILE, json.dumps({**kept, HASH: hash_of(kept)}, indent=2) + "\n")
 
 
 def count_as_run(folder: Path) -> None:
@@ -313,9 +341,21 @@ def count_as_run(folder: Path) -> None:
 
 
 def finished(identity: RunIdentity, runs: Path) -> bool:
-    """Whether this very run has been done."""
-    record = read_record(identity.folder(runs))
-    return record is not None and record["key"] == identity.key and record["status"] == "finished"
+    """Whether this very run has been done, and its predictions are as they were written."""
+    folder = identity.folder(runs)
+    record = read_record(folder)
+    if record is None or record["key"] != identity.key or record["status"] != "finished":
+        return False
+    if predictions_are_whole(folder, record):
+        return True
+    log.warning("%s is damaged: this run is done anew", folder / PREDICTIONS_FILE)
+    return False
+
+
+def predictions_are_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the predictions of a run are those that its record was written with, if it tells."""
+    file, noted = folder / PREDICTIONS_FILE, record.get(PREDICTIONS_HASH)
+    return noted is None or (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == noted)
 
 
 def git_commit() -> str | None:

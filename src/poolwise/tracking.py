@@ -8,7 +8,7 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -54,6 +54,43 @@ class RecordLogger(Logger):
         """Nothing: the record holds the config."""
 
 
+class OutlivedWandbLogger(WandbLogger):
+    """W&B's logger, without which a run goes on where W&B's own process has ended; the run's files hold all."""
+
+    is_lost = False
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Hand figures over, which waits for no network."""
+        if self.is_lost:
+            return
+        try:
+            super().log_metrics(dict(metrics), step)
+        except Exception as error:  # of its client, its process and its socket, each with types of its own
+            self.is_lost = True
+            log.warning("W&B takes no more figures of this run (%s), which goes on", first_line(error))
+
+
+given_up: set[str] = set()
+"""Services that a run of this process could not begin or end with; the later jobs of a sweep do not wait for them."""
+
+
+@contextmanager
+def outlived(run: wandb.Run) -> Iterator[None]:
+    """What ends a W&B run; where W&B does not take it, say how to upload what it lacks. Nothing is raised."""
+    folder = Path(run.dir).parent
+    try:
+        yield
+    except Exception as error:  # see `OutlivedWandbLogger`
+        given_up.add(_service())
+        log.warning(
+            "WARNING: W&B did not take all of this run (%s); all of it is on disk; to upload: wandb sync %s%s",
+            *(first_line(error), "--no-skip-online " if run.settings.mode == "online" else "", folder),
+        )
+        if not isinstance(error, TimeoutError):  # W&B's own process has ended, and the next job needs another
+            with suppress(Exception):
+                wandb.teardown()
+
+
 @contextmanager
 def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator[list[Logger]]:
     """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by.
@@ -79,20 +116,22 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             "url": run.url if mode == "online" else None,
         }
         try:
-            logger = WandbLogger(experiment=run)
+            logger = OutlivedWandbLogger(experiment=run)
             if not run.resumed:
                 tell(logger, record)
             if earlier and earlier["mode"] == mode == "offline":
                 shutil.rmtree(earlier["folder"], ignore_errors=True)  # else both are uploaded as one run
             yield [own, logger]
             record.finish()
+        except BaseException as error:
+            with outlived(run):
+                run.summary["error"] = f"{type(error).__name__}: {error}"
+                run.finish(exit_code=1)
+            raise
+        with outlived(run):
             run.summary.update(record.results.get("metrics", {}))
             keep_files(run, record.folder)
-        except BaseException as error:
-            run.summary["error"] = f"{type(error).__name__}: {error}"
-            run.finish(exit_code=1)
-            raise
-        run.finish()
+            run.finish()
 
 
 def tell(logger: Logger, record: RunRecord) -> None:
@@ -136,7 +175,8 @@ def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.
     try:
         return _start_wandb(mode, settings, record, runs)
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-        log.warning("W&B did not start online (%s); this run is offline", error)
+        log.warning("W&B did not start online (%s); this run is offline", first_line(error))
+        given_up.add(_service())
         wandb.teardown()
         return _start_wandb("offline", settings, record, runs)
 
@@ -162,6 +202,7 @@ def _start_wandb(
         settings=wandb.Settings(
             init_timeout=settings.start_seconds,
             finish_timeout=settings.finish_seconds,
+            finish_timeout_raises=True,
             silent=True,
             console="off",
             disable_git=True,
@@ -188,6 +229,8 @@ def what_hinders() -> str | None:
     """What keeps this process from the W&B service, in words; None if somebody is logged in and it answers."""
     if not logged_in():
         return "nobody is logged in to W&B (`wandb login`)"
+    if _service() in given_up:
+        return "W&B failed a run of this process before"
     if not machine.answers(_service()):
         return f"W&B did not answer within {machine.ANSWER_SECONDS} s"
     return None

@@ -2,7 +2,7 @@ import numpy as np
 import pandas
 import pytest
 
-from helpers import EXAMPLES, write_run
+from helpers import EXAMPLES, settings, write_run
 from poolwise.compare.disagreement import disputed_examples, disputed_texts
 from poolwise.compare.records import Condition, read_runs
 from poolwise.data.corpus import content_hash
@@ -47,3 +47,14 @@ def test_texts_that_changed_or_are_gone_are_not_shown(conditions):
     assert disputed_texts([Condition(first.runs.assign(material=changed)), second]) is None
     files = [{"data": {**DEMO, "source": "files"}}] * 2
     assert disputed_texts([Condition(first.runs.assign(config=pandas.Series(files, first.runs.index))), second]) is None
+
+
+def test_a_record_has_nothing_looked_up_on_the_hub(conditions, monkeypatch):
+    """It may come from somebody else's project."""
+    _, (first, second) = conditions
+    asked = []
+    monkeypatch.setattr("poolwise.data.parts._on_hub", asked.append)
+    data = settings("data=files", "data.train=owner/name").config["data"]
+    first = Condition(first.runs.assign(config=pandas.Series([{"data": data}] * 2, first.runs.index)))
+    assert disputed_texts([first, second]) is None
+    assert asked == []

@@ -15,6 +15,7 @@ from poolwise.compare.records import (
     unlike_rates,
     with_chosen_learning_rates,
 )
+from poolwise.runs import write_record
 from poolwise.settings import UserError
 
 
@@ -30,7 +31,7 @@ def names(folders: list[list[str]]) -> list[list[str]]:
 
 def test_runs_that_did_not_finish_are_left_out(runs):
     record = next((runs / "sentiment").glob("mean-1-*/record.json"))
-    record.write_text(json.dumps({**json.loads(record.read_text()), "status": "failed"}))
+    write_record(record.parent, {**json.loads(record.read_text()), "status": "failed"})
     assert len(read_runs(runs, "sentiment")) == 8
 
 
@@ -123,7 +124,7 @@ def test_a_random_pooler_of_several_seeds_stands_beside_the_one_probe_of_cls(tmp
         folder = write_run(tmp_path, "pooler", seed, [], dev=0.9, protocol="probe", status="random")
         record = json.loads((folder / "record.json").read_text())
         record["material"]["seed"] = seed
-        (folder / "record.json").write_text(json.dumps(record))
+        write_record(folder, record)
     found = matched([condition(tmp_path, "cls"), condition(tmp_path, "pooler")])
     assert [names(folders) for folders in found] == [[["cls-1"] * 3], [["pooler-1", "pooler-2", "pooler-3"]]]
 
@@ -137,7 +138,7 @@ def test_runs_are_paired_by_each_seed_that_both_depend_on(tmp_path):
     for file in (tmp_path / "sentiment").glob("*/record.json"):  # as several seeds that differ are written
         record = json.loads(file.read_text())
         record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
-        file.write_text(json.dumps(record))
+        write_record(file.parent, record)
     found = matched([condition(tmp_path, "cls"), condition(tmp_path, "cls_linear")])
     assert [names(folders) for folders in found] == [
         [["cls-1", "cls-2"]],
@@ -205,7 +206,7 @@ def test_a_broken_folder_is_left_out(runs, caplog):
     (folders[1] / "predictions.parquet").unlink()
     for folder, change in ((folders[2], {"material": None}), (folders[3], {"metrics": {"dev/macro_f1": None}})):
         record = json.loads((folder / "record.json").read_text())
-        (folder / "record.json").write_text(json.dumps({**record, **change}))
+        write_record(folder, {**record, **change})
     assert len(read_runs(runs, "sentiment")) == len(folders) - 4
     assert caplog.text.count("is broken and left out") == 4
 
@@ -219,7 +220,7 @@ def test_runs_that_share_a_draw_of_labels_are_one_unit(tmp_path):
     for file in (tmp_path / "sentiment").glob("*/record.json"):
         record = json.loads(file.read_text())
         record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
-        file.write_text(json.dumps(record))
+        write_record(file.parent, record)
     pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
     for answers in (pair[0].answers(), *paired_answers(pair)):
         assert answers.shape == (1, 2, EXAMPLES)
@@ -242,7 +243,7 @@ def test_probes_have_no_learning_rate_and_all_stay(tmp_path):
     folder = write_run(tmp_path, "cls", 1, [], dev=0.9, protocol="probe")
     record = json.loads((folder / "record.json").read_text())
     record["material"]["protocol"] = {"name": "probe", "strengths": [1.0]}
-    (folder / "record.json").write_text(json.dumps(record))
+    write_record(folder, record)
     kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
     assert len(kept) == 1
     assert kept["learning_rate"].isna().all()
@@ -273,7 +274,7 @@ def test_selection_takes_what_the_program_takes(tmp_path):
             "encoder": record["encoder"],
             "model": {"name": "tiny", "path": "models/mine"},
         }
-        (folder / "record.json").write_text(json.dumps(record))
+        write_record(folder, record)
     found = read_runs(tmp_path, "sentiment")
 
     def seeds(*selection):

@@ -29,7 +29,13 @@ def written(run: Path, **changes: Any) -> Path:
     """The export of a stage-1 run, in a few files."""
     (run / "export").mkdir(parents=True)
     (run / "export/provenance.json").write_text(json.dumps({"pooler_status": "trained", "key": "k"}))
-    record = {"key": "k", "status": "finished", "steps": 3, "material": {"text": {"train": content_hash(TRAIN)}}, "config": {"model": {}}}
+    record = {
+        "key": "k",
+        "status": "finished",
+        "steps": 3,
+        "material": {"text": {"train": content_hash(TRAIN)}},
+        "config": {"model": {}},
+    }
     (run / "record.json").write_text(json.dumps(record | changes))
     return run / "export"
 

@@ -9,9 +9,10 @@ from transformers import get_linear_schedule_with_warmup
 from helpers import SMALL_STAGE1
 from poolwise.provenance import ProvenanceTracker
 from poolwise.runs import hash_of, read_record
+from poolwise.settings import Optimisation
 from poolwise.stages import loop
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.stage import linear_schedule, weight_decay_groups
+from poolwise.stages.stage import Stage, linear_schedule, weight_decay_groups
 
 
 def test_every_parameter_has_one_group_and_biases_and_norms_no_decay(model):
@@ -166,3 +167,18 @@ def test_dev_and_probes_are_off_the_clock(trained, monkeypatch):
     _, record, _ = trained("budget=3steps")
     assert record["wall_seconds"] > 4 * 0.5
     assert record["training_seconds"] < 0.5
+
+
+class Idle(Stage):
+    def trained_modules(self):
+        return []
+
+
+def test_a_clock_that_goes_back_adds_no_time(monkeypatch):
+    stage = Idle(Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0))
+    stage.on_train_epoch_start()
+    now = stage._resumed_at
+    for reading, seconds in ((now + 2, 2.0), (now - 86400, 2.0), (now - 86399, 3.0)):
+        monkeypatch.setattr(time, "perf_counter", lambda reading=reading: reading)
+        stage._read_clock()
+        assert stage.seconds == pytest.approx(seconds)

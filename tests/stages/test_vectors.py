@@ -6,6 +6,7 @@ import torch
 from transformers import BertModel
 
 from poolwise.data.batching import LabelledBatches
+from poolwise.durable import seal
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import UserError
 from poolwise.stages import vectors
@@ -116,6 +117,7 @@ def test_a_broken_file_is_told_and_made_anew(deep, texts, tmp_path, caplog, size
 def test_no_file_with_objects_is_read(texts, tmp_path):
     for kind in vectors.KINDS:
         np.save(tmp_path / f"{kind}.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        seal(tmp_path / f"{kind}.npy")
     with pytest.raises(ValueError, match="Python objects in dtype"):
         StatesOnDisk(tmp_path, texts)
 

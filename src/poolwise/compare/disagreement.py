@@ -44,9 +44,12 @@ def disputed_texts(conditions: Sequence[Condition]) -> list[DisputedText] | None
     data = run["config"].get("data", {})
     if data.get("source") not in ("demo", "files"):
         return None
-    from poolwise.data.corpus import content_hash  # here, as reading texts takes libraries that records do not need
+    from poolwise.data.corpus import SPLITS, content_hash  # here, as this takes libraries that records do not need
+    from poolwise.data.parts import is_of_hub
     from poolwise.data.sources import load_corpus
 
+    if any(is_of_hub(path) for name in ("text", "text_dev", *SPLITS) if isinstance(path := data.get(name), str)):
+        return None  # a record may come from anywhere
     kind = DATA_SOURCES[data["source"]]
     try:
         corpus = load_corpus(kind(**typed(kind, data)))

@@ -18,7 +18,15 @@ from pyarrow import parquet
 
 from poolwise.command_line import SHORT_FORMS, in_stage_2
 from poolwise.compare.inference import Answers, Estimate, mean_accuracy
-from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, STUDY, hash_of, read_record, without_seeds
+from poolwise.runs import (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    STUDY,
+    hash_of,
+    predictions_are_whole,
+    read_record,
+    without_seeds,
+)
 from poolwise.settings import ALL_LABELS, NO_OBJECTIVE, SELECTION_METRIC, UserError
 from poolwise.words import first_line, nearest, some
 
@@ -80,6 +88,8 @@ def _check_complete(record: Mapping[str, Any], folder: Path) -> None:
     if lacking:
         raise ValueError(f"its record lacks {', '.join(lacking)}")
     parquet.read_schema(folder / PREDICTIONS_FILE)
+    if not predictions_are_whole(folder, record):
+        raise ValueError(f"{PREDICTIONS_FILE} does not fit its checksum; the run's command makes it anew")
 
 
 def _compared(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from poolwise.data.corpus import (
 from poolwise.data.draws import stratified_share
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
+from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
 
@@ -230,19 +231,17 @@ def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
         return pyarrow.Table.from_batches(_pieces(part, wanted), _schema(wanted))
     key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
     file = cache / "rows" / f"{key}.arrow"
-    try:
-        return _mapped(file)
-    except FileNotFoundError:
-        pass
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        log.warning("%s: broken (%s), and made anew", file, first_line(error))
-    _write(file, _pieces(part, wanted), _schema(wanted))
+    if not is_whole(file):
+        if file.exists():
+            log.warning("%s: not what was written, and made anew", file)
+        _write(file, _pieces(part, wanted), _schema(wanted))
     return _mapped(file)
 
 
 def _mapped(file: Path) -> pyarrow.Table:
-    """An Arrow file, mapped into memory."""
-    return pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
+    """An Arrow file with its checksum after it, mapped into memory."""
+    content = pyarrow.memory_map(str(file)).read_buffer(file.stat().st_size - DIGEST_BYTES)
+    return pyarrow.ipc.open_file(content).read_all()
 
 
 def _schema(wanted: Wanted) -> pyarrow.Schema:
@@ -251,17 +250,15 @@ def _schema(wanted: Wanted) -> pyarrow.Schema:
 
 def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
     """Write an Arrow file so that a reader, or a kill, never sees half of it; a mistake leaves none."""
-    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
-            for piece in pieces:
-                writer.write_batch(piece)
-        draft.replace(file)
+        with draft_of(file) as draft:
+            with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+                for piece in pieces:
+                    writer.write_batch(piece)
+            seal(draft)
     except OSError as error:
         raise UserError(f"{file.parent} cannot be written: {error.strerror or first_line(error)}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:

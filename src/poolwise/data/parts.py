@@ -76,9 +76,14 @@ def find_parts(path: str) -> Found:
         if not files:
             raise UserError(f"{path}: no file has such a name")
         return {"": [_file(name) for name in files]}
-    if not is_there and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not suffixes(path)[0]:
+    if is_of_hub(path):
         return _on_hub(path)
     return {"": [_file(path)]}
+
+
+def is_of_hub(path: str) -> bool:
+    """Whether this is not there on disk and has the form of a data set's name on the hub."""
+    return not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not suffixes(path)[0]
 
 
 def parts_of_split(path: str, found: Found, split: str) -> list[Part]:

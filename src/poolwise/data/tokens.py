@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.compute
 from datasets import Dataset
 from jaxtyping import Bool, Int64
@@ -22,8 +23,9 @@ from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text, is_whole_stream
+from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
+from poolwise.durable import draft_of, is_whole, seal
 from poolwise.settings import LongTexts
 
 log = logging.getLogger(__name__)
@@ -138,22 +140,33 @@ def tokenise(
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{key}.arrow"
-    if kept.is_file() and not is_whole_stream(kept):
-        log.warning("%s: cut off, and made anew", kept)
-        kept.unlink(missing_ok=True)
+    if not is_whole(kept):
+        if kept.exists():
+            log.warning("%s: not what was written, and made anew", kept)
+        _write(texts, tokenizer, max_length, long_texts, kept)
+    rows = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
+    return _flat(rows, int(tokenizer.pad_token_id), long_texts.window(max_length))
+
+
+def _write(
+    texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts, kept: Path
+) -> None:
+    """Tokenise into a file that appears whole, with its checksum: two processes may make it at once."""
 
     def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         return {"input_ids": token_lists(rows["text"], tokenizer, max_length, long_texts)}
 
-    tokens = texts.map(
-        encode,
-        batched=True,
-        batch_size=ROWS_AT_A_TIME,
-        remove_columns=[name for name in texts.column_names if name != "label"],
-        cache_file_name=str(kept),  # which appears whole: two processes may make it at once
-        new_fingerprint=key,
-    )
-    return _flat(tokens, int(tokenizer.pad_token_id), long_texts.window(max_length))
+    with draft_of(kept) as draft:
+        texts.map(
+            encode,
+            batched=True,
+            batch_size=ROWS_AT_A_TIME,
+            remove_columns=[name for name in texts.column_names if name != "label"],
+            cache_file_name=str(draft),
+            load_from_cache_file=False,
+            new_fingerprint=kept.stem,
+        )
+        seal(draft)
 
 
 def token_ids(
@@ -222,10 +235,10 @@ def kept_pieces(length: int, room: int, long_texts: LongTexts) -> Int64[ndarray,
     return np.append(starts, last)[:, None] + np.arange(room)
 
 
-def _flat(tokens: Dataset, pad_id: int, window: int | None) -> TokenisedTexts:
-    lists = tokens.data.column("input_ids")
+def _flat(tokens: pyarrow.Table, pad_id: int, window: int | None) -> TokenisedTexts:
+    lists = tokens.column("input_ids")
     lengths = pyarrow.compute.list_value_length(lists).to_numpy()
-    labels = tokens["label"] if "label" in tokens.column_names else []
+    labels = tokens.column("label").to_numpy() if "label" in tokens.column_names else []
     return TokenisedTexts(
         ids=pyarrow.compute.list_flatten(lists).to_numpy(),
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),

@@ -17,7 +17,7 @@ from poolwise.data.corpus import content_hash
 from poolwise.jobs.stage1 import stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, starting_point
 from poolwise.jobs.trainer import shared_trainer
-from poolwise.runs import read_record
+from poolwise.runs import held_by, read_record
 from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
 
 
@@ -119,7 +119,9 @@ def texts_in_stage1(encoder: str, path: str | None, known: Sequence[Dataset], te
 
 
 def missing_stage1(settings: SentimentSettings, folder: Path) -> str:
-    """The message for a stage-1 export that is not there, with the command that makes it."""
+    """The message for a stage-1 export that is not there: who is making it, or the command that does."""
+    if maker := held_by(folder.parent):
+        return f"The stage-1 encoder is not there yet: {maker} is making {folder}; when it is done, try again"
     return (
         f"The stage-1 encoder is missing: {folder}\n"
         f"  make it:                {stage1_command(settings.overrides)}\n"

@@ -207,6 +207,7 @@ def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
         kept = (job.folder / resume.CHECKPOINT).exists()
         does = "goes on where it was stopped" if kept else "starts this run anew"
         show(f"stopped by {stop.by}; the same command {does}, and skips what is finished", {})
+        stop.is_told = True
         raise
     except OSError as error:
         if error.errno not in DISK_FULL:

@@ -73,7 +73,7 @@ class Checkpoints(lightning.Callback):
         """From here on a signal waits for a checkpoint; Lightning has set handlers of its own."""
         self.signals.waits = True
         self.signals.listen()
-        self.due = time.monotonic() + self.every_seconds
+        self.written = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -84,11 +84,11 @@ class Checkpoints(lightning.Callback):
             self._bring_back(self.state, trainer, pl_module)
             self.state = None
         stops = self.signals.received is not None
-        if (stops or time.monotonic() >= self.due) and batch_idx % trainer.accumulate_grad_batches == 0:
+        if (stops or self._is_due()) and batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.check_loss()
             with pl_module.off_the_clock():
                 self._write(trainer)
-            self.due = time.monotonic() + self.every_seconds
+            self.written = time.monotonic()
             self._stop_if_asked()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -130,6 +130,10 @@ class Checkpoints(lightning.Callback):
         if path.exists():
             path.replace(self.record.folder / FORMER_CHECKPOINT)
         trainer.save_checkpoint(path)
+
+    def _is_due(self) -> bool:
+        """Whether the last checkpoint is old; also where the clock went back, as nobody knows by how much."""
+        return not 0 <= time.monotonic() - self.written < self.every_seconds
 
     def _stop_if_asked(self) -> None:
         if self.signals.received is not None:

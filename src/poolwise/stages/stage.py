@@ -214,7 +214,7 @@ class Stage(lightning.LightningModule, ABC):
         """Add the time since the clock was last read, if it runs."""
         if self._resumed_at is not None:
             now = time.perf_counter()
-            self.seconds += now - self._resumed_at
+            self.seconds += max(now - self._resumed_at, 0.0)  # on some virtual machines clocks go back
             self._resumed_at = now
 
     def _stop_clock(self) -> None:

@@ -6,8 +6,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from poolwise.stages.screen import show
-
 RESUME_ME = 75
 """The exit code after SIGTERM and SIGUSR1: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
 BY_PERSON = 130
@@ -22,7 +20,10 @@ class Stopped(SystemExit):
     Attributes:
         by: the signal, as a person calls it.
         code: the exit code.
+        is_told: whether a run has said what it means for it.
     """
+
+    is_told = False
 
     def __init__(self, number: int) -> None:
         super().__init__(BY_PERSON if number == signal.SIGINT else RESUME_ME)
@@ -71,5 +72,5 @@ class StopSignals:
         if not self.waits or (number == signal.SIGINT and self.received == signal.SIGINT):
             raise Stopped(number)
         if self.received is None and number == signal.SIGINT:
-            show("stopping, as soon as a checkpoint is written; Ctrl-C again stops at once", {})
+            print("stopping, as soon as a checkpoint is written; Ctrl-C again stops at once", flush=True)
         self.received = number if self.received is None else self.received

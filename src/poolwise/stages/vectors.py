@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
+from poolwise.durable import BrokenFileError, flush, is_whole, seal, take_room
 from poolwise.machine import check_room
 from poolwise.representations import Pooler, Representation, StoredStates, TokenStates, mean_over_windows
 
@@ -47,6 +48,8 @@ class StatesOnDisk:
         Raises:
             OSError, ValueError: there is none, or it is broken.
         """
+        if folder.exists() and not all(is_whole(folder / f"{kind}.npy") for kind in KINDS):
+            raise BrokenFileError("its content does not fit its checksums")
         self.texts = texts
         self.kept: dict[str, Float[ndarray, "layers W H"]] = {
             kind: np.load(folder / f"{kind}.npy", mmap_mode="r", allow_pickle=False) for kind in KINDS
@@ -109,6 +112,8 @@ def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> No
         kind: np.lib.format.open_memmap(folder / f"{kind}.npy", mode="w+", dtype=np.float32, shape=shape)
         for kind in KINDS
     }
+    for kind in KINDS:
+        take_room(folder / f"{kind}.npy")
     for requests in SortedBatches(texts.lengths, BATCH):
         examples = np.array([example for _, example in requests])
         token_ids, present = texts.padded(examples)
@@ -118,8 +123,10 @@ def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> No
             of_tokens = TokenStates(states.float(), mask)
             for kind, file in files.items():
                 file[layer, examples] = getattr(of_tokens, kind).cpu().numpy()
-    for file in files.values():
+    for kind, file in files.items():
         file.flush()
+        seal(folder / f"{kind}.npy")
+        flush(folder / f"{kind}.npy")
 
 
 @torch.inference_mode()
