@@ -6,7 +6,15 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.tokens import kept_pieces, tokenise, tokenizer_hash, train_wordpiece, truncation, with_ratings
+from poolwise.data.tokens import (
+    encoded,
+    kept_pieces,
+    tokenise,
+    tokenizer_hash,
+    train_wordpiece,
+    truncation,
+    with_ratings,
+)
 from poolwise.settings import LongTexts
 
 VOCABULARY_SCRIPT = """
@@ -29,6 +37,16 @@ def test_ids_and_labels_are_the_tokenizers_own(tokenizer, texts):
     assert texts.labels.tolist() == [0, 1, 1, 0, 1, 0]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_ids_are_the_tokenizers_own_where_texts_name_special_tokens(tokenizer, side, monkeypatch):
+    monkeypatch.setattr(tokenizer, "truncation_side", side)
+    strange = ["", "a [MASK] film [SEP]", "\U0001f600 \u4e2d\u6587 e\u0301", LONG]
+    ids, lengths = encoded(strange, tokenizer, 12, LongTexts())
+    expected = tokenizer(strange, truncation=True, max_length=12)["input_ids"]
+    assert np.split(ids, np.cumsum(lengths))[-1].size == 0
+    assert [part.tolist() for part in np.split(ids, np.cumsum(lengths))[:-1]] == expected
+
+
 def test_texts_are_truncated(tokenizer, tmp_path):
     assert tokenise(rows(), tokenizer, 8, tmp_path).lengths.max() == 8
 
@@ -36,7 +54,7 @@ def test_texts_are_truncated(tokenizer, tmp_path):
 def test_the_cache_is_read_and_its_key_is_explicit(tokenizer, tmp_path, monkeypatch):
     first = tokenise(rows(), tokenizer, 32, tmp_path)
     assert len(list(tmp_path.glob("*.arrow"))) == 1
-    monkeypatch.setattr(type(tokenizer), "__call__", None)  # a second tokenising would fail
+    monkeypatch.setattr("poolwise.data.tokens.encoded", None)  # a second tokenising would fail
     again = tokenise(rows(), tokenizer, 32, tmp_path)
     assert np.array_equal(first.ids, again.ids)
     assert np.array_equal(first.offsets, again.offsets)

@@ -1,6 +1,6 @@
 """Texts to token ids, once: a cache on disk whose key says all that the ids depend on.
 
-Shapes: B texts, T tokens, N examples, W windows of all texts, R of some.
+Shapes: B texts, T tokens, N examples, P word pieces, W windows of all texts, R of some.
 """
 
 import hashlib
@@ -8,22 +8,27 @@ import json
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.compute
 from datasets import Dataset
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text, is_whole_stream
+from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text, is_whole_stream
 from poolwise.data.masking import IGNORED_LABEL
+from poolwise.durable import draft_of
 from poolwise.settings import LongTexts
 
 log = logging.getLogger(__name__)
@@ -142,28 +147,52 @@ def tokenise(
         log.warning("%s: cut off, and made anew", kept)
         kept.unlink(missing_ok=True)
 
-    def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        found = tokenizer(
-            rows["text"],
-            truncation=long_texts.read == "head",
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+    if not kept.is_file():
+        _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
+    tokens = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
+    return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)
+
+
+def _encoded_batches(
+    texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
+) -> Iterator[pyarrow.RecordBatch]:
+    """The ids of the texts as lists, and their labels if they have any; one batch at least, so that there is a schema."""
+    for rows in batches_of_rows(texts) if len(texts) else [texts[:0]]:
+        ids, lengths = encoded(rows["text"], tokenizer, max_length, long_texts)
+        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
+        columns = {"input_ids": pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids))}
+        if "label" in rows:
+            columns["label"] = pyarrow.array(rows["label"], pyarrow.int64())
+        yield pyarrow.RecordBatch.from_pydict(columns)
+
+
+def _write(file: Path, batches: Iterator[pyarrow.RecordBatch]) -> None:
+    """Write an Arrow stream that appears whole: two processes may make it at once."""
+    first = next(batches)
+    with draft_of(file) as draft:
+        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, first.schema) as writer:
+            for batch in chain([first], batches):
+                writer.write_batch(batch)
+
+
+def encoded(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
+) -> tuple[Int32[ndarray, " P"], Int64[ndarray, " B"]]:
+    """The ids of B texts, one after the other, and how many each has.
+
+    They are those of the tokenizer's own call, which also works out where in the text each piece stands and is slower
+    (experiments/own_data/speed.py).
+    """
+    truncates = TruncationStrategy.LONGEST_FIRST if long_texts.read == "head" else TruncationStrategy.DO_NOT_TRUNCATE
+    tokenizer.set_truncation_and_padding(PaddingStrategy.DO_NOT_PAD, truncates, max_length, 0, None, None)
+    tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
+    rows = [found.ids for found in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
+    if long_texts.read != "head":
         special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
         around = special.index(0), special[::-1].index(0)
-        return {"input_ids": [laid_out(ids, around, max_length, long_texts) for ids in found["input_ids"]]}
-
-    tokens = texts.map(
-        encode,
-        batched=True,
-        batch_size=ROWS_AT_A_TIME,
-        remove_columns=[name for name in texts.column_names if name != "label"],
-        cache_file_name=str(kept),  # which appears whole: two processes may make it at once
-        new_fingerprint=key,
-    )
-    return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)
+        rows = [laid_out(ids, around, max_length, long_texts) for ids in rows]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths
 
 
 def laid_out(ids: list[int], around: tuple[int, int], max_length: int, long_texts: LongTexts) -> list[int]:
@@ -201,10 +230,10 @@ def kept_pieces(length: int, room: int, long_texts: LongTexts) -> Int64[ndarray,
     return np.append(starts, last)[:, None] + np.arange(room)
 
 
-def _flat(tokens: Dataset, pad_id: int, window: int | None) -> TokenisedTexts:
-    lists = tokens.data.column("input_ids")
+def _flat(tokens: pyarrow.Table, pad_id: int, window: int | None) -> TokenisedTexts:
+    lists = tokens.column("input_ids")
     lengths = pyarrow.compute.list_value_length(lists).to_numpy()
-    labels = tokens["label"] if "label" in tokens.column_names else []
+    labels = tokens.column("label").to_numpy() if "label" in tokens.column_names else []
     return TokenisedTexts(
         ids=pyarrow.compute.list_flatten(lists).to_numpy(),
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
