@@ -392,6 +392,10 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
+    streaming: bool = False
+    """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
+    shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000
+    """How many of its texts are then in memory at a time, and shuffled."""
 
 
 @dataclass(frozen=True)

@@ -153,10 +153,24 @@ def tokenise(
     return _flat(tokens, int(tokenizer.pad_token_id), max_length if long_texts.read == "windows" else None)
 
 
+def tokenised_in_memory(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
+) -> TokenisedTexts:
+    """What `tokenise` makes of texts without labels, kept nowhere."""
+    ids, lengths = encoded(texts, tokenizer, max_length, long_texts)
+    return TokenisedTexts(
+        ids=ids,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=np.empty(0, dtype=np.int64),
+        pad_id=int(tokenizer.pad_token_id),
+        window=max_length if long_texts.read == "windows" else None,
+    )
+
+
 def _encoded_batches(
     texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
 ) -> Iterator[pyarrow.RecordBatch]:
-    """The ids of the texts as lists, and their labels if they have any; one batch at least, so that there is a schema."""
+    """The ids of the texts as lists, and their labels if they have any; one batch at least, which has the schema."""
     for rows in batches_of_rows(texts) if len(texts) else [texts[:0]]:
         ids, lengths = encoded(rows["text"], tokenizer, max_length, long_texts)
         offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
@@ -169,10 +183,13 @@ def _encoded_batches(
 def _write(file: Path, batches: Iterator[pyarrow.RecordBatch]) -> None:
     """Write an Arrow stream that appears whole: two processes may make it at once."""
     first = next(batches)
-    with draft_of(file) as draft:
-        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, first.schema) as writer:
-            for batch in chain([first], batches):
-                writer.write_batch(batch)
+    with (
+        draft_of(file) as draft,
+        pyarrow.OSFile(str(draft), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, first.schema) as writer,
+    ):
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
 
 
 def encoded(

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data import vocabulary
-from poolwise.data.tokens import TokenisedTexts, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.corpus import each_text
+from poolwise.data.tokens import TokenisedTexts, tokenise, tokenised_in_memory, tokenizer_hash, train_wordpiece
 from poolwise.data.vocabulary import Vocabulary
 from poolwise.jobs.corpus import stage1_text
 from poolwise.runs import hash_of
@@ -185,3 +186,12 @@ def tokenised(
         split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens", settings.data.reading)
         for split, rows in splits.items()
     }
+
+
+def first_of_stream(
+    splits: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: CommonSettings
+) -> dict[str, TokenisedTexts]:
+    """The same where train is a stream, of which the first texts are given and nothing is kept."""
+    data = settings.data
+    first = tokenised_in_memory(list(each_text(splits["train"])), tokenizer, data.max_length, data.reading)
+    return {"train": first, **tokenised({"dev": splits["dev"]}, tokenizer, settings)}
