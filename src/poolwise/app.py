@@ -474,7 +474,7 @@ def problems_with_streaming(stage1: Plain, masking: Plain, config: Plain, where:
     equal_time = isinstance(control, dict) and control.get("name") == "equal_time"
     if stage1.get("budget") is None and not equal_time and (in_stage1 or config["encoder"] == "stage1"):
         found.append(
-            "data.streaming=true: how long a pass over data.text is is not known, so epochs do not say how long "
+            "data.streaming=true: the length of a pass over data.text is not known, so epochs do not say how long "
             f"training is; give {where}.budget, {types.Budget.ALLOWED.removesuffix('; or null')}"
         )
     if stage1.get("trainable") == "pooler":

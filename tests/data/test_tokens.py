@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from datasets import Dataset
 
 from helpers import TEXTS
 from poolwise.data.tokens import (
+    alphabet,
     encoded,
     kept_pieces,
     tokenise,
@@ -147,3 +149,18 @@ def test_every_way_to_read_long_texts_has_a_key_of_its_own(tokenizer, tmp_path):
         for overlap in (0.1, 0.2):
             tokenise(rows(), tokenizer, 12, tmp_path, LongTexts(read, overlap))
     assert len(list(tmp_path.glob("*.arrow"))) == 5  # the overlap is of windows alone
+
+
+def test_the_alphabet_holds_nearly_all_of_a_chinese_text(monkeypatch):
+    common = Counter({chr(0x4E00 + n): 2000 - n for n in range(1800)})
+    assert len(alphabet(Counter("a film"), 100)) == 6
+    assert alphabet(common, 1200) == sorted(chr(0x4E00 + n) for n in range(1195))
+    kept = alphabet(common, 5000)
+    assert sum(common[letter] for letter in kept) >= 0.999 * common.total() > sum(common[c] for c in kept[:-1])
+    assert len(alphabet(common, 500)) == 1000  # as before there was a rule
+    monkeypatch.setattr("poolwise.data.tokens.ALPHABET_SIZE", 3)
+    assert len(alphabet(Counter("abcdefgh"), 15)) == 5  # ten pieces and the special ones
+    chinese = ["".join(chr(0x4E00 + (7 * n + k) % 40) for k in range(20)) for n in range(30)]
+    found = train_wordpiece(rows(chinese), 100, 32).get_vocab()
+    assert {chr(0x4E00 + n) for n in range(40)} <= found.keys()
+    assert len(found) == 46  # the special ones, and the blank that stands around Chinese characters

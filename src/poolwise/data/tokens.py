@@ -38,7 +38,9 @@ CODE_VERSION = 1
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET_SIZE = 1000
-"""Characters kept, the most frequent ones; the default of `tokenizers`."""
+"""Characters kept at least, the most frequent ones; the default of `tokenizers`."""
+ALPHABET_SHARE = 0.999
+"""Of all characters of the texts, which those kept shall make up: in Chinese more than `ALPHABET_SIZE` do."""
 
 
 @dataclass(frozen=True)
@@ -289,17 +291,35 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lower
     letters: Counter[str] = Counter()
     for text in each_text(texts):
         letters.update(trainer.normalizer.normalize_str(text))
-    kept = sorted(sorted(letters, key=lambda c: (-letters[c], c))[:ALPHABET_SIZE])
+    kept = alphabet(letters, vocabulary_size)
     continuing = [f"##{letter}" for letter in kept if not _stands_alone(letter)]
     trainer.train_from_iterator(
         each_text(texts),
         vocab_size=vocabulary_size,
-        limit_alphabet=ALPHABET_SIZE,
+        limit_alphabet=max(len(kept), ALPHABET_SIZE),
         initial_alphabet=kept,
         special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=lowercase, model_max_length=max_length)
+
+
+def alphabet(letters: Counter[str], vocabulary_size: int) -> list[str]:
+    """The characters that get word pieces, in their order: the most frequent `ALPHABET_SIZE` of them.
+
+    More are kept until they make up `ALPHABET_SHARE` of all, as long as all their pieces have room: one each, and one
+    more for those that may stand inside of a word.
+    """
+    by_count = sorted(letters, key=lambda letter: (-letters[letter], letter))
+    most = ALPHABET_SHARE * letters.total()
+    covered, pieces, kept = 0, len(SPECIAL_TOKENS), 0
+    for letter in by_count:
+        pieces += 1 if _stands_alone(letter) else 2
+        if covered >= most or pieces > vocabulary_size:
+            break
+        covered += letters[letter]
+        kept += 1
+    return sorted(by_count[: max(kept, ALPHABET_SIZE)])
 
 
 def _stands_alone(letter: str) -> bool:

@@ -58,11 +58,17 @@ def starting_point(settings: CommonSettings) -> StartingPoint:
 @lru_cache(maxsize=4)
 def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
     if isinstance(model, ScratchModel):
-        texts = stage1_text(data, cache)["train"]
-        tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
+        if model.vocabulary is None:
+            tokenizer = train_wordpiece(stage1_text(data, cache)["train"], model.vocabulary_size, data.max_length)
+        else:
+            tokenizer = vocabulary.published(model.vocabulary, data.max_length)
+        # The vocabulary enters keys by what the tokenizer does; the size of one that is not trained changes nothing.
+        unused = ("vocabulary", "vocabulary_size") if model.vocabulary else ("vocabulary",)
         shape = {
-            key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_", "name"))
+            key: value
+            for key, value in asdict(model).items()
+            if key not in unused and not key.startswith(("mlm_", "finetune_", "name"))
         }
         return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
     path = checkpoints.locate(model)
@@ -160,7 +166,7 @@ def starts_from_labels(settings: CommonSettings) -> bool:
 def model_name(model: ModelSettings) -> str:
     """How folders call the model: marked where its vocabulary is not its own."""
     if not isinstance(model, PretrainedModel):
-        return model.name
+        return model.name + (f"+{Path(model.vocabulary).stem}" if model.vocabulary else "")
     made = "" if model.vocabulary_size is None else f"+vocabulary{model.vocabulary_size}"
     return model.name + (f"+{model.add_words}words" if model.add_words else made)
 
