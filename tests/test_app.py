@@ -124,6 +124,26 @@ def test_the_config_stops_at_app():
             ["stage1.trainable='pooler': model=tiny is drawn at random"],
         ),
         (
+            [
+                *("stage=mlm", "model=minilm", "data=files", "data.text=a.txt", "data.streaming=true"),
+                *("data.contamination=error", "objective=rating", "pretraining.trainable=pooler"),
+                *("pretraining.masking.final_mask_probability=0.3", "+trainer.val_check_interval=0.5"),
+            ],
+            [
+                "data.streaming=true: the length of a pass over data.text is not known, so epochs do not say how long "
+                "training is; give pretraining.budget, above 0 with a unit, such as 2000steps, 1000000tokens, 90s, ",
+                "pretraining.trainable='pooler': keeps what the frozen encoder says of each text, and ",
+                "pretraining.masking.final_mask_probability=0.3: changes from epoch to epoch, and how many ",
+                "objective=rating: must know all ratings, and data.streaming=true reads texts alone",
+                "data.contamination='error': must read all texts before training, and ",
+                "trainer.val_check_interval=0.5: a share of an epoch, whose length data.streaming=true does not know",
+            ],
+        ),
+        (
+            ["stage=sentiment", "data=files", "data.text=a.txt", "data.streaming=true", "encoder=stage1"],
+            ["so epochs do not say how long training is; give stage1.budget, above 0"],
+        ),
+        (
             ["stage=sentiment", "stage1.masking.random_token_share=0.3"],
             ["stage1.masking: mask_token_share + random_token_share=1.1: must be at most 1"],
         ),

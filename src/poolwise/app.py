@@ -411,6 +411,7 @@ def problems_between(config: Plain) -> list[str]:
         found.append(f"{where}.masking: mask_token_share + random_token_share={sum(numbers):g}: must be at most 1")
     found += problems_with_objective_of(config, where)
     found += problems_with_length(stage1, masking, config, where)
+    found += problems_with_streaming(stage1, masking, config, where) if config["data"].get("streaming") is True else []
     if model.get("add_words") and model.get("vocabulary_size") is not None:
         found.append(
             f"model.add_words={model['add_words']}: model.vocabulary_size={model['vocabulary_size']} makes a new "
@@ -470,6 +471,46 @@ def problems_with_length(stage1: Plain, masking: Plain, config: Plain, where: st
             f"{where}.masking.final_mask_probability={masking['final_mask_probability']}: changes from epoch to epoch, "
             f"and how many {given} comes to is not known before; allowed: epochs, or a budget of steps or tokens"
         )
+    return found
+
+
+def problems_with_streaming(stage1: Plain, masking: Plain, config: Plain, where: str) -> list[str]:
+    """Check that nothing must know all of a stream, or how long it is; `where` names the stage-1 settings, `stage1`."""
+    from poolwise.objectives import problems_with_objective, reads_ratings
+
+    found = []
+    in_stage1, trainer = config["stage"] == "mlm", config["trainer"]
+    control = config.get("control")
+    equal_time = isinstance(control, dict) and control.get("name") == "equal_time"
+    if stage1.get("budget") is None and not equal_time and (in_stage1 or config["encoder"] == "stage1"):
+        found.append(
+            "data.streaming=true: the length of a pass over data.text is not known, so epochs do not say how long "
+            f"training is; give {where}.budget, {types.Budget.ALLOWED.removesuffix('; or null')}"
+        )
+    if stage1.get("trainable") == "pooler":
+        found.append(
+            f"{where}.trainable='pooler': keeps what the frozen encoder says of each text, and data.streaming=true "
+            "keeps nothing; allowed with it: all"
+        )
+    if masking.get("final_mask_probability") is not None:
+        found.append(
+            f"{where}.masking.final_mask_probability={masking['final_mask_probability']}: changes from epoch to epoch, "
+            "and how many data.streaming=true comes to is not known; allowed: null"
+        )
+    objective = config["objective"] if in_stage1 else stage1.get("objective", {})
+    if not problems_with_objective(objective, "") and reads_ratings(objective):
+        found.append("objective=rating: must know all ratings, and data.streaming=true reads texts alone")
+    if config["data"].get("contamination") == "error":
+        found.append(
+            "data.contamination='error': must read all texts before training, and data.streaming=true reads them in "
+            "training; allowed: drop, warn"
+        )
+    found += [
+        f"trainer.{key}={trainer[key]}: a share of an epoch, whose length data.streaming=true does not know; allowed: "
+        "a whole number of batches"
+        for key in ("limit_train_batches", "val_check_interval")
+        if in_stage1 and isinstance(trainer.get(key), float) and trainer[key] != 1.0
+    ]
     return found
 
 

@@ -91,7 +91,7 @@ def groups() -> set[str]:
 
 
 PATHS = re.compile(
-    r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name))$"
+    r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name|vocabulary))$"
 )
 """Keys whose values are paths or named after one."""
 PLAIN_VALUE = re.compile(r"[\w./:@+-]*", re.ASCII)

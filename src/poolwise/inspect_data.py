@@ -183,6 +183,8 @@ class DataPage:
             )
         yield from aligned(rows, left=2)
         sampled = f" (of {SAMPLE:,} texts a split)" if any(len(each.rows) > SAMPLE for each in self.splits) else ""
+        if self.corpus.stream is not None:
+            yield f"train of stage 1 is a stream: its first {counted(len(self.corpus.text['train']), 'text')} were read"
         yield from textwrap.wrap(
             f"lengths in word pieces{sampled}, special ones counted; cut: longer than data.max_length={longest}; "
             "unknown: share of word pieces that the vocabulary lacks",

@@ -274,7 +274,7 @@ class SuitsEncoder:
 
 @dataclass(frozen=True)
 class ScratchModel(SuitsEncoder):
-    """A BERT with random weights and a WordPiece vocabulary trained on the stage-1 text."""
+    """A BERT with random weights and a WordPiece vocabulary, which is trained on the stage-1 text or given."""
 
     source: Literal["scratch"]
     name: str
@@ -285,6 +285,8 @@ class ScratchModel(SuitsEncoder):
     intermediate_size: Size
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     initializer_range: Positive
+    vocabulary: str | None = None
+    """A file of word pieces, one a line (`vocab.txt`), in place of one of `vocabulary_size` trained on the text."""
 
 
 @dataclass(frozen=True)
@@ -396,6 +398,10 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
+    streaming: bool = False
+    """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
+    shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000
+    """How many of its texts are then in memory at a time, and shuffled."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
-from poolwise.data.tokens import token_ids
+from poolwise.data.tokens import tokenised_in_memory
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import read_record
 from poolwise.settings import LongTexts, UserError
@@ -172,7 +172,7 @@ class TrainedClassifier:
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Batch]:
         notes = self.notes
-        tokens = token_ids(list(texts), self.tokenizer, notes.max_length, LongTexts(**notes.long_texts))
+        tokens = tokenised_in_memory(list(texts), self.tokenizer, notes.max_length, LongTexts(**notes.long_texts))
         unlabelled = LabelledBatches(replace(tokens, labels=np.zeros(len(tokens), np.int64)))
         for requests in SortedBatches(tokens.lengths, BATCH):
             batch = unlabelled[requests]

@@ -1,12 +1,22 @@
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
-from poolwise.data.tokens import kept_pieces, tokenise, tokenizer_hash, train_wordpiece, truncation, with_ratings
+from poolwise.data.tokens import (
+    alphabet,
+    encoded,
+    kept_pieces,
+    tokenise,
+    tokenizer_hash,
+    train_wordpiece,
+    truncation,
+    with_ratings,
+)
 from poolwise.settings import LongTexts
 
 VOCABULARY_SCRIPT = """
@@ -29,6 +39,16 @@ def test_ids_and_labels_are_the_tokenizers_own(tokenizer, texts):
     assert texts.labels.tolist() == [0, 1, 1, 0, 1, 0]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_ids_are_the_tokenizers_own_where_texts_name_special_tokens(tokenizer, side, monkeypatch):
+    monkeypatch.setattr(tokenizer, "truncation_side", side)
+    strange = ["", "a [MASK] film [SEP]", "\U0001f600 \u4e2d\u6587 e\u0301", LONG]
+    ids, lengths = encoded(strange, tokenizer, 12, LongTexts())
+    expected = tokenizer(strange, truncation=True, max_length=12)["input_ids"]
+    assert np.split(ids, np.cumsum(lengths))[-1].size == 0
+    assert [part.tolist() for part in np.split(ids, np.cumsum(lengths))[:-1]] == expected
+
+
 def test_texts_are_truncated(tokenizer, tmp_path):
     assert tokenise(rows(), tokenizer, 8, tmp_path).lengths.max() == 8
 
@@ -36,7 +56,7 @@ def test_texts_are_truncated(tokenizer, tmp_path):
 def test_the_cache_is_read_and_its_key_is_explicit(tokenizer, tmp_path, monkeypatch):
     first = tokenise(rows(), tokenizer, 32, tmp_path)
     assert len(list(tmp_path.glob("*.arrow"))) == 1
-    monkeypatch.setattr(type(tokenizer), "__call__", None)  # a second tokenising would fail
+    monkeypatch.setattr("poolwise.data.tokens.encoded", None)  # a second tokenising would fail
     again = tokenise(rows(), tokenizer, 32, tmp_path)
     assert np.array_equal(first.ids, again.ids)
     assert np.array_equal(first.offsets, again.offsets)
@@ -129,3 +149,18 @@ def test_every_way_to_read_long_texts_has_a_key_of_its_own(tokenizer, tmp_path):
         for overlap in (0.1, 0.2):
             tokenise(rows(), tokenizer, 12, tmp_path, LongTexts(read, overlap))
     assert len(list(tmp_path.glob("*.arrow"))) == 5  # the overlap is of windows alone
+
+
+def test_the_alphabet_holds_nearly_all_of_a_chinese_text(monkeypatch):
+    common = Counter({chr(0x4E00 + n): 2000 - n for n in range(1800)})
+    assert len(alphabet(Counter("a film"), 100)) == 6
+    assert alphabet(common, 1200) == sorted(chr(0x4E00 + n) for n in range(1195))
+    kept = alphabet(common, 5000)
+    assert sum(common[letter] for letter in kept) >= 0.999 * common.total() > sum(common[c] for c in kept[:-1])
+    assert len(alphabet(common, 500)) == 1000  # as before there was a rule
+    monkeypatch.setattr("poolwise.data.tokens.ALPHABET_SIZE", 3)
+    assert len(alphabet(Counter("abcdefgh"), 15)) == 5  # ten pieces and the special ones
+    chinese = ["".join(chr(0x4E00 + (7 * n + k) % 40) for k in range(20)) for n in range(30)]
+    found = train_wordpiece(rows(chinese), 100, 32).get_vocab()
+    assert {chr(0x4E00 + n) for n in range(40)} <= found.keys()
+    assert len(found) == 46  # the special ones, and the blank that stands around Chinese characters

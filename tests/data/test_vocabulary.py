@@ -16,7 +16,7 @@ from transformers import (
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, TEXTS
 from poolwise.data.tokens import tokenizer_hash
-from poolwise.data.vocabulary import Vocabulary, retrained, with_words
+from poolwise.data.vocabulary import Vocabulary, published, retrained, with_words
 from poolwise.encoder import set_vocabulary
 from poolwise.runs import read_record
 from poolwise.settings import UserError
@@ -189,3 +189,33 @@ def test_the_unadapted_encoder_reads_with_added_words_too(program, tmp_path, che
     )
     (run,) = (tmp_path / "runs/sentiment").iterdir()
     assert read_record(run)["model"] == "start+20words"
+
+
+def test_a_published_vocabulary(tmp_path):
+    """Line numbers are ids; each Chinese character is a piece of its own; capitals mean that case is kept."""
+    path = tmp_path / "vocab.txt"
+    pieces = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "很", "好", "good", "##s"]
+    path.write_text("\r\n".join(pieces))
+    tokenizer = published(str(path), 32)
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == pieces
+    assert tokenizer.tokenize("很好很Goods") == ["很", "好", "很", "good", "##s"]
+    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (0, 5)
+    path.write_text("\n".join([*pieces, "Good"]))
+    assert published(str(path), 32).tokenize("Good good") == ["Good", "good"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[PAD]\n[UNK]\ngood", r"vocab\.txt lacks \[CLS\], \[SEP\], \[MASK\]; model\.vocabulary= takes a WordPiece"),
+        ("[PAD]\n[UNK]\n[PAD]", r"vocab\.txt, line 1: '\[PAD\]' is there again in line 3"),
+        ("[PAD]\n\n[UNK]", r"vocab\.txt, line 2: empty"),
+        ("", r"vocab\.txt lacks \[PAD\]"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_refused(tmp_path, content, message):
+    (tmp_path / "vocab.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        published(str(tmp_path / "vocab.txt"), 32)
+    with pytest.raises(UserError, match=r"No such file"):
+        published(str(tmp_path / "no.txt"), 32)

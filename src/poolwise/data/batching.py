@@ -6,7 +6,7 @@ Shapes: B texts, T tokens, N examples.
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -294,8 +294,11 @@ class DevBatches(Dataset[Batch]):
         return batch if self.arranged is None else {**batch, "arranged": self.arranged[requests]}
 
 
-def loader(batches: Dataset[Batch], order: Sampler[list[Request]], workers: int) -> DataLoader[Batch]:
-    """A loader over whole batches; `workers` changes speed only.
+Item = TypeVar("Item")
+
+
+def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoader[Item]:
+    """A loader over whole batches, or blocks of them; `workers` changes speed only.
 
     The order of batches is the loader's `sampler`, not its `batch_sampler`: Lightning tells the epoch only to the
     former, and without it every epoch has the same order and the same masks.

@@ -4,7 +4,7 @@ Shapes: N texts, M texts that should not be known before, S shingles, P permutat
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import TypeVar
@@ -54,8 +54,13 @@ def normalised(text: str) -> str:
 
 def text_keys(texts: Dataset) -> UInt64[ndarray, " N"]:
     """A 64-bit hash of each normalised text: that of copies is the same; of others in a million texts, with 3e-8."""
+    return keys_of(each_text(texts))
+
+
+def keys_of(texts: Iterable[str]) -> UInt64[ndarray, " N"]:
+    """The same of texts one by one."""
     digests = bytearray()
-    for text in each_text(texts):
+    for text in texts:
         digests += blake2b(normalised(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return np.frombuffer(digests, dtype=np.uint64)
 

@@ -3,12 +3,15 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from jaxtyping import UInt64
+from numpy import ndarray
 
 from poolwise.settings import UserError
 from poolwise.words import counted, some
@@ -20,17 +23,46 @@ SPLITS = ("train", "dev", "test")
 ROWS_AT_A_TIME = 1000
 
 
+@dataclass(frozen=True, eq=False)
+class TextStream:
+    """Training texts of stage 1 that are read anew in each pass, and kept nowhere.
+
+    Attributes:
+        read: begins a pass over all texts, blank ones left out.
+        fingerprint: of what is read (see `poolwise.data.parts.Part`).
+        buffer: how many texts are held in memory and shuffled at a time.
+        skip: how many of the first texts are dev, and not trained on.
+        held_back: (M,) keys of labelled dev and test texts.
+        drops: whether copies of these are left out.
+    """
+
+    read: Callable[[], Iterator[str]]
+    fingerprint: str
+    buffer: int
+    skip: int = 0
+    held_back: UInt64[ndarray, " M"] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    drops: bool = False
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """What the batches depend on, for the key of a run."""
+        copies = {"without": hashlib.sha256(np.unique(self.held_back).tobytes()).hexdigest()} if self.drops else {}
+        return {"fingerprint": self.fingerprint, "buffer": self.buffer, "skip": self.skip, **copies}
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Texts and labels from one source.
 
     Attributes:
         text: splits `train` and `dev` of stage 1, column `text`, and `rating` (text) where the source has one.
+            Of a stream, `train` is what is read of it before training: the first texts.
         labelled: splits `train`, `dev` and `test` of stage 2, columns `text` and `label` (0 to C - 1); empty where the
             source has no labels.
         label_names: C names, in the order of the class ids.
         unsplit: all labelled rows, where the source has neither dev nor test; of them folds can be made.
         made_splits: of the splits that the source has not: from which, by which share and seed they were made.
+        stream: all training texts of stage 1, where they are not kept; else None.
     """
 
     text: dict[str, Dataset]
@@ -38,6 +70,7 @@ class Corpus:
     label_names: tuple[str, ...]
     unsplit: Dataset | None = None
     made_splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stream: TextStream | None = None
 
 
 END_OF_STREAM = bytes.fromhex("ffffffff00000000")
@@ -167,9 +200,13 @@ def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Datase
     Raises:
         UserError: fewer than two rows.
     """
-    if len(texts) < 2:
-        raise UserError(f"{source}: {counted(len(texts), 'text')}; at least 2 are needed to hold some out for dev")
-    least = min(LEAST_HELD_OUT, len(texts) // 2)
-    count = min(max(round(share * len(texts)), least), len(texts) - 1)
-    parts = texts.train_test_split(test_size=count, seed=0)
+    parts = texts.train_test_split(test_size=number_held_out(len(texts), share, source), seed=0)
     return parts["train"], parts["test"]
+
+
+def number_held_out(texts: int, share: float, source: str) -> int:
+    """How many of so many texts `held_out` takes; its arguments and errors."""
+    if texts < 2:
+        raise UserError(f"{source}: {counted(texts, 'text')}; at least 2 are needed to hold some out for dev")
+    least = min(LEAST_HELD_OUT, texts // 2)
+    return min(max(round(share * texts), least), texts - 1)

@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from poolwise.data.corpus import (
     ROWS_AT_A_TIME,
     SPLITS,
     Corpus,
+    TextStream,
     check_classes,
     held_out,
     label_text,
+    number_held_out,
     tell_empty,
     text_columns,
 )
@@ -47,7 +50,9 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     """Read what `data` names; stage-1 text is `text`, or the training texts where it is not given.
 
     Rows are streamed to Arrow files, which are mapped into memory: a corpus may be larger than it. Of a train without
-    dev or test, these are made: a share of each class, drawn by `split_seed`; `Corpus.made_splits` says so.
+    dev or test, these are made: a share of each class, drawn by `split_seed`; `Corpus.made_splits` says so. With
+    `streaming`, of `text` no more than `shuffle_buffer` texts are read here, and dev is made of the first of them
+    where it is not given.
 
     Args:
         data: the settings.
@@ -60,10 +65,14 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     """
     labelled: dict[str, pyarrow.Table] = {}
     texts: dict[str, Dataset] = {}
+    streams: list[TextStream] = []
     take_all(
         [
             lambda: labelled.update(_read_labelled(data, cache)),
-            *(partial(_read_texts_into, texts, name, data, cache) for name in ("text", "text_dev")),
+            (lambda: streams.append(_stream_into(texts, data)))
+            if data.streaming
+            else partial(_read_texts_into, texts, "text", data, cache),
+            partial(_read_texts_into, texts, "text_dev", data, cache),
         ]
     )
     label_names = _label_names(data, labelled)
@@ -72,7 +81,8 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     splits, made = _with_made_splits(data, given)
     unrated = {split: rows.select_columns(["text", "label"]) for split, rows in splits.items()}
     text = _stage1_text(data, texts, splits, made)
-    return Corpus(text, unrated, label_names, unsplit, made)
+    stream = replace(streams[0], skip=made.get("text_dev", {}).get("texts", 0)) if streams else None
+    return Corpus(text, unrated, label_names, unsplit, made, stream)
 
 
 def texts_in(path: str, column: str | None = None) -> Iterator[str]:
@@ -103,6 +113,10 @@ def _stage1_text(
         dev = texts["text_dev"]
     elif "dev" in labelled:
         dev = text_columns(labelled["dev"])
+    elif data.streaming:
+        count = number_held_out(len(text), data.text_dev_share, source)
+        text, dev = text.select(range(count, len(text))), text.select(range(count))
+        made["text_dev"] = {"from": "the first of text", "texts": count}
     else:
         text, dev = held_out(text, data.text_dev_share, source)
         made["text_dev"] = {"from": "text", "share": data.text_dev_share, "seed": 0, "texts": len(dev)}
@@ -207,6 +221,29 @@ def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cach
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
     texts[name] = _as_dataset(table)
+
+
+def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
+    """The stream of `text`, whose first texts are read."""
+    path = _path(data, "text")
+    if path is None:
+        raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
+    parts = parts_of_split(path, find_parts(path, streaming=True), "train")
+    read = partial(_each_text, parts, {"text": data.text_column})
+    first = list(islice(read(), data.shuffle_buffer))
+    if not first:
+        raise UserError(f"{path} holds no text")
+    texts["text"] = _as_dataset(pyarrow.table({"text": first}))
+    material = [CODE_VERSION, data.text_column, *(part.fingerprint() for part in parts)]
+    return TextStream(read, hashlib.sha256(json.dumps(material).encode()).hexdigest(), data.shuffle_buffer)
+
+
+def _each_text(parts: Sequence[Part], wanted: Wanted) -> Iterator[str]:
+    """The texts of parts, one after the other, without those that are blank."""
+    for part in parts:
+        for values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
+            if values["text"].strip():
+                yield values["text"]
 
 
 def _path(data: FilesData, name: str) -> str | None:

@@ -17,17 +17,23 @@ from poolwise.data.batching import (
     SortedBatches,
     loader,
 )
+from poolwise.data.corpus import TextStream
+from poolwise.data.streaming import BatchMaking, Blocks, StreamedBatches
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.data.topics import topics_of
 from poolwise.settings import Masking
+from poolwise.words import counted
 
 
 class TextDataModule(lightning.LightningDataModule):
     """Loaders over `train`, `dev` and, in stage 2, `test`.
 
     Attributes:
-        start: where training goes on that was stopped: an epoch, and how many of its batches are done.
+        start: where training goes on that was stopped, as `position` gave it: an epoch, and how many of its batches
+            are done.
     """
+
+    start: tuple[int, ...]
 
     def __init__(
         self,
@@ -66,9 +72,24 @@ class TextDataModule(lightning.LightningDataModule):
         """What a training batch holds, in words."""
         return f"{self.batch_size} texts" if self.batch_tokens is None else f"{self.batch_tokens:,} tokens"
 
+    @property
+    def all_of_train(self) -> str:
+        """What training reads, in words."""
+        train = self.texts["train"]
+        return f"{counted(len(train), 'text')}, {counted(len(train.ids), 'token')}"
+
+    @property
+    def batches_an_epoch(self) -> int | None:
+        """How many training batches there are, or None where that is not known."""
+        return len(self.train_dataloader())
+
+    def position(self, epoch: int, done: int) -> tuple[int, ...]:
+        """What `start` must be to go on after so many batches of an epoch."""
+        return (epoch, done)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
-        train, start = self.texts["train"], self.start
+        train, start = self.texts["train"], (self.start[0], self.start[1])
         balanced = train.labels if self.balanced else None
         sampler = LengthGroupedBatches(
             train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, balanced=balanced, start=start
@@ -106,6 +127,55 @@ def masked_data(
     }
     topics = topics_of(texts["train"], len(tokenizer)) if needs.topics else None
     return TextDataModule(texts, batches, batch_size, seed, workers, topics, batch_tokens)
+
+
+class StreamedDataModule(TextDataModule):
+    """The same where the training texts are a stream: `texts["train"]` is what was read of them before training."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, TokenisedTexts],
+        dev: Dataset[Batch],
+        stream: TextStream,
+        making: BatchMaking,
+        workers: int,
+    ) -> None:
+        """Args:
+        texts: the first training texts, and dev.
+        dev: what makes batches of dev.
+        stream: the training texts.
+        making: how they become batches.
+        workers: loader processes; changes speed only.
+        """
+        super().__init__(texts, {"dev": dev}, making.batch_size, making.seed, workers, batch_tokens=making.batch_tokens)
+        self.blocks = Blocks(stream, making)
+        self.loader: StreamedBatches | None = None
+
+    @property
+    def all_of_train(self) -> str:
+        """What training reads, in words."""
+        buffer, first = self.blocks.stream.buffer, len(self.texts["train"])
+        return f"a stream, shuffled within {buffer:,} texts (what should know all of it knows the first {first:,})"
+
+    @property
+    def batches_an_epoch(self) -> None:
+        """Not known."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many texts were read for training, and how many of them are copies of labelled dev and test texts."""
+        assert self.loader is not None
+        return {"texts_read": self.loader.end.read, "copies": self.loader.end.copies}
+
+    def position(self, epoch: int, done: int) -> tuple[int, ...]:
+        """What `start` must be to go on after so many batches of the pass that is under way."""
+        assert self.loader is not None
+        return self.loader.position(done)
+
+    def train_dataloader(self) -> StreamedBatches:  # type: ignore[override]
+        """The stream, a pass an epoch."""
+        self.loader = StreamedBatches(self.blocks, self.workers, self.start)
+        return self.loader
 
 
 def labelled_data(

@@ -3,13 +3,14 @@
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
 
 from poolwise.data.corpus import ROWS_AT_A_TIME, is_whole_stream
 from poolwise.data.reading import (
@@ -43,6 +44,8 @@ class Part:
         path: for messages.
         rows: gives them, each with its place.
         content: gives a hash of all that they depend on.
+        fingerprint: gives one for which little is read: of files their names, sizes, and `ENDS` at either end; of a
+            streamed data set of the hub, the revision of its files.
         is_text: whether the rows have a text only.
         columns_named: whether a person's names of columns are meant for it.
     """
@@ -50,16 +53,20 @@ class Part:
     path: str
     rows: Callable[[], Iterator[PlacedRow]]
     content: Callable[[], str]
+    fingerprint: Callable[[], str]
     is_text: bool = False
     columns_named: bool = True
 
+
+ENDS = 65_536
+"""Bytes of each end of a file that enter its fingerprint: a change between them that keeps its size is not seen."""
 
 Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 
 
-def find_parts(path: str) -> Found:
-    """What a path, a pattern or a name of the hub stands for.
+def find_parts(path: str, streaming: bool = False) -> Found:
+    """What a path, a pattern or a name of the hub stands for; with `streaming` the latter is not downloaded.
 
     Raises:
         UserError: there is no such thing, or nothing in it that can be read.
@@ -77,7 +84,7 @@ def find_parts(path: str) -> Found:
             raise UserError(f"{path}: no file has such a name")
         return {"": [_file(name) for name in files]}
     if is_of_hub(path):
-        return _on_hub(path)
+        return _streamed_from_hub(path) if streaming else _on_hub(path)
     return {"": [_file(path)]}
 
 
@@ -100,7 +107,7 @@ def parts_of_split(path: str, found: Found, split: str) -> list[Part]:
 
 
 def _file(path: str) -> Part:
-    return Part(path, partial(read_rows, path), partial(_hash_of_files, [path]), is_text=kind_of(path) == ".txt")
+    return Part(path, partial(read_rows, path), *_hashes_of_files([path]), is_text=kind_of(path) == ".txt")
 
 
 def _in_folder(folder: Path) -> Found:
@@ -151,16 +158,15 @@ def _split_named(name: str) -> str | None:
 
 def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
     """A text a file, with the name of its folder as label where there are folders."""
-    paths = [file for several in files.values() for file in several]
+    hashes = _hashes_of_files([str(file) for several in files.values() for file in several])
+    return Part(str(folder), partial(_whole_files, files), *hashes, is_text="" in files, columns_named=False)
 
-    def rows() -> Iterator[PlacedRow]:
-        for label, several in files.items():
-            for file in several:
-                text = "".join(read_lines(str(file))).strip()
-                yield str(file), {"text": text} | ({"label": label} if label else {})
 
-    content = partial(_hash_of_files, [str(path) for path in paths])
-    return Part(str(folder), rows, content, is_text="" in files, columns_named=False)
+def _whole_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
+    for label, several in files.items():
+        for file in several:
+            text = "".join(read_lines(str(file))).strip()
+            yield str(file), {"text": text} | ({"label": label} if label else {})
 
 
 def _saved(folder: Path) -> Dataset | DatasetDict:
@@ -204,14 +210,48 @@ def _on_hub(name: str) -> Found:
     return {_split_named(split) or split: [_data_set(f"{name}, split {split}", found[split])] for split in found}
 
 
+def _streamed_from_hub(name: str) -> Found:
+    stay_offline_without_hub()
+    try:
+        builder = load_dataset_builder(name)
+        found = builder.as_streaming_dataset()
+    except Exception as error:  # as in `_on_hub`
+        raise UserError(f"{name} cannot be streamed: the hub does not give it ({first_line(error)})") from error
+    revision = json.dumps([builder.hash, builder.config.name])
+
+    def part(split: str) -> Part:
+        path, fingerprint = f"{name}, split {split}", partial(str, [revision, split])
+        return Part(path, partial(_placed, path, found[split]), fingerprint, fingerprint)
+
+    return {_split_named(split) or split: [part(split)] for split in found}
+
+
 def _data_set(path: str, rows: Dataset) -> Part:
-    schema = rows.features.arrow_schema
+    fingerprint = partial(_fingerprint_of_files, [file["filename"] for file in rows.cache_files])
+    return Part(path, partial(_placed, path, rows), partial(_hash_of_tables, rows), fingerprint)
 
-    def placed() -> Iterator[PlacedRow]:
-        batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
-        yield from arrow_rows(path, batches, class_names(schema))
 
-    return Part(path, placed, partial(_hash_of_tables, rows))
+def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
+    batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
+    yield from arrow_rows(path, batches, class_names(rows.features.arrow_schema) if rows.features else {})
+
+
+def _hashes_of_files(paths: list[str]) -> tuple[Callable[[], str], Callable[[], str]]:
+    return partial(_hash_of_files, paths), partial(_fingerprint_of_files, paths)
+
+
+def _fingerprint_of_files(paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with damage_told(path), Path(path).open("rb") as stream:
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            own = hashlib.sha256(stream.read(ENDS))
+            stream.seek(max(length - ENDS, 0))
+            own.update(stream.read(ENDS))
+        name = f"{Path(path).parent.name}/{Path(path).name}"
+        digest.update(f"{name} {length} {own.hexdigest()}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _hash_of_files(paths: Iterable[str]) -> str:

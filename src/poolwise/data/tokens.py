@@ -1,6 +1,6 @@
 """Texts to token ids, once: a cache on disk whose key says all that the ids depend on.
 
-Shapes: B texts, T tokens, N examples, W windows of all texts, R of some.
+Shapes: B texts, T tokens, N examples, P word pieces, W windows of all texts, R of some.
 """
 
 import hashlib
@@ -8,9 +8,10 @@ import json
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 from datasets import Dataset
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 from numpy import ndarray
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
 
-from poolwise.data.corpus import ROWS_AT_A_TIME, content_hash, each_text
+from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.durable import draft_of, is_whole, seal
 from poolwise.settings import LongTexts
@@ -35,7 +38,9 @@ CODE_VERSION = 1
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET_SIZE = 1000
-"""Characters kept, the most frequent ones; the default of `tokenizers`."""
+"""Characters kept at least, the most frequent ones; the default of `tokenizers`."""
+ALPHABET_SHARE = 0.999
+"""Of all characters of the texts, which those kept shall make up: in Chinese more than `ALPHABET_SIZE` do."""
 
 
 @dataclass(frozen=True)
@@ -143,61 +148,66 @@ def tokenise(
     if not is_whole(kept):
         if kept.exists():
             log.warning("%s: not what was written, and made anew", kept)
-        _write(texts, tokenizer, max_length, long_texts, kept)
+        _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
     rows = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
     return _flat(rows, int(tokenizer.pad_token_id), long_texts.window(max_length))
 
 
-def _write(
-    texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts, kept: Path
-) -> None:
-    """Tokenise into a file that appears whole, with its checksum: two processes may make it at once."""
-
-    def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        return {"input_ids": token_lists(rows["text"], tokenizer, max_length, long_texts)}
-
-    with draft_of(kept) as draft:
-        texts.map(
-            encode,
-            batched=True,
-            batch_size=ROWS_AT_A_TIME,
-            remove_columns=[name for name in texts.column_names if name != "label"],
-            cache_file_name=str(draft),
-            load_from_cache_file=False,
-            new_fingerprint=kept.stem,
-        )
-        seal(draft)
-
-
-def token_ids(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts = HEAD_ONLY
+def tokenised_in_memory(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
 ) -> TokenisedTexts:
-    """Texts without labels as token ids, as `tokenise` gives them."""
-    lists = token_lists(texts, tokenizer, max_length, long_texts) if texts else []
+    """What `tokenise` makes of texts without labels, kept nowhere."""
+    ids, lengths = encoded(texts, tokenizer, max_length, long_texts)
     return TokenisedTexts(
-        ids=np.array([each for ids in lists for each in ids], dtype=np.int64),
-        offsets=np.cumsum([0, *map(len, lists)]),
-        labels=np.zeros(0, dtype=np.int64),
+        ids=ids,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=np.empty(0, dtype=np.int64),
         pad_id=int(tokenizer.pad_token_id),
         window=long_texts.window(max_length),
     )
 
 
-def token_lists(
+def _encoded_batches(
+    texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
+) -> Iterator[pyarrow.RecordBatch]:
+    """The ids of the texts as lists, and their labels if they have any; one batch at least, which has the schema."""
+    for rows in batches_of_rows(texts) if len(texts) else [texts[:0]]:
+        ids, lengths = encoded(rows["text"], tokenizer, max_length, long_texts)
+        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
+        columns = {"input_ids": pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids))}
+        if "label" in rows:
+            columns["label"] = pyarrow.array(rows["label"], pyarrow.int64())
+        yield pyarrow.RecordBatch.from_pydict(columns)
+
+
+def _write(file: Path, batches: Iterator[pyarrow.RecordBatch]) -> None:
+    """Write an Arrow stream that appears whole, with its checksum: two processes may make it at once."""
+    first = next(batches)
+    with draft_of(file) as draft:
+        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, first.schema) as writer:
+            for batch in chain([first], batches):
+                writer.write_batch(batch)
+        seal(draft)
+
+
+def encoded(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
-) -> list[list[int]]:
-    """The ids that are read of each text."""
-    found = tokenizer(
-        texts,
-        truncation=long_texts.read == "head",
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    around = special.index(0), special[::-1].index(0)
-    return [laid_out(ids, around, max_length, long_texts) for ids in found["input_ids"]]
+) -> tuple[Int32[ndarray, " P"], Int64[ndarray, " B"]]:
+    """The ids of B texts, one after the other, and how many each has.
+
+    They are those of the tokenizer's own call, which also works out where in the text each piece stands and is slower
+    (experiments/own_data/speed.py).
+    """
+    truncates = TruncationStrategy.LONGEST_FIRST if long_texts.read == "head" else TruncationStrategy.DO_NOT_TRUNCATE
+    tokenizer.set_truncation_and_padding(PaddingStrategy.DO_NOT_PAD, truncates, max_length, 0, None, None)
+    tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
+    rows = [found.ids for found in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
+    if long_texts.read != "head":
+        special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        around = special.index(0), special[::-1].index(0)
+        rows = [laid_out(ids, around, max_length, long_texts) for ids in rows]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum()), lengths
 
 
 def laid_out(ids: list[int], around: tuple[int, int], max_length: int, long_texts: LongTexts) -> list[int]:
@@ -277,17 +287,35 @@ def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lower
     letters: Counter[str] = Counter()
     for text in each_text(texts):
         letters.update(trainer.normalizer.normalize_str(text))
-    kept = sorted(sorted(letters, key=lambda c: (-letters[c], c))[:ALPHABET_SIZE])
+    kept = alphabet(letters, vocabulary_size)
     continuing = [f"##{letter}" for letter in kept if not _stands_alone(letter)]
     trainer.train_from_iterator(
         each_text(texts),
         vocab_size=vocabulary_size,
-        limit_alphabet=ALPHABET_SIZE,
+        limit_alphabet=max(len(kept), ALPHABET_SIZE),
         initial_alphabet=kept,
         special_tokens=[*SPECIAL_TOKENS, *continuing],
         show_progress=False,
     )
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=lowercase, model_max_length=max_length)
+
+
+def alphabet(letters: Counter[str], vocabulary_size: int) -> list[str]:
+    """The characters that get word pieces, in their order: the most frequent `ALPHABET_SIZE` of them.
+
+    More are kept until they make up `ALPHABET_SHARE` of all, as long as all their pieces have room: one each, and one
+    more for those that may stand inside of a word.
+    """
+    by_count = sorted(letters, key=lambda letter: (-letters[letter], letter))
+    most = ALPHABET_SHARE * letters.total()
+    covered, pieces, kept = 0, len(SPECIAL_TOKENS), 0
+    for letter in by_count:
+        pieces += 1 if _stands_alone(letter) else 2
+        if covered >= most or pieces > vocabulary_size:
+            break
+        covered += letters[letter]
+        kept += 1
+    return sorted(by_count[: max(kept, ALPHABET_SIZE)])
 
 
 def _stands_alone(letter: str) -> bool:

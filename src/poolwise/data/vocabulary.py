@@ -16,9 +16,10 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from poolwise.data.corpus import each_text
-from poolwise.data.tokens import train_wordpiece
+from poolwise.data.reading import read_lines
+from poolwise.data.tokens import SPECIAL_TOKENS, train_wordpiece
 from poolwise.settings import UserError
-from poolwise.words import counted
+from poolwise.words import counted, some
 
 CODE_VERSION = 1
 """Raised by hand when this module gives another vocabulary or other pieces for the same input; part of run keys."""
@@ -120,6 +121,35 @@ def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> 
         return _ids(inside, piece.removeprefix(CONTINUING)) if piece.startswith(CONTINUING) else _ids(old, piece)
 
     return Vocabulary(new, tuple(pieces_of(piece) for piece in new.convert_ids_to_tokens(list(range(len(new))))))
+
+
+def published(path: str, max_length: int) -> BertTokenizer:
+    """The tokenizer of a published WordPiece vocabulary: a `vocab.txt`, the number of a line is the id of its piece.
+
+    As in BERT a Chinese character is a word by itself. It lower-cases unless a piece has a capital of A to Z.
+
+    Args:
+        path: of the file.
+        max_length: of a text, in word pieces.
+
+    Raises:
+        UserError: the file cannot be read, has a piece twice, an empty line, or lacks a special token.
+    """
+    pieces = [line.rstrip("\r\n") for line in read_lines(path)]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    twice = next((number for number, piece in enumerate(pieces) if ids[piece] != number), None)
+    if "" in ids:
+        raise UserError(f"{path}, line {ids[''] + 1}: empty; model.vocabulary= takes a word piece a line")
+    if twice is not None:
+        raise UserError(f"{path}, line {twice + 1}: {pieces[twice]!r} is there again in line {ids[pieces[twice]] + 1}")
+    if lacking := [token for token in SPECIAL_TOKENS if token not in ids]:
+        raise UserError(
+            f"{path} lacks {some(lacking)}; model.vocabulary= takes a WordPiece list (vocab.txt) with "
+            f"{', '.join(SPECIAL_TOKENS)}"
+        )
+    plain = (piece for piece in pieces if not piece.startswith("["))
+    lowercase = not any("A" <= letter <= "Z" for piece in plain for letter in piece)
+    return BertTokenizer(vocab=ids, do_lower_case=lowercase, model_max_length=max_length)
 
 
 def _wordpiece(tokenizer: PreTrainedTokenizerBase, setting: str) -> WordPiece:

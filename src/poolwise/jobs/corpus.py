@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from poolwise.data.contamination import without_copies
-from poolwise.data.corpus import Corpus
+from poolwise.data.corpus import Corpus, TextStream
 from poolwise.data.quality import CorpusKeys, corpus_figures
 from poolwise.data.sources import load_corpus
 from poolwise.settings import DataSettings, UserError
@@ -52,6 +52,10 @@ def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorp
         left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back)
         report["dropped_from_stage1"] = len(corpus.text["train"]) - len(left)
         corpus = replace(corpus, text={**corpus.text, "train": left})
+    if corpus.stream is not None:
+        report["first_texts_of_stream"] = len(corpus.text["train"])
+        stream = replace(corpus.stream, held_back=keys.held_back, drops=data.contamination == "drop")
+        corpus = replace(corpus, stream=stream)
     return CheckedCorpus(corpus, report)
 
 
@@ -64,8 +68,17 @@ def corpus_of(data: DataSettings, cache: Path | None = None) -> Corpus:
     return checked_corpus(data, cache).corpus
 
 
+def stream_of(data: DataSettings, cache: Path | None = None) -> TextStream | None:
+    """The training texts of stage 1 where they are a stream; else None.
+
+    Raises:
+        UserError: see `checked_corpus`.
+    """
+    return corpus_of(data, cache).stream
+
+
 def stage1_text(data: DataSettings, cache: Path | None = None) -> dict[str, Dataset]:
-    """The texts of stage 1 by split, as a run of these settings reads them.
+    """The texts of stage 1 by split, as a run of these settings reads them; of a stream, the first ones.
 
     Raises:
         UserError: see `checked_corpus`; or all of them were dropped.
@@ -83,7 +96,9 @@ def contamination_in_words(report: Mapping[str, Any], place: str) -> str:
     """Which dev and test texts are also at a place, a key of `PLACES`; empty where none is."""
     found = {split: copies[place] for split, copies in report["copies"].items() if copies[place]}
     words = " and ".join(counted(count, f"{split} text") for split, count in found.items())
-    return f"{words} also in {PLACES[place]}" if found else ""
+    first = report.get("first_texts_of_stream") if place == "in_stage1" else None
+    where = PLACES[place] if first is None else f"the first {counted(first, 'text')} of stage 1"
+    return f"{words} also in {where}" if found else ""
 
 
 def warnings_of(report: Mapping[str, Any], stage: str) -> Iterator[str]:

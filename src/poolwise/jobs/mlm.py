@@ -15,15 +15,18 @@ from poolwise.card import model_card
 from poolwise.checkpoints import EXPORT_FOLDER
 from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
-from poolwise.data.arrangement import Arrangement
-from poolwise.data.batching import batches_an_epoch
-from poolwise.data.module import TextDataModule, masked_data
+from poolwise.data.arrangement import Arrangement, BatchNeeds
+from poolwise.data.batching import DevBatches, batches_an_epoch
+from poolwise.data.corpus import TextStream
+from poolwise.data.module import StreamedDataModule, TextDataModule, masked_data
+from poolwise.data.streaming import BatchMaking
 from poolwise.data.tokens import TokenisedTexts, with_ratings
-from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
+from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, stream_of, warnings_of
 from poolwise.jobs.stage1 import ratings_of, stage1_identity, trains_nothing
 from poolwise.jobs.start import (
     StartingPoint,
     check_words,
+    first_of_stream,
     model_name,
     starting_point,
     starts_from_labels,
@@ -51,6 +54,7 @@ from poolwise.stages.loop import Job, limited_batches
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import BatchesWithStates, PoolerTraining, kept_cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
+from poolwise.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +155,8 @@ class MLMJob(Job):
                 encoder.set_vocabulary(model, start.pieces, start.tokenizer.pad_token_id)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
-        rows = stage1_text(settings.data, settings.rows_dir)
-        texts = tokenised(rows, start.tokenizer, settings)
+        rows, stream = stage1_text(settings.data, settings.rows_dir), stream_of(settings.data, settings.rows_dir)
+        texts = (tokenised if stream is None else first_of_stream)(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))
         texts = {split: of.windows for split, of in texts.items()}
@@ -164,6 +168,8 @@ class MLMJob(Job):
         kind = PoolerTraining if frozen else MaskedLanguageModelling
         rate = settings.pretraining.pooler_learning_rate
         stage = kind(model, objective, provenance, self.optimisation, self.budget, rate)
+        if stream is not None:
+            return stage, self._streamed(stream, texts, objective.needs)
         data = masked_data(
             texts,
             start.tokenizer,
@@ -193,6 +199,33 @@ class MLMJob(Job):
         settings, start = self.settings, self.start
         key = states_key(settings, [start.fingerprint, None], start.tokenizer, rows, self.platform["device"])
         return settings.cache_dir / "states" / f"{key}.cls{'_of_halves' if arrangement == 'halves' else ''}.npy"
+
+    def _streamed(self, stream: TextStream, texts: dict[str, TokenisedTexts], needs: BatchNeeds) -> StreamedDataModule:
+        settings, pretraining = self.settings, self.settings.pretraining
+        making = BatchMaking(
+            self.start.tokenizer,
+            settings.data.max_length,
+            settings.data.reading,
+            pretraining.masking,
+            settings.seed,
+            needs,
+            pretraining.batch_size,
+            pretraining.batch_tokens,
+        )
+        dev = DevBatches(texts["dev"], self.start.tokenizer, pretraining.masking, needs)
+        return StreamedDataModule(texts, dev, stream, making, settings.workers)
+
+    def _note_stream(self, counts: dict[str, int], record: RunRecord) -> None:
+        """Note how many texts were read, and what was done about dev and test texts among them."""
+        drops = self.settings.data.contamination == "drop"
+        record.results["data_report"]["stream"] = counts
+        record.results["data_report"]["dropped_from_stage1"] = counts["copies"] if drops else 0
+        if counts["copies"]:
+            done = "left out" if drops else "figures of stage 2 on these may be too high"
+            log.warning(
+                "WARNING: %s of the %s that were read are copies of labelled dev or test texts; %s",
+                *(f"{counts['copies']:,}", counted(counts["texts_read"], "text"), done),
+            )
 
     def mask_epochs(self, texts: TokenisedTexts, copies: int) -> int:
         """Over how many epochs masks are planned.
@@ -241,6 +274,8 @@ class MLMJob(Job):
         }
         record.results["provenance"] = provenance
         record.results["made_splits"] = corpus_of(self.settings.data, self.settings.rows_dir).made_splits
+        if isinstance(data, StreamedDataModule):
+            self._note_stream(data.counts, record)
         record.results["metrics"] |= pooler_figures(stage.proof)
         card = model_card(self.identity, provenance, record.results["metrics"])
         encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)

@@ -9,7 +9,7 @@ from datasets import Dataset
 from poolwise.data.corpus import RATING, content_hash
 from poolwise.data.segmentation import segmenter
 from poolwise.data.tokens import tokenizer_hash
-from poolwise.jobs.corpus import stage1_text
+from poolwise.jobs.corpus import stage1_text, stream_of
 from poolwise.jobs.start import model_label, model_name, starting_point
 from poolwise.jobs.trainer import platform
 from poolwise.objectives import label_of, reads_ratings
@@ -23,12 +23,14 @@ def stage1_identity(settings: CommonSettings, choice: Stage1Choice, trainer: dic
     """The identity of a stage-1 run: computed alike by the stage that makes it and the stage that reads it."""
     start = starting_point(settings)
     texts = stage1_text(settings.data, settings.rows_dir)
+    stream = stream_of(settings.data, settings.rows_dir)
+    of_stream = {} if stream is None else {"train": stream.material}
     material: dict[str, Any] = {
         "stage": "mlm",
         "seed": choice.seed,
         "weights": start.fingerprint,
         "tokenizer": tokenizer_hash(start.tokenizer),
-        "text": {split: content_hash(rows) for split, rows in texts.items()},
+        "text": {split: content_hash(rows) for split, rows in texts.items()} | of_stream,
         "max_length": settings.data.max_length,
         **settings.data.reading.material,
         "pretraining": material_of(choice.pretraining),

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, encoder
 from poolwise.data import vocabulary
-from poolwise.data.corpus import content_hash
-from poolwise.data.tokens import TokenisedTexts, tokenise, tokenizer_hash, train_wordpiece
+from poolwise.data.corpus import content_hash, each_text
+from poolwise.data.tokens import TokenisedTexts, tokenise, tokenised_in_memory, tokenizer_hash, train_wordpiece
 from poolwise.data.vocabulary import Vocabulary
 from poolwise.jobs.corpus import stage1_text
 from poolwise.runs import hash_of
@@ -57,11 +57,17 @@ def starting_point(settings: CommonSettings) -> StartingPoint:
 @lru_cache(maxsize=4)
 def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
     if isinstance(model, ScratchModel):
-        texts = stage1_text(data, cache)["train"]
-        tokenizer = train_wordpiece(texts, model.vocabulary_size, data.max_length)
         check_length(data.max_length, SCRATCH_POSITIONS)
+        if model.vocabulary is None:
+            tokenizer = train_wordpiece(stage1_text(data, cache)["train"], model.vocabulary_size, data.max_length)
+        else:
+            tokenizer = vocabulary.published(model.vocabulary, data.max_length)
+        # The vocabulary enters keys by what the tokenizer does; the size of one that is not trained changes nothing.
+        unused = ("vocabulary", "vocabulary_size") if model.vocabulary else ("vocabulary",)
         shape = {
-            key: value for key, value in asdict(model).items() if not key.startswith(("mlm_", "finetune_", "name"))
+            key: value
+            for key, value in asdict(model).items()
+            if key not in unused and not key.startswith(("mlm_", "finetune_", "name"))
         }
         return StartingPoint(tokenizer, None, json.dumps(shape, sort_keys=True), None)
     path = checkpoints.locate(model)
@@ -134,7 +140,7 @@ def starts_from_labels(settings: CommonSettings) -> bool:
 def model_name(model: ModelSettings) -> str:
     """How folders call the model: marked where its vocabulary is not its own."""
     if not isinstance(model, PretrainedModel):
-        return model.name
+        return model.name + (f"+{Path(model.vocabulary).stem}" if model.vocabulary else "")
     made = "" if model.vocabulary_size is None else f"+vocabulary{model.vocabulary_size}"
     return model.name + (f"+{model.add_words}words" if model.add_words else made)
 
@@ -168,3 +174,12 @@ def tokenised(
         split: tokenise(rows, tokenizer, settings.data.max_length, settings.cache_dir / "tokens", settings.data.reading)
         for split, rows in splits.items()
     }
+
+
+def first_of_stream(
+    splits: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: CommonSettings
+) -> dict[str, TokenisedTexts]:
+    """The same where train is a stream, of which the first texts are given and nothing is kept."""
+    data = settings.data
+    first = tokenised_in_memory(list(each_text(splits["train"])), tokenizer, data.max_length, data.reading)
+    return {"train": first, **tokenised({"dev": splits["dev"]}, tokenizer, settings)}

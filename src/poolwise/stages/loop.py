@@ -294,9 +294,10 @@ def warn_once(message: str) -> None:
     log.warning("WARNING: %s", message)
 
 
-def batches_an_epoch(job: Job, data: TextDataModule) -> int:
-    """How many training batches an epoch has, with the limit that a person may have set."""
-    return limited_batches(job, len(data.train_dataloader()))
+def batches_an_epoch(job: Job, data: TextDataModule) -> int | None:
+    """How many training batches an epoch has, with the limit that a person may have set; None where not known."""
+    batches = data.batches_an_epoch
+    return None if batches is None else limited_batches(job, batches)
 
 
 def limited_batches(job: Job, batches: int) -> int:
@@ -312,12 +313,12 @@ def to_do(jobs: Iterable[Job]) -> list[Job]:
 
 def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> dict[str, str]:
     """What is trained on what, and for how long."""
-    train, device = data.texts["train"], trainer.strategy.root_device
+    device = trainer.strategy.root_device
     others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
     threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     return {
         "train": job.task,
-        "on": f"{job.settings.data.name}: {counted(len(train), 'text')}, {counted(len(train.ids), 'token')}; {others}",
+        "on": f"{job.settings.data.name}: {data.all_of_train}; {others}",
         "for": f"{length_in_words(job, data)}; {trainer.precision} on {device}{threads}",
         "time": time_in_words(job, 1),
     }
@@ -328,9 +329,12 @@ def length_in_words(job: Job, data: TextDataModule) -> str:
     batches = batches_an_epoch(job, data)
     if not job.trains:
         return "no step, only what is measured"
+    of_time = " of training" if job.budget is not None and job.budget.unit == "seconds" else ""
+    if batches is None:
+        assert job.budget is not None
+        return f"{job.budget.in_words()}{of_time}, in steps of {data.a_batch}"
     if job.budget is None:
         return f"{counted(job.epochs, 'epoch')}, {counted(batches * job.epochs, 'step')} of {data.a_batch}"
-    of_time = " of training" if job.budget.unit == "seconds" else ""
     return f"{job.budget.in_words()}{of_time}; an epoch has {counted(batches, 'step')} of {data.a_batch}"
 
 
@@ -427,12 +431,14 @@ def summarise(sweep: Sequence[Job], next_steps: dict[str, str], before: int, fai
     show(f"sweep: {', '.join(counts)}", facts | missing, places | next_steps)
 
 
-def make_trainer(job: Job, output: Output, steps_per_epoch: int) -> lightning.Trainer:
+def make_trainer(job: Job, output: Output, steps_per_epoch: int | None) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
     arguments = machine.trainer_arguments(job.settings.trainer)
     budget = job.budget
-    fewest = min(steps_per_epoch, int(budget.amount)) if budget and budget.unit == "steps" else steps_per_epoch
-    arguments["log_every_n_steps"] = min(arguments["log_every_n_steps"], fewest)
+    steps = [arguments["log_every_n_steps"]]
+    steps += [int(budget.amount)] if budget and budget.unit == "steps" else []
+    steps += [] if steps_per_epoch is None else [steps_per_epoch]
+    arguments["log_every_n_steps"] = min(steps)
     callbacks: list[lightning.Callback] = [output.screen, output.checkpoints]
     if job.selection_metric is not None:
         callbacks.append(best_checkpoint(job.folder, job.selection_metric))

@@ -3,7 +3,8 @@
 One is written between two steps, as the next batch is about to be trained on, and never within an evaluation or while
 gradients are accumulated. Lightning's part of it is weights, optimiser, schedule, scaler, callbacks and progress;
 `resume` is all else that a later step depends on. Order and masks of the texts are functions of (seed, epoch, example),
-so that epoch and batch are the position in them.
+so that epoch and batch are the position in them; in a stream, which is read from its beginning up to there, also the
+block.
 """
 
 import logging
@@ -108,7 +109,9 @@ class Checkpoints(lightning.Callback):
         batches["is_last_batch"] = False
         checkpoint[RESUME] = {
             "has_best": bool(getattr(trainer.checkpoint_callback, "best_model_path", "")),
-            "position": (trainer.current_epoch, batches["current"]["completed"]),
+            "position": trainer.datamodule.position(  # type: ignore[attr-defined]
+                trainer.current_epoch, batches["current"]["completed"]
+            ),
             "logged_steps": loop._batches_that_stepped,
             "figures": dict(trainer.callback_metrics),
             "stage": pl_module.progress_state(),

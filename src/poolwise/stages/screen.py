@@ -1,5 +1,6 @@
 """What a person sees of a run: a start, a line of progress, an end. The same on a terminal and in a log."""
 
+import math
 import textwrap
 import time
 from collections.abc import Mapping
@@ -89,7 +90,8 @@ class TrainingScreen(lightning.Callback):
         """Start the clock, and the drawing if there is a terminal."""
         assert isinstance(pl_module, Stage)
         self.stage = pl_module
-        self.batches_an_epoch = int(trainer.num_training_batches)
+        batches = trainer.num_training_batches
+        self.batches_an_epoch = 0 if math.isinf(batches) else int(batches)  # of a stream, not known
         self.batches = self.batches_an_epoch * int(trainer.max_epochs or 1)
         if trainer.max_steps > 0:
             self.batches = min(self.batches, trainer.max_steps * trainer.accumulate_grad_batches)
@@ -113,6 +115,8 @@ class TrainingScreen(lightning.Callback):
         """Show where training is, if the last showing is a while ago."""
         now = time.perf_counter()
         done = trainer.current_epoch * self.batches_an_epoch + batch_idx + 1
+        if not self.batches_an_epoch:
+            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         share = done / self.batches if self.stage.budget is None else self.stage.progress
         if trainer.global_step <= self.first_step + 1:
             self.started, self.share_at_start = now, share  # the first step is slow, and says nothing of the others
