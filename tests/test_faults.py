@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,27 @@ def test_a_signal_outside_of_training_ends_a_sweep_with_its_summary(program, mon
     assert printed.count(f"stopped by {by}; the same command") == 1
     assert ("sweep: 0 of 2 jobs finished" in printed) == (where == "while data are read")
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("where", ["while jobs are planned", "while data are read"])
+def test_a_signal_that_a_library_swallows_is_not_lost(program, monkeypatch, capfd, where):
+    """What is raised while the collector calls back, for one, is printed and forgotten."""
+    planned, build = app.planned, SentimentJob.build
+
+    def swallowing(function):
+        def instead(*given):
+            with suppress(SystemExit):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return function(*given)
+
+        return instead
+
+    if where == "while data are read":
+        monkeypatch.setattr(SentimentJob, "build", swallowing(build))
+    else:
+        monkeypatch.setattr(app, "planned", swallowing(planned))
+    assert program(*STAGE_2) == 75
+    assert capfd.readouterr().out.count("stopped by SIGTERM; the same command") == 1
 
 
 def test_a_stage_1_that_is_being_made_is_not_called_missing(program, tmp_path, capfd):

@@ -225,12 +225,16 @@ def test_a_signal_writes_a_checkpoint(program, tmp_path, monkeypatch, capfd, num
 
 def test_a_second_ctrl_c_does_not_wait(monkeypatch, capfd):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
-    with StopSignals() as signals:
-        signals.waits = True
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGINT
-        with pytest.raises(Stopped) as stop:
+
+    def twice() -> None:
+        with StopSignals() as signals:
+            signals.waits = True
             os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped) as stop:
+        twice()
     assert (stop.value.by, stop.value.code) == ("Ctrl-C", 130)
     assert capfd.readouterr().out == "stopping, as soon as a checkpoint is written; Ctrl-C again stops at once\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -22,7 +22,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from poolwise.durable import BrokenFileError, is_whole, load_checked, save_checked
 from poolwise.runs import RESUMED, RunRecord
 from poolwise.stages.stage import Stage
-from poolwise.stages.stopping import Stopped, StopSignals
+from poolwise.stages.stopping import StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,12 @@ class Checkpoints(lightning.Callback):
             with pl_module.off_the_clock():
                 self._write(trainer)
             self.written = time.monotonic()
-            self._stop_if_asked()
+            self.signals.check()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """From here on a signal stops the run at once; so does one that came after the last step."""
         self.signals.waits = False
-        self._stop_if_asked()
+        self.signals.check()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -137,10 +137,6 @@ class Checkpoints(lightning.Callback):
     def _is_due(self) -> bool:
         """Whether the last checkpoint is old; also where the clock went back, as nobody knows by how much."""
         return not 0 <= time.monotonic() - self.written < self.every_seconds
-
-    def _stop_if_asked(self) -> None:
-        if self.signals.received is not None:
-            raise Stopped(self.signals.received)
 
 
 def latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:

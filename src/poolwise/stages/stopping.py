@@ -35,7 +35,8 @@ class StopSignals:
 
     Attributes:
         waits: whether there will soon be a checkpoint, so that a signal is only noted; a second Ctrl-C raises at once.
-        received: the signal that was noted.
+        received: the signal that was noted. Also one that raises at once, as a library may swallow what is raised in a
+            callback of its own: training and the end of the block look at it again.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,9 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             # A shell that starts a process in the background has it ignore Ctrl-C.
             self._before = {n: old for n in numbers if (old := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+        for handler in self._before.values():
+            if isinstance(around := getattr(handler, "__self__", None), StopSignals):
+                around.check()
         self.listen()
         return self
 
@@ -57,9 +61,14 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.received is not None and isinstance(error, Exception):
-            # The signal reached a worker, too, whose end is an error here.
+        if self.received is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+            # Swallowed, or the signal reached a worker, too, whose end is an error here.
             raise Stopped(self.received) from error
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal was noted."""
+        if self.received is not None:
+            raise Stopped(self.received)
 
     def listen(self) -> None:
         """Set the handlers, again where a library has set its own."""
@@ -70,6 +79,7 @@ class StopSignals:
         if os.getpid() != self._process:
             return  # a loader's worker, which inherits the handlers; it ends with this process
         if not self.waits or (number == signal.SIGINT and self.received == signal.SIGINT):
+            self.received = number
             raise Stopped(number)
         if self.received is None and number == signal.SIGINT:
             print("stopping, as soon as a checkpoint is written; Ctrl-C again stops at once", flush=True)
