@@ -15,11 +15,10 @@ import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app, durable
-from poolwise.checkpoints import SUMS_FILE, check_checkpoint
+from poolwise.checkpoints import EXPORT_FOLDER, SUMS_FILE, check_checkpoint
 from poolwise.compare.records import read_runs
 from poolwise.encoder import export
 from poolwise.jobs import SentimentJob
-from poolwise.jobs.stage1 import EXPORT_FOLDER
 from poolwise.runs import claimed, read_record
 from poolwise.settings import UserError
 

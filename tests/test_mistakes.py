@@ -416,6 +416,9 @@ def test_a_broken_export_is_told_before_the_first_job(program, place, capfd):
     weights = encoder_folder(program, place) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
+    assert "model.safetensors is not what was written there, by SHA256SUMS" in capfd.readouterr().err
+    (weights.parent / "SHA256SUMS").unlink()
+    assert program("stage=sentiment", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
     assert "is no whole safetensors file" in capfd.readouterr().err
     assert not (place / "runs/sentiment").exists()
 
@@ -437,7 +440,8 @@ def test_an_encoder_that_was_trained_for_other_classes(program, place):
     vocabulary = json.loads((place / "classifier/config.json").read_text())["vocab_size"]
     model = BertForSequenceClassification(BertConfig(vocab_size=vocabulary, num_labels=5, **sizes))
     model.save_pretrained(place / "classifier")
-    (place / "classifier/provenance.json").unlink()
+    for name in ("provenance.json", "SHA256SUMS"):
+        (place / "classifier" / name).unlink()
     assert (
         program("stage=sentiment", "encoder=./classifier", "model=tiny", "repr=pooler", *SMALL_STAGE2, "logger=csv")
         == 0

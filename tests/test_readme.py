@@ -38,7 +38,7 @@ def small(words: list[str]) -> list[str]:
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 20
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 24
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)

@@ -26,7 +26,7 @@ from pyarrow import parquet
 from transformers import BertConfig, BertModel
 
 from helpers import EXAMPLES, SMALL_STAGE2, read_wandb, settings, write_run
-from poolwise.checkpoints import check_checkpoint
+from poolwise.checkpoints import check_checkpoint, load_tokenizer
 from poolwise.compare.report import write_report
 from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.corpus import content_hash
@@ -35,7 +35,6 @@ from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import tokenise
 from poolwise.durable import seal
 from poolwise.inspect import inspect_checkpoint
-from poolwise.jobs.start import load_tokenizer
 from poolwise.report import main as report_main
 from poolwise.runs import read_record, write_record
 from poolwise.settings import UserError
