@@ -1,6 +1,6 @@
 """Reading and tokenising, process CPU seconds of one thread: `datasets` and its `map`, and poolwise's own path.
 
-    PYTHONPATH=tests python experiments/own_data/speed.py FILE.tsv [FILE.tsv ...]
+    python experiments/own_data/speed.py FILE.tsv [FILE.tsv ...]
 
 Each file has the columns `text` and `label`, by tabs and unquoted. The two ways take turns in one process, each from
 nothing: no cache of either is there. Both give the same ids, which is checked.
@@ -19,10 +19,11 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from helpers import settings
 from poolwise import checkpoints
+from poolwise.app import composed, register_schemas, typed_settings
 from poolwise.data.files import load_files
 from poolwise.data.tokens import tokenise
+from poolwise.settings import FilesData
 
 LENGTH, TURNS = 128, 5
 
@@ -38,32 +39,33 @@ def with_datasets(file: str, tokenizer: PreTrainedTokenizerBase, cache: Path) ->
     return tokens.with_format("arrow")[:]["input_ids"].combine_chunks().flatten().to_numpy()
 
 
-def with_poolwise(file: str, tokenizer: PreTrainedTokenizerBase, cache: Path) -> np.ndarray:
+def with_poolwise(data: FilesData, tokenizer: PreTrainedTokenizerBase, cache: Path) -> np.ndarray:
     """All ids, as a run reads the texts of stage 1."""
-    data = settings("stage=mlm", "data=files", f"data.text={file}", f"data.text_dev={file}").data
     return tokenise(load_files(data, cache).text["train"], tokenizer, LENGTH, cache / "tokens").ids
 
 
 def main() -> None:
     """Time both ways on each file."""
     datasets.disable_progress_bars()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoints.locate(settings("stage=mlm", "model=minilm").model))
-    ways = {"datasets": with_datasets, "poolwise": with_poolwise}
+    register_schemas()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints.locate(typed_settings(composed(["model=minilm"])).model))
     print("file        texts   datasets   poolwise   ratio   (median CPU s of one thread, of", TURNS, "turns)")
     for file in sys.argv[1:]:
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {"datasets": [], "poolwise": []}
+        data = typed_settings(composed(["data=files", f"data.text={file}", f"data.text_dev={file}"])).data
+        ways = {"datasets": (with_datasets, file), "poolwise": (with_poolwise, data)}
         for _ in range(TURNS):
             ids = []
-            for name, way in ways.items():
+            for name, (way, texts) in ways.items():
                 with tempfile.TemporaryDirectory() as cache:
                     start = time.process_time()
-                    ids.append(way(file, tokenizer, Path(cache)))
+                    ids.append(way(texts, tokenizer, Path(cache)))
                     seconds[name].append(time.process_time() - start)
             assert np.array_equal(*ids)
-        theirs, ours = (median(seconds[name]) for name in ways)
-        texts = sum(1 for _ in Path(file).open()) - 1
+        theirs, ours = (median(seconds[name]) for name in seconds)
+        count = Path(file).read_text(encoding="utf-8").count("\n") - 1
         print(
-            f"{Path(file).parent.name:<10} {texts:>6} {theirs:>10.2f} {ours:>10.2f} {theirs / ours:>7.2f}", flush=True
+            f"{Path(file).parent.name:<10} {count:>6} {theirs:>10.2f} {ours:>10.2f} {theirs / ours:>7.2f}", flush=True
         )
 
 
