@@ -138,6 +138,7 @@ def test_a_checkpoint_without_a_pooler_of_its_own(program, base, tmp_path, capsy
     assert f"{bare} has no pooler of its own: it has no pooler; allowed: a checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fresh_poolers_differ_in_the_pooler_only(program, tmp_path, capsys, base):
     assert program(*OTHER_MODEL, "control=fresh_poolers", f"model={base / 'export'}", "seed=1,2,3", "-m") == 0
     printed = capsys.readouterr().out

@@ -142,6 +142,7 @@ def test_a_service_that_does_not_answer_means_offline_soon(monkeypatch, silent_s
     assert caplog.text.count("did not answer within 1 s") == 2
 
 
+@pytest.mark.slow
 def test_a_service_that_breaks_at_the_start_means_offline(monkeypatch, tmp_path, caplog):
     """It answers the first question and refuses the run."""
 

@@ -91,6 +91,9 @@ def test_runs_without_a_classifier_are_told_why(tmp_path, trained_run):
     folder, _ = trained_run("cls")
     weights = folder / MODEL_FOLDER / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="is not what was written there, by SHA256SUMS"):
+        load(folder)
+    (folder / MODEL_FOLDER / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="does not fit this classifier"):
         load(folder)
 

@@ -80,6 +80,7 @@ def test_a_study_goes_on_and_reads_dev_alone(tuned, tmp_path):
     assert sum("study" in read_record(file.parent) for file in files) == len(files) - 1
 
 
+@pytest.mark.slow
 def test_a_trial_may_be_a_mean_over_seeds_and_one_that_fails_is_left_out(tuned, monkeypatch):
     scores = iter([0.5, 0.7, RuntimeError("out of memory"), 0.9, 0.8])
 
@@ -102,6 +103,7 @@ def next_words(*settings: str) -> list[str]:
     return shlex.split(tune.confirmation(settings)["next"])
 
 
+@pytest.mark.slow
 def test_what_confirms_a_search_is_random_in_that_run(program, tmp_path, config, tokenizer):
     encoder = tmp_path / "encoder"
     BertModel(config).save_pretrained(encoder)
@@ -121,6 +123,7 @@ def test_what_confirms_a_search_is_random_in_that_run(program, tmp_path, config,
     )
 
 
+@pytest.mark.slow
 def test_a_probe_after_stage_1_is_confirmed_on_fresh_stage_1_runs(program, tmp_path):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", "objective=none") == 0
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

@@ -199,8 +199,8 @@ def check_folder(folder: Path) -> None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the checksums of all files of an export."""
-    files = sorted(folder.iterdir())
+    """Write the checksums of all files in the folder of an export; folders in it have their own."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     (folder / SUMS_FILE).write_text("".join(f"{file_hash(file)}  {file.name}\n" for file in files))
 
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder
 from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
 from poolwise.data.tokens import tokenised_in_memory
+from poolwise.durable import flush
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import read_record
 from poolwise.settings import LongTexts, UserError
@@ -231,6 +232,10 @@ def save(
         if body is not None:
             body.save_pretrained(draft / ENCODER_FOLDER)
             tokenizer.save_pretrained(draft / ENCODER_FOLDER)
+            checkpoints.write_sums(draft / ENCODER_FOLDER)
+        checkpoints.write_sums(draft)
+        for file in draft.rglob("*"):
+            flush(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     finally:
@@ -248,6 +253,7 @@ def load(run: str | Path) -> TrainedClassifier:
     """
     folder = Path(run)
     notes = read_notes(folder)
+    checkpoints.check_sums(folder / MODEL_FOLDER)
     own = folder / MODEL_FOLDER / ENCODER_FOLDER
     path = str(own) if notes.encoder is None else place_of(notes.encoder, folder)
     checkpoints.check_checkpoint(path, refuse_unexpected=False)

@@ -237,6 +237,7 @@ def test_a_data_set_that_is_streamed(tmp_path):
         _streamed_from_hub("nobody/nothing")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(batches, tmp_path):
     """Of what ten times the texts add on disk, hardly a tenth stays in memory: what the type checks of tests keep."""
     peaks, sizes = {}, {}

@@ -80,6 +80,7 @@ def test_tokenizer_hash_ignores_what_calls_change(tokenizer):
     assert tokenizer_hash(tokenizer) == before
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process():
     """Held away: the trainer numbers letters in an order that changes with each process."""
     command = [sys.executable, "-c", VOCABULARY_SCRIPT]

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
@@ -21,6 +22,7 @@ def test_mean_and_spread_over_runs():
     assert mean_in_words(runs[:1], ["test/accuracy"]) == "test/accuracy 0.5000 (1 run)"
 
 
+@pytest.mark.slow
 def test_a_job_alone_equals_the_same_job_after_another(program, tmp_path):
     """Nothing leaks from one job of a process to the next."""
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0

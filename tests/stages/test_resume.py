@@ -254,6 +254,7 @@ def test_a_worker_that_a_signal_ends_is_no_failure():
     assert stop.value.code == 75
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_while_test_is_read_goes_on(program, tmp_path, stopped_at, monkeypatch, capfd):
     stopped_at(None)
     settings = [*STAGE2, "protocol.epochs=2"]
@@ -313,3 +314,16 @@ def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, 
     assert latest(folder)[1]["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in latest(folder)[1]["state_dict"].values())
     assert json.loads((folder / "record.json").read_text())["status"] == "failed"
+
+
+def test_a_signal_that_python_swallows_says_nothing_and_stops_the_run_all_the_same(capfd):
+    class DiesBadly:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)  # what is raised in here, Python prints and forgets
+
+    before = sys.unraisablehook
+    with pytest.raises(Stopped) as stop, StopSignals():
+        DiesBadly()
+    assert stop.value.code == 75
+    assert capfd.readouterr().err == ""
+    assert sys.unraisablehook == before

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -44,6 +45,7 @@ class StopSignals:
         self.received: int | None = None
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
+        self._unraisable_before = sys.unraisablehook
 
     def __enter__(self) -> "StopSignals":
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -54,6 +56,7 @@ class StopSignals:
             if isinstance(around := getattr(handler, "__self__", None), StopSignals):
                 around.check()
         self.listen()
+        sys.unraisablehook = self._swallowed
         return self
 
     def __exit__(
@@ -61,9 +64,15 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._unraisable_before
         if self.received is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
             # Swallowed, or the signal reached a worker, too, whose end is an error here.
             raise Stopped(self.received) from error
+
+    def _swallowed(self, unraisable: Any) -> None:
+        """Say nothing of a `Stopped` that was raised where Python can raise nothing on; it is looked at again."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._unraisable_before(unraisable)
 
     def check(self) -> None:
         """Raise `Stopped` if a signal was noted."""
