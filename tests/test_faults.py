@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, kept_weights
 from poolwise import app, durable
 from poolwise.checkpoints import EXPORT_FOLDER, SUMS_FILE, check_checkpoint
 from poolwise.compare.records import read_runs
@@ -36,7 +36,8 @@ def left(folder: Path) -> tuple:
     """Weights, predictions and figures of a run."""
     record = read_record(folder)
     figures = {name: value for name, value in record["metrics"].items() if "per_second" not in name}
-    return record["status"], figures, record["predictions_sha256"], (folder / "best.ckpt").read_bytes()
+    weights = {name: tensor.numpy().tobytes() for name, tensor in kept_weights(folder).items()}
+    return record["status"], figures, record["predictions_sha256"], weights
 
 
 def test_damage_is_found_and_made_good(program, tmp_path, capfd):

@@ -184,7 +184,6 @@ def without_clocks(figures: dict[str, Any]) -> dict[str, Any]:
 def outcomes(place: Path) -> dict[str, dict[str, Any]]:
     """By folder, what finished runs under `place` left: figures, logged lines, hashes of weights and predictions."""
     import pandas
-    import torch
 
     found = {}
     for file in sorted(place.glob("runs/*/*/record.json")):
@@ -198,10 +197,9 @@ def outcomes(place: Path) -> dict[str, dict[str, Any]]:
         }
         if (folder / "export").is_dir():
             made["weights"] = hashlib.sha256((folder / "export/model.safetensors").read_bytes()).hexdigest()
-        if (folder / "best.ckpt").is_file():
-            weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
-            every = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in weights.items())
-            made["weights"] = hashlib.sha256(every).hexdigest()
+        if (folder / "model").is_dir():
+            files = sorted((folder / "model").rglob("*.safetensors"))
+            made["weights"] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         if (folder / "predictions.parquet").is_file():
             predictions = pandas.read_parquet(folder / "predictions.parquet")
             made["predictions"] = repr(predictions.map(lambda value: getattr(value, "tolist", lambda: value)()).values)
@@ -352,6 +350,9 @@ WRITTEN = {
     "resume.ckpt": "stage 1",
     "best.ckpt": "stage 2",
     "predictions.parquet": "stage 2",
+    "model.draft/classifier.safetensors": "stage 2",
+    "model.draft/classifier.json": "stage 2",
+    "model.draft/encoder/model.safetensors": "stage 2",
     "csv/metrics.csv": "stage 2",
     ".lock": "stage 2",
     "export.draft/.": "stage 1",

@@ -215,6 +215,9 @@ def save(
         classifier: whose head, representation and pooler are written.
         body: the encoder, where it is not one that lies elsewhere (`notes.encoder`).
         tokenizer: written beside the encoder.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     draft = folder.with_name(folder.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -238,6 +241,9 @@ def save(
             flush(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
+        flush(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the classifier could not be written to {folder}: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
