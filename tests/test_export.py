@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from transformers import AutoModel, BertForSequenceClassification
 
+from poolwise.card import classifier_card
 from poolwise.export import CHECKED_TEXTS, FORMS, export, main
 from poolwise.exports.check import READERS
 from poolwise.representations import REPRESENTATIONS
@@ -74,11 +75,39 @@ def test_an_export_that_computes_something_else_is_not_kept(trained_run, tmp_pat
 
 
 def test_a_folder_of_other_things_is_left_alone(trained_run, tmp_path):
+    folder, _ = trained_run("pooler")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="there is something else in it"):
-        export(trained_run("pooler")[0], "encoder", tmp_path / "mine")
+    for name in ("thesis.txt", "README.md"):
+        (tmp_path / "mine" / name).write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for place in (tmp_path / "mine", tmp_path / "link", tmp_path / "mine" / "thesis.txt", folder):
+        with pytest.raises(UserError, match="there is something else there"):
+            export(folder, "encoder", place)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert (folder / "record.json").is_file()
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), CHECKED_TEXTS, 32)
+    )
+    for name in ("pooler", "mean"):
+        export(trained_run(name)[0], "encoder", tmp_path / "one")
+    assert "Its sentence vector is `mean`" in (tmp_path / "one" / "README.md").read_text()
+    assert [place.name for place in tmp_path.glob("one*")] == ["one"]
+
+
+def test_a_run_without_its_record_is_told(trained_run, tmp_path):
+    folder, _ = trained_run("pooler")
+    (folder / "record.json").unlink()
+    with pytest.raises(UserError, match="its record is gone or broken"):
+        export(folder, "encoder", tmp_path / "one")
+
+
+def test_words_of_a_card_are_no_tags_and_no_headings(trained_run):
+    trained = load(trained_run("pooler", formula="<script>alert(1)</script>\n# big")[0])
+    card = classifier_card(trained, "use")
+    assert "\\<script>alert(1)\\</script> # big." in card
 
 
 def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsys, tmp_path):

@@ -98,6 +98,41 @@ def test_runs_without_a_classifier_are_told_why(tmp_path, trained_run):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("representation", value) for value in (None, "cls", {}, {"name": "no"}, {"name": "cls", "layer": "x"})),
+        *(("label_names", value) for value in (5, None, [1, 2], ["one"], ["a", "a"])),
+        *(("temperature", value) for value in (None, "x", 0.0, -1.0, float("nan"))),
+        *(("max_length", value) for value in (-1, None, "32")),
+        *(("long_texts", value) for value in (None, {"read": "middle"}, {"read": "head", "overlap": 2.0})),
+        *(("encoder", value) for value in (3, ["a"], "a" * 5000)),
+        ("no_such_name", 1),
+    ],
+)
+def test_notes_that_cannot_be_right_are_told(trained_run, name, value):
+    folder, _ = trained_run("cls")
+    file = folder / MODEL_FOLDER / NOTES_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(UserError, match=r"classifier.json is not as stage 2 writes it"):
+        load(folder)
+
+
+def test_an_encoder_outside_of_the_folder_of_runs_is_named_in_full_or_not_read(trained_run, tmp_path):
+    folder, _ = trained_run("cls", own_encoder=False)
+    (tmp_path / "elsewhere").mkdir()
+    file = folder / MODEL_FOLDER / NOTES_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"encoder": "../elsewhere"}))
+    (folder / MODEL_FOLDER / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match="lies outside of"):
+        load(folder)
+
+
+def test_half_a_character_is_told(trained_run):
+    with pytest.raises(UserError, match="text 2 is not valid Unicode"):
+        load(trained_run("cls")[0]).predict(["Dull.", "bad \ud800"])
+
+
 def test_texts_are_a_list_of_strings(trained_run):
     found = poolwise.load(trained_run("cls")[0])
     with pytest.raises(TypeError, match="a list of texts is needed"):

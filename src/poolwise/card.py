@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 from scipy.stats import binomtest
 
+from poolwise.compare.tables import markdown_text
 from poolwise.runs import PREDICTIONS_FILE, RunIdentity
 
 if TYPE_CHECKING:
@@ -137,11 +138,11 @@ library_name: transformers
 pipeline_tag: text-classification
 tags: [poolwise]
 ---
-# {record["name"]}
+# {in_one_line(record["name"])}
 
-Classifies texts into {", ".join(f"`{name}`" for name in notes.label_names)}, trained on `{record["data"]}` from
+Classifies texts into {", ".join(in_one_line(name) for name in notes.label_names)}, trained on `{record["data"]}` from
 `{record["model"]}` ({record["protocol"]}; stage-1 objective: {record["objective"] or "none, not adapted"}).
-Its sentence vector is `{trained.name}`: {notes.formula}. {pooler}
+Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 
 ```python
 {use}
@@ -159,6 +160,11 @@ language and the kind of text that it was trained on. What stage 1 read {saw}.
 
 Made by poolwise {record["versions"]["poolwise"]}, run {record["key"][:8]}.
 """
+
+
+def in_one_line(words: str) -> str:
+    """Words of a file as text of Markdown: no tags, no lines of their own."""
+    return markdown_text(" ".join(words.split()))
 
 
 POOLER_OF_RUN = "The pooler was {} when stage 2 began."

@@ -112,7 +112,7 @@ def _check_tensors(path: str, family: Family, refuse_unexpected: bool) -> None:
             expected = {
                 key: list(tensor.shape) for key, tensor in body_with_pooler(family)(config).state_dict().items()
             }
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:  # what a wrong config raises has no type of its own
         raise UserError(f"{path}: no {family.name} can be built from its config.json ({first_line(error)})") from error
     missing = expected.keys() - found.keys() - POOLER_KEYS
     unexpected = {key for key in found.keys() - expected.keys() if not family.is_unread(key)}
@@ -206,8 +206,10 @@ def write_sums(folder: Path) -> None:
 
 def check_sums(folder: Path) -> None:
     """Raise a UserError if a file of an export is not what was written."""
-    if not (folder / SUMS_FILE).is_file():
+    if not (folder / SUMS_FILE).exists():
         return
+    if not (folder / SUMS_FILE).is_file():
+        raise UserError(f"{folder}: {SUMS_FILE} is no file; remove it if it was put there on purpose")
     for line in (folder / SUMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
         wanted, _, name = line.partition("  ")
         file = folder / name

@@ -99,11 +99,16 @@ def load_checked(path: Path) -> Any:
     Raises:
         BrokenFileError: the file is not what was written.
     """
+    import pickle
+
     import torch
 
     if not is_whole(path):
         raise BrokenFileError(f"{path} is damaged: its content does not fit its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise BrokenFileError(f"{path} holds something else than tensors and plain data") from error
 
 
 def is_whole(path: Path) -> bool:

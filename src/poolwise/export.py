@@ -33,6 +33,9 @@ CHECKED_TEXTS = [
 ]
 """What the check reads: short and long, empty, of another script, of unknown pieces."""
 
+MARK = "poolwise_export.json"
+"""Lies in each export: only a folder that holds it is ever replaced."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -121,8 +124,10 @@ def export(run: Path, to: str, folder: Path) -> float:
         UserError: there is no classifier, no such form of it, or the export computes something else.
     """
     trained, form = load(run), FORMS[to]
-    if folder.exists() and not (folder / "README.md").is_file() and any(folder.iterdir()):
-        raise UserError(f"--folder={folder}: there is something else in it; name another one")
+    if not isinstance(trained.record.get("metrics"), dict):
+        raise UserError(f"{run}: its record is gone or broken, and a model card is made of it; run its command again")
+    if folder.is_symlink() or (folder.exists() and not is_export(folder)):
+        raise UserError(f"--folder={folder}: there is something else there; name another one")
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -135,13 +140,22 @@ def export(run: Path, to: str, folder: Path) -> float:
             raise UserError(
                 f"--to {to}: what was written differs by {difference:.1e} from the run, more than {form.tolerance:.0e}"
             )
-        shutil.rmtree(folder, ignore_errors=True)
+        (draft / MARK).write_text(json.dumps({"form": to, "run": trained.record["key"]}) + "\n")
+        former = folder.with_name(f"{folder.name}.{os.getpid()}.former")
+        if folder.exists():
+            folder.rename(former)
         draft.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or first_line(error)}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return difference
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is empty, or what an earlier export wrote, so that it may be replaced."""
+    return folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))
 
 
 def computed(to: str, folder: Path, length: int) -> Any:

@@ -4,11 +4,12 @@ Shapes: N texts, D vector size, C classes.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from poolwise.data.tokens import tokenised_in_memory
 from poolwise.durable import flush
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import read_record
-from poolwise.settings import LongTexts, UserError
+from poolwise.settings import LongTexts, Read, UserError, problems_with
 from poolwise.stages.sentiment import SentimentClassifier
+from poolwise.words import first_line
 
 MODEL_FOLDER = "model"
 ENCODER_FOLDER = "encoder"
@@ -181,9 +183,12 @@ class TrainedClassifier:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise a TypeError unless these are strings."""
+    """Raise a TypeError unless these are strings, a UserError if one holds half a character."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"a list of texts is needed, such as ['a text'], not {type(texts).__name__}")
+    for number, text in enumerate(texts, 1):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"text {number} is not valid Unicode: it holds half a character (a surrogate)")
 
 
 def fitted_temperature(logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]) -> float:
@@ -290,16 +295,50 @@ def read_notes(folder: Path) -> Notes:
         raise UserError(f"{folder} holds no trained classifier{_reason(folder)}")
     values = checkpoints.read_json(file)
     try:
-        return Notes(**values)
-    except TypeError as error:
-        raise UserError(f"{file} is not as stage 2 writes it ({error})") from error
+        notes = Notes(**values)
+        problems = problems_with_notes(notes)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        problems = [first_line(error)]
+    if problems:
+        raise UserError(f"{file} is not as stage 2 writes it: {'; '.join(problems)}")
+    return notes
+
+
+def problems_with_notes(notes: Notes) -> list[str]:
+    """What cannot be right, whoever wrote it."""
+    names, length = notes.label_names, notes.max_length
+    found = problems_with_representation(notes.representation)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < 2:
+        found.append(f"label_names={names!r}")
+    if len(set(names)) != len(names):
+        found.append(f"label_names={names!r} holds a name twice")
+    if not isinstance(notes.temperature, float) or not 0 < notes.temperature < math.inf:
+        found.append(f"temperature={notes.temperature!r}")
+    if not isinstance(length, int) or length < 4:
+        found.append(f"max_length={length!r}")
+    reading = LongTexts(**notes.long_texts)
+    if reading.read not in get_args(Read) or not 0 <= reading.overlap < 1:
+        found.append(f"long_texts={notes.long_texts!r}")
+    for name in ("encoder", "fingerprint"):
+        value = getattr(notes, name)
+        if not (value is None or (isinstance(value, str) and len(value) < 4096)):
+            found.append(f"{name} is no text")
+    return found
+
+
+def problems_with_representation(settings: Any) -> list[str]:
+    """What is wrong with the settings of a representation."""
+    if not isinstance(settings, dict) or settings.get("name") not in REPRESENTATIONS:
+        return [f"representation={settings!r}"]
+    kind = REPRESENTATIONS[settings["name"]]
+    return problems_with(kind, {key: value for key, value in settings.items() if key != "name"}, "representation.")
 
 
 def _reason(folder: Path) -> str:
     if not folder.is_dir():
         return ": there is no such folder; stage-2 runs lie in runs/sentiment/"
     record = read_record(folder)
-    if record is None:
+    if record is None or "stage" not in record:
         return ": it is not the folder of a run; those of stage 2 lie in runs/sentiment/"
     if record["stage"] != "sentiment":
         return ": it is a run of stage 1, whose encoder lies in its export/"
@@ -319,6 +358,15 @@ def place_from(path: str, folder: Path) -> str:
 
 
 def place_of(noted: str, folder: Path) -> str:
-    """Where the encoder lies that the notes in a run's folder name: see `place_from`."""
-    beside = folder.resolve().parent.parent / noted
-    return str(beside) if beside.is_dir() else noted
+    """Where the encoder lies that the notes in a run's folder name: see `place_from`.
+
+    Raises:
+        UserError: the name leads out of the folder of runs.
+    """
+    runs = folder.resolve().parent.parent
+    beside = runs / noted
+    if Path(noted).is_absolute() or not beside.is_dir():
+        return noted
+    if not beside.resolve().is_relative_to(runs):
+        raise UserError(f"{folder}: the encoder {noted} that it names lies outside of {runs}, and is not read")
+    return str(beside)

@@ -211,6 +211,18 @@ def test_a_broken_folder_is_left_out(runs, caplog):
     assert caplog.text.count("is broken and left out") == 4
 
 
+@pytest.mark.parametrize(
+    "name", ["condition", "data", "stage1_seed", "started", "representation", "label_names", "versions"]
+)
+def test_a_record_with_entries_of_another_kind_is_left_out(runs, caplog, name):
+    folder, *others = sorted((runs / "sentiment").iterdir())
+    write_record(
+        folder, {**json.loads((folder / "record.json").read_text()), name: [] if name != "label_names" else "x"}
+    )
+    assert len(read_runs(runs, "sentiment")) == len(others)
+    assert f"its record lacks {name} as it should be" in caplog.text
+
+
 def test_runs_that_share_a_draw_of_labels_are_one_unit(tmp_path):
     for draw in (1, 2):
         for head in (1, 2, 3):

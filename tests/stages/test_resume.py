@@ -14,7 +14,8 @@ import numpy as np
 import pandas
 import pytest
 
-from helpers import REPOSITORY, SMALL_RUN, kept_weights
+from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE2, kept_weights
+from poolwise.durable import save_checked
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import PoolerTraining
 from poolwise.stages.resume import CHECKPOINT, FORMER_CHECKPOINT, latest
@@ -79,6 +80,11 @@ def outcome(folder: Path) -> dict:
         }
         found["predictions"] = json.dumps(found["predictions"])
     return found
+
+
+def last(folder: Path) -> tuple[Path | None, dict | None]:
+    """The last checkpoint of the run that lies there."""
+    return latest(folder, json.loads((folder / "record.json").read_text())["key"])
 
 
 def resumed_at(folder: Path) -> list[int]:
@@ -167,20 +173,20 @@ def test_the_checkpoint_before_a_damaged_one_is_used(program, tmp_path, stopped_
     stopped_at(5)
     assert program(*STAGE1) == 1
     folder = folder_of(tmp_path / "runs")
-    assert latest(folder)[1]["global_step"] == 4
+    assert last(folder)[1]["global_step"] == 4
     damaged(folder / CHECKPOINT)
     stopped_at(1)
     assert program(*STAGE1) == 1
     assert f"{folder / CHECKPOINT} is damaged" in "".join(capfd.readouterr())
     assert resumed_at(folder) == [3]
-    assert latest(folder)[1]["global_step"] == 3
+    assert last(folder)[1]["global_step"] == 3
 
 
 def test_two_damaged_checkpoints_are_none(tmp_path, caplog):
     for name in (CHECKPOINT, FORMER_CHECKPOINT):
         (tmp_path / name).write_bytes(b"no checkpoint")
     (tmp_path / f"{CHECKPOINT}.1.draft").write_bytes(b"of a killed process")
-    assert latest(tmp_path) == (None, None)
+    assert latest(tmp_path, "key") == (None, None)
     assert caplog.text.count("is damaged") == 2
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +201,7 @@ def test_a_full_disk_is_one_message_and_the_old_checkpoint_stays(program, tmp_pa
     assert program(*STAGE1) == 2
     assert f"poolwise: demo-tiny-bow-seed1: the disk of {folder} is full" in capfd.readouterr().err
     monkeypatch.undo()
-    assert latest(folder)[1]["global_step"] == 2
+    assert last(folder)[1]["global_step"] == 2
     assert [file.name for file in folder.glob("*draft*")] == []
 
 
@@ -219,7 +225,7 @@ def test_a_signal_writes_a_checkpoint(program, tmp_path, monkeypatch, capfd, num
     assert program(*seldom) == code
     assert f"stopped by {words}; the same command goes on where it was stopped" in capfd.readouterr().out
     folder = folder_of(tmp_path / "runs")
-    assert latest(folder)[1]["global_step"] == 1
+    assert last(folder)[1]["global_step"] == 1
     assert json.loads((folder / "record.json").read_text())["status"] == "interrupted"
 
 
@@ -311,8 +317,8 @@ def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, 
         message,
     )
     folder = folder_of(tmp_path / "runs")
-    assert latest(folder)[1]["global_step"] == 3
-    assert all(tensor.isfinite().all() for tensor in latest(folder)[1]["state_dict"].values())
+    assert last(folder)[1]["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in last(folder)[1]["state_dict"].values())
     assert json.loads((folder / "record.json").read_text())["status"] == "failed"
 
 
@@ -327,3 +333,38 @@ def test_a_signal_that_python_swallows_says_nothing_and_stops_the_run_all_the_sa
     assert stop.value.code == 75
     assert capfd.readouterr().err == ""
     assert sys.unraisablehook == before
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [1], {"resume": {"key": "of another run"}}, {"resume": None}, "text"])
+def test_a_whole_file_that_is_no_checkpoint_of_this_run_is_passed_over(tmp_path, caplog, content):
+    good = {"resume": {"key": "mine", "has_best": False}, "global_step": 3}
+    save_checked(good, tmp_path / FORMER_CHECKPOINT)
+    save_checked(content, tmp_path / CHECKPOINT)
+    assert latest(tmp_path, "mine")[1]["global_step"] == 3
+    assert "is no checkpoint of this run" in caplog.text
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+class Planted:
+    def __reduce__(self):
+        return os.mkdir, ("planted",)
+
+
+def test_a_planted_checkpoint_with_a_fitting_checksum_runs_no_code(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    save_checked(Planted(), tmp_path / CHECKPOINT)
+    assert latest(tmp_path, "mine") == (None, None)
+    assert "holds something else than tensors and plain data" in caplog.text
+    assert not (tmp_path / "planted").exists()
+
+
+def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(program, tmp_path, capfd):
+    """A step so large that the weights overflow, while the loss that led to it was a good number."""
+    command = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "seed=1", "logger=csv", "checkpoint_minutes=0"]
+    command += ["protocol.optimisation.learning_rate=1e38", "protocol.optimisation.warmup_share=0"]
+    for _ in range(2):  # the same command again finds what the first one kept
+        assert program(*command) != 0
+        (folder,) = (tmp_path / "runs/sentiment").iterdir()
+        weights = last(folder)[1]["state_dict"].values()
+        assert all(tensor.isfinite().all() for tensor in weights)
+    assert "Training diverged" in capfd.readouterr().err

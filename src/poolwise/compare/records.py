@@ -80,10 +80,22 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
 
 NEEDED = ("material", "config", "representation", "pooler_status", "label_names", "started", "versions")
 
+TEXT, SEED = (str,), (int, type(None))
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("condition", "data", "model", "encoder", "repr", "protocol", "started", "pooler_status"), TEXT),
+    **dict.fromkeys(("stage1_seed", "seed", "label_seed", "head_seed", "order_seed", "pooler_seed"), SEED),
+    **dict.fromkeys(("material", "config", "representation", "versions", "metrics"), (dict,)),
+    "objective": (str, type(None)),
+    "label_names": (list,),
+    "wall_seconds": (int, float, type(None)),
+}
+"""What these entries of a record are; of a record from elsewhere nothing is taken for granted."""
+
 
 def _check_complete(record: Mapping[str, Any], folder: Path) -> None:
     """Raise a ValueError or an OSError unless all is there that a comparison reads."""
     lacking = [name for name in NEEDED if name not in record]
+    lacking += [f"{name} as it should be" for name, kind in TYPES.items() if not isinstance(record.get(name), kind)]
     lacking += [name for name in (SELECTION_METRIC, REPORTED_METRIC) if record["metrics"].get(name) is None]
     if lacking:
         raise ValueError(f"its record lacks {', '.join(lacking)}")

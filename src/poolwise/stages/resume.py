@@ -52,7 +52,7 @@ class Checkpoints(lightning.Callback):
         self.record = record
         self.every_seconds = 60 * every_minutes
         self.signals = signals
-        self.path, checkpoint = latest(record.folder)
+        self.path, checkpoint = latest(record.folder, record.identity.key)
         self.state: dict[str, Any] | None = None
         if checkpoint is not None:
             self.state = checkpoint[RESUME]
@@ -87,6 +87,7 @@ class Checkpoints(lightning.Callback):
         stops = self.signals.received is not None
         if (stops or self._is_due()) and batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.check_loss()
+            pl_module.check_weights()
             with pl_module.off_the_clock():
                 self._write(trainer)
             self.written = time.monotonic()
@@ -117,6 +118,7 @@ class Checkpoints(lightning.Callback):
             "stage": pl_module.progress_state(),
             "generators": generators(),
             "record": self.record.progress(),
+            "key": self.record.identity.key,
         }
 
     def _bring_back(self, state: Mapping[str, Any], trainer: lightning.Trainer, stage: Stage) -> None:
@@ -139,14 +141,17 @@ class Checkpoints(lightning.Callback):
         return not 0 <= time.monotonic() - self.written < self.every_seconds
 
 
-def latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
-    """The path and the content of the last checkpoint in a run's folder that is whole; None where there is none."""
+def latest(folder: Path, key: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The path and the content of the last checkpoint in a folder that is whole, and of the run of this key.
+
+    None where there is none.
+    """
     for draft in folder.glob("*.ckpt.*.draft"):
         draft.unlink()  # of a process that was killed
     for name in (CHECKPOINT, FORMER_CHECKPOINT):
         path = folder / name
         try:
-            checkpoint = load_checked(path) if path.exists() else None
+            checkpoint = of_run(load_checked(path), key, path) if path.exists() else None
         except BrokenFileError as error:
             log.warning("WARNING: %s; the checkpoint before it is used, if there is one", error)
             path.unlink()  # so that it never takes the place of a good one
@@ -158,6 +163,19 @@ def latest(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
             return None, None
         return path, checkpoint
     return None, None
+
+
+def of_run(checkpoint: Any, key: str, path: Path) -> dict[str, Any]:
+    """A checkpoint, if it is what `Checkpoints` wrote for the run of this key.
+
+    Raises:
+        BrokenFileError: it is something else.
+    """
+    noted = checkpoint.get(RESUME) if isinstance(checkpoint, dict) else None
+    if not isinstance(noted, dict) or noted.get("key") != key:
+        raise BrokenFileError(f"{path} is no checkpoint of this run")
+    found: dict[str, Any] = checkpoint
+    return found
 
 
 def remove(folder: Path) -> None:

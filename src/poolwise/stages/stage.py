@@ -125,6 +125,16 @@ class Stage(lightning.LightningModule, ABC):
             "learning rate or more warm-up may help. The last checkpoint is kept"
         )
 
+    def check_weights(self) -> None:
+        """Raise a UserError if a weight is not finite, as after a step too large: no checkpoint is made of these."""
+        weights = [parameter for module in self.trained_modules() for parameter in module.parameters()]
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise UserError(
+                f"weights are no finite numbers after step {self.global_step}; the last finite loss seen was "
+                f"{self._finite_loss:.4f}. Training diverged: a lower learning rate or more warm-up may help. The last "
+                "checkpoint is kept"
+            )
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A new step begins to count anew."""
         self._counted = 0
