@@ -49,6 +49,7 @@ CONDITIONS: dict[str, list[str]] = {
 }
 KEPT = ("none", "halves_bow", "unadapted")
 """Whose weights stay, for the comparison of stage 2."""
+KEPT_OF_RECORD = ("steps", "tokens", "training_seconds", "metrics", "git_commit", "numerics_version", "versions")
 PAIRS = ("sop", "nsp")
 SERVE_POOLER_ALONE = ("halves_bow", "bow", "halves", "decoder", "rating")
 CONDITIONS |= {f"{name}_pooler_only": [*CONDITIONS[name], *POOLER_ONLY] for name in SERVE_POOLER_ALONE}
@@ -121,7 +122,7 @@ def carry_out(run: Run, folder: Path) -> None:
         "run": vars(run),
         "probes": json.loads(probed.read_text(encoding="utf-8")),
         "provenance": json.loads((export / "provenance.json").read_text(encoding="utf-8")),
-        "record": {name: record.get(name) for name in ("steps", "tokens", "training_seconds", "machine")},
+        "record": {name: record.get(name) for name in KEPT_OF_RECORD},
     }
     probed.with_suffix(".npz").rename(result.with_suffix(".npz"))
     probed.unlink()
