@@ -263,6 +263,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "2 texts empty (rows 2, 4); fill them in",
     ),
     "NaN as a label": ("nan.csv", b"text,label\na,1\nb,nan\nc,0\n", "1 label empty (row 2)"),
+    "what programs write in place of a label": (
+        "missing.csv",
+        b"text,label\na,N/A\nb,n/a\nc,NA\nd,NULL\ne,None\nf,none\ng,0\n",
+        "5 labels empty (rows 1, 2, 3, 4, 5)",
+    ),
     "NaN as a JSON label": ("nan.jsonl", b'{"text": "a", "label": NaN}\n', "1 label empty (row 1)"),
     "null as a JSON label": ("null.jsonl", b'{"text": "a", "label": null}\n', "1 label empty (row 1)"),
     "NaN as a Parquet label": (

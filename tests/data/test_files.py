@@ -103,6 +103,16 @@ def test_too_few_texts_to_make_a_split_are_told(tmp_path):
         load_files(settings(test=str(file)))
 
 
+def test_shares_that_leave_nothing_for_training_are_told(tmp_path, labelled):
+    file = many(tmp_path)
+    with pytest.raises(
+        UserError, match=r"data\.dev_share=0\.9 and data\.test_share=0\.5 leave nothing of data\.train="
+    ):
+        load_files(settings(train=file, dev_share=0.9, test_share=0.5))
+    corpus = load_files(settings(train=file, dev=labelled["dev"], dev_share=0.9, test_share=0.5))
+    assert len(corpus.labelled["test"]) == 45
+
+
 def test_own_text_a_text_a_line(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_bytes("\ufeffone\r\n\r\ntwo\nthree\nfour\nfive\n".encode())

@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from datasets.table import InMemoryTable
 
 from poolwise.data.columns import Wanted, found_columns
+from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import (
     RATING,
     ROWS_AT_A_TIME,
@@ -31,7 +32,7 @@ from poolwise.data.corpus import (
     tell_empty,
     text_columns,
 )
-from poolwise.data.draws import stratified_share
+from poolwise.data.draws import share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
@@ -40,8 +41,10 @@ from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised by hand when the rows that are read of the same files change; part of every cache key."""
+NO_LABELS = frozenset(("N/A", "n/a", "NA", "NULL", "None"))
+"""What programs write where a value is missing, spelt as they do: `none` may well be a class."""
 PIECE_CHARACTERS = 2**25
 """What is held in memory at a time while rows are read, if they are not `ROWS_AT_A_TIME` before."""
 
@@ -50,7 +53,8 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     """Read what `data` names; stage-1 text is `text`, or the training texts where it is not given.
 
     Rows are streamed to Arrow files, which are mapped into memory: a corpus may be larger than it. Of a train without
-    dev or test, these are made: a share of each class, drawn by `split_seed`; `Corpus.made_splits` says so. With
+    dev or test, these are made: a share of each class, drawn by `split_seed`, with all copies of a text in one split;
+    `Corpus.made_splits` says so. With
     `streaming`, of `text` no more than `shuffle_buffer` texts are read here, and dev is made of the first of them
     where it is not given.
 
@@ -129,11 +133,16 @@ def _with_made_splits(
     """All three splits, and how those were made that are not given: of train, before dev is taken test is."""
     splits = dict(given)
     made: dict[str, dict[str, Any]] = {}
+    if list(given) == ["train"] and data.dev_share + data.test_share >= 1:
+        raise UserError(
+            f"data.dev_share={data.dev_share} and data.test_share={data.test_share} leave nothing of data.train="
+            f"{data.train} for training; their sum must be less than 1"
+        )
     for split, share in (("test", data.test_share), ("dev", data.dev_share)):
         if given and split not in given:
             rows = splits["train"]
             whole = len(given["train"])
-            out = stratified_share(np.array(rows["label"]), share * whole / len(rows), data.split_seed)
+            out = share_of_texts(np.array(rows["label"]), text_keys(rows), share * whole / len(rows), data.split_seed)
             if not out.any() or out.all():
                 raise UserError(
                     f"data.train={data.train}: {counted(len(rows), 'text')} are too few to hold some of a class out as "
@@ -324,9 +333,10 @@ class EmptyValues:
     rows: dict[str, list[int]] = field(default_factory=lambda: {"text": [], "label": []})
 
     def look_at(self, number: int, values: dict[str, str]) -> None:
-        """Note what is empty in a row; a label that is no number is none."""
+        """Note what is empty in a row; a label that says that it is missing is empty too."""
         for what, rows in self.rows.items():
-            if not values[what].strip() or (what == "label" and values[what].lower() == "nan"):
+            missing = what == "label" and (values[what].lower() == "nan" or values[what] in NO_LABELS)
+            if missing or not values[what].strip():
                 rows.append(number)
 
 
