@@ -34,7 +34,7 @@ from poolwise.data.corpus import (
 )
 from poolwise.data.draws import share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
+from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
@@ -101,7 +101,7 @@ def texts_in(path: str, column: str | None = None) -> Iterator[str]:
     """
     for parts in find_parts(path).values():
         for part in parts:
-            yield from (values["text"] for values in _values(part, {"text": column if part.columns_named else None}))
+            yield from (values["text"] for _, values in _values(part, {"text": column if part.columns_named else None}))
 
 
 def _stage1_text(
@@ -250,7 +250,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
 def _each_text(parts: Sequence[Part], wanted: Wanted) -> Iterator[str]:
     """The texts of parts, one after the other, without those that are blank."""
     for part in parts:
-        for values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
+        for _, values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
             if values["text"].strip():
                 yield values["text"]
 
@@ -311,9 +311,9 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
     """The wanted columns of a part, some rows at a time; of texts without labels those that are blank are left out."""
     piece: list[dict[str, str]] = []
     characters, empty = 0, EmptyValues()
-    for number, values in enumerate(_values(part, wanted), start=1):
+    for place, values in _values(part, wanted):
         if "label" in wanted:
-            empty.look_at(number, values)
+            empty.look_at(place, values)
         elif not values["text"].strip():
             continue
         piece.append(values)
@@ -321,27 +321,27 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
         if len(piece) == ROWS_AT_A_TIME or characters > PIECE_CHARACTERS:
             yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
             piece, characters = [], 0
-    tell_empty(part.path, empty.rows)
+    tell_empty(part.path, empty.places)
     if piece:
         yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
 
 
 @dataclass
 class EmptyValues:
-    """The rows, counted from 1, in which a text or a label is empty."""
+    """The places of rows in which a text or a label is empty."""
 
-    rows: dict[str, list[int]] = field(default_factory=lambda: {"text": [], "label": []})
+    places: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "label": []})
 
-    def look_at(self, number: int, values: dict[str, str]) -> None:
+    def look_at(self, place: str, values: dict[str, str]) -> None:
         """Note what is empty in a row; a label that says that it is missing is empty too."""
-        for what, rows in self.rows.items():
+        for what, places in self.places.items():
             missing = what == "label" and (values[what].lower() == "nan" or values[what] in NO_LABELS)
             if missing or not values[what].strip():
-                rows.append(number)
+                places.append(place)
 
 
-def _values(part: Part, wanted: Wanted) -> Iterator[dict[str, str]]:
-    """The wanted values of each row as texts.
+def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
+    """The place and the wanted values, as texts, of each row.
 
     Raises:
         UserError: a row lacks a column, or holds a list or an object in it.
@@ -350,8 +350,8 @@ def _values(part: Part, wanted: Wanted) -> Iterator[dict[str, str]]:
     for place, row in part.rows():
         if row.get("label") == UNLABELLED and not part.columns_named and "label" in wanted:
             continue
-        columns = columns or found_columns(part.path, list(row), wanted)
-        yield {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
+        columns = columns or found_columns(part.path, list(row), wanted, part.rows)
+        yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
 
 
 def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
@@ -361,6 +361,10 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
         raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
     if value == HIDDEN and what == "label":
         raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
+    if value == UNSAVED:
+        raise UserError(
+            f"{path}, {place}: {column} is {UNSAVED}; open the file in Excel or LibreOffice and save it there"
+        )
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
         json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind
