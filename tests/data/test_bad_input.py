@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,16 @@ def sheet(*rows: list[object], beside: str | None = None) -> bytes:
     for row in rows:
         workbook.active.append(row)
     workbook.save(sink)
+    return sink.getvalue()
+
+
+def blank_formulas(count: int) -> bytes:
+    """A sheet of `ROWS` below which Excel computed so many empty texts."""
+    content, sink = io.BytesIO(sheet(*ROWS, *(['=""', '=""'] for _ in range(count)))), io.BytesIO()
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(sink, "w") as new:
+        for name in old.namelist():
+            part = old.read(name)
+            new.writestr(name, re.sub(rb"<c ([^>]*)><f>", rb'<c \1 t="str"><f>', part) if "sheet1" in name else part)
     return sink.getvalue()
 
 
@@ -380,6 +391,7 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "a label beside a constant": ("constant.csv", b"feedback,class,stars\na,x,1\nb,x,2\n", None),
     "Parquet": ("good.parquet", parquet(text=["a fine film", "dull"], label=["pos", "neg"]), TWO),
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
+    "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),

@@ -225,22 +225,26 @@ def _rows_within(path: str, found: Any) -> list[Any]:
     Raises:
         UserError: it is none of these.
     """
-    values = list(found.values()) if isinstance(found, dict) else [[]]
-    lists = {name: value for name, value in found.items() if _is_rows(value)} if isinstance(found, dict) else {}
+    values = found if isinstance(found, dict) else {}
+    lists = [name for name, value in values.items() if _is_rows(value)]
     if len(lists) == 1:
-        return next(iter(lists.values()))
-    if values and not any(isinstance(value, list | dict) for value in values):
-        return [found]
-    columns = [
-        value if isinstance(value, list) else list(value.values()) for value in values if isinstance(value, list | dict)
-    ]
-    keys = {
-        tuple(value) if isinstance(value, dict) else len(value) for value in values if isinstance(value, list | dict)
-    }
-    if not lists and isinstance(found, dict) and len(columns) == len(values) and len(keys) == 1:
-        return [dict(zip(found, row, strict=True)) for row in zip(*columns, strict=True)]
+        rows: list[Any] = values[lists[0]]
+        return rows
+    if values and not any(isinstance(value, list | dict) for value in values.values()):
+        return [values]
+    indices = [_index_of(value) for value in values.values()]
+    if not lists and indices and indices[0] is not None and all(index == indices[0] for index in indices):
+        columns = [value.values() if isinstance(value, dict) else value for value in values.values()]
+        return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
     several = f" (it holds several: {some(lists)})" if lists else ""
     raise UserError(f'{path}: a list of objects is wanted, [{{"text": ..., "label": ...}}, ...]{several}')
+
+
+def _index_of(column: Any) -> list[str] | None:
+    """The names of a column's rows, which of a list are their numbers; of what is no column None."""
+    if isinstance(column, list):
+        return [str(number) for number in range(len(column))]
+    return list(column) if isinstance(column, dict) else None
 
 
 def _is_rows(value: Any) -> bool:
@@ -343,11 +347,11 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
 
 
 @contextmanager
-def _workbook(path: str, data_only: bool = True) -> Iterator[Any]:
+def _workbook(path: str) -> Iterator[Any]:
     import openpyxl
 
     with warnings.catch_warnings(action="ignore"):  # of styles and other things that are no text
-        workbook = openpyxl.load_workbook(path, read_only=True, data_only=data_only)
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
             yield workbook
         finally:
@@ -362,14 +366,23 @@ def _cells(workbook: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _unsaved_formulas(path: str) -> set[tuple[int, int]]:
-    """The row and the column, counted from 1 and from 0, of each formula; those that have a value are never asked."""
-    with _workbook(path, data_only=False) as workbook:
-        return {
-            (number, column)
-            for number, cells in enumerate(_cells(workbook), start=1)
-            for column, cell in enumerate(cells)
-            if isinstance(cell, str) and cell.startswith("=")
-        }
+    """The row and the column, counted from 1, of each formula of the first sheet that has no saved value.
+
+    openpyxl gives None for these and for a saved value that is an empty text (`t="str"`), so the XML is looked at.
+    """
+    from openpyxl.utils.cell import coordinate_to_tuple
+    from openpyxl.worksheet._reader import CELL_TAG, FORMULA_TAG, ROW_TAG, VALUE_TAG
+    from openpyxl.xml.functions import iterparse
+
+    found = set()
+    with _workbook(path) as workbook, workbook.worksheets[0]._get_source() as sheet:
+        for _, element in iterparse(sheet):
+            is_formula = element.tag == CELL_TAG and element.find(FORMULA_TAG) is not None
+            if is_formula and not element.findtext(VALUE_TAG) and element.get("t") != "str" and element.get("r"):
+                found.add(coordinate_to_tuple(element.get("r")))
+            if element.tag == ROW_TAG:
+                element.clear()
+    return found
 
 
 def other_sheets(path: str) -> str:
@@ -387,7 +400,8 @@ def _sheet_rows(
     header: list[str] = []
     for number, saved in enumerate(rows, start=1):
         cells = [
-            UNSAVED if cell is None and (number, column) in unsaved() else cell for column, cell in enumerate(saved)
+            UNSAVED if cell is None and (number, column) in unsaved() else cell
+            for column, cell in enumerate(saved, start=1)
         ]
         if all(cell is None for cell in cells):
             continue
