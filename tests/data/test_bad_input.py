@@ -300,7 +300,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "what programs write in place of a label": (
         "missing.csv",
         b"text,label\na,N/A\nb,n/a\nc,NA\nd,NULL\ne,None\nf,none\ng,0\n",
-        "5 labels empty (rows 1, 2, 3, 4, 5)",
+        "5 labels empty (rows 1, 2, 3, 4, 5); fill them in or leave the rows out (N/A, n/a, NA, NULL, None as a label",
     ),
     "NaN as a JSON label": ("nan.jsonl", b'{"text": "a", "label": NaN}\n', "1 label empty (line 1)"),
     "null as a JSON label": ("null.jsonl", b'{"text": "a", "label": null}\n', "1 label empty (line 1)"),

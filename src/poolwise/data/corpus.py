@@ -136,15 +136,18 @@ def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
     )
 
 
-def tell_empty(source: str, places: Mapping[str, Sequence[str]]) -> None:
+def tell_empty(source: str, places: Mapping[str, Sequence[str]], spellings: Iterable[str] = ()) -> None:
     """Raise a UserError if there are rows with nothing in them.
 
     Args:
         source: the file or split, for messages.
         places: such as `row 41`, by what is empty there, such as `text`.
+        spellings: of labels that count as empty and are there.
     """
+    counts = f" ({some(spellings)} as a label counts as empty; a class needs another name)"
     messages = [
         f"{source}: {counted(len(empty), what)} empty ({_together(empty)}); fill them in or leave the rows out"
+        + (counts if what == "label" and spellings else "")
         for what, empty in places.items()
         if empty
     ]

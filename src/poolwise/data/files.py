@@ -321,21 +321,24 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
         if len(piece) == ROWS_AT_A_TIME or characters > PIECE_CHARACTERS:
             yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
             piece, characters = [], 0
-    tell_empty(part.path, empty.places)
+    tell_empty(part.path, empty.places, empty.spellings)
     if piece:
         yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
 
 
 @dataclass
 class EmptyValues:
-    """The places of rows in which a text or a label is empty."""
+    """The places of rows in which a text or a label is empty, and what labels are written there that count as empty."""
 
     places: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "label": []})
+    spellings: dict[str, None] = field(default_factory=dict)
 
     def look_at(self, place: str, values: dict[str, str]) -> None:
         """Note what is empty in a row; a label that says that it is missing is empty too."""
         for what, places in self.places.items():
             missing = what == "label" and (values[what].lower() == "nan" or values[what] in NO_LABELS)
+            if missing:
+                self.spellings.setdefault(values[what])
             if missing or not values[what].strip():
                 places.append(place)
 
