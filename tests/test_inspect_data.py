@@ -7,6 +7,7 @@ from transformers import BertModel
 
 from helpers import SMALL_RUN
 from poolwise import inspect_data
+from poolwise.data.tokens import tokenise
 
 MODEL = [setting for setting in SMALL_RUN if setting.startswith("model")]
 TRAIN = [f"the {word} film number {n}" for n in range(30) for word in ("fine", "dull")]
@@ -62,6 +63,28 @@ def test_a_page_of_what_is_wrong(inspected, own):
     assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
     assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
     assert "stage 1: told after the first steps; stage 2: told after the first steps" in told
+
+
+def test_classes_and_windows_as_train_py_takes_them(inspected, tmp_path):
+    for split in ("train", "dev", "test"):
+        stars = [*(12 * ["10"]), *(7 * ["2"]), *(10 * ["1"])]
+        rows = [f"the {split} film number {n}\t{star}" for n, star in enumerate(stars)]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["text\tstars", *rows, f"{2 * (split + ' fine ')} {LONG}\t1"]))
+    files = [f"data.{split}={tmp_path / split}.tsv" for split in ("train", "dev", "test")]
+    words = ["data=files", *MODEL, *files, "data.max_length=16", "data.long_texts=windows"]
+    code, printed = inspected(*words)
+    assert code == 0
+    lines = [line.split() for line in printed.splitlines()]
+    assert lines[2][-2:] == ["windows", "unknown"]
+    assert lines[3][:5] == ["1,", "2", "train", "30", "0"]
+    page = inspect_data.DataPage(inspect_data.settings_of_one([*words, f"cache_dir={tmp_path / 'cache'}"]))
+    read = tokenise(page.splits[0].rows, page.tokenizer, 16, tmp_path / "tokens", page.settings.data.reading)
+    assert lines[3][-2] == str(len(read.windows)) == "34"
+    assert [line[0] for line in lines if len(line) == 4 and line[0] in ("1", "2", "10")] == ["1", "2", "10"]
+    told = " ".join(" ".join(words) for words in lines)
+    assert "windows: of data.max_length=16 that they are read in, so that none is cut" in told
+    assert "few texts of 2 (the largest class has 1.7 times as many as the smallest)" in told
+    assert "protocol.imbalance has training do so too" in told
 
 
 def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):

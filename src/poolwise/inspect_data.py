@@ -1,6 +1,7 @@
 """`python -m poolwise.inspect_data KEY=VALUE ...`: what your data holds, before anything is trained on it."""
 
 import argparse
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from poolwise import machine
 from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
 from poolwise.data.contamination import THRESHOLD, near_copies, signatures
 from poolwise.data.corpus import SPLITS, Corpus
+from poolwise.data.imbalance import UNBALANCED, is_unbalanced
 from poolwise.data.quality import (
     NAMED_UNKNOWN,
     SAMPLE,
@@ -30,6 +32,7 @@ from poolwise.data.quality import (
     token_figures,
 )
 from poolwise.data.sources import load_corpus
+from poolwise.data.tokens import kept_pieces
 from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words
 from poolwise.jobs.sentiment import material_of as protocol_material
 from poolwise.jobs.stage1 import material_of as pretraining_material
@@ -44,8 +47,6 @@ FOREIGN_SHARE = 0.1
 """Of letters, from which on a script counts ..."""
 FEW_PIECES = 0.03
 """... and the share of the vocabulary's pieces below which that script is strange to it."""
-RARE_CLASS = 0.2
-"""Times the share that each class would have if all were alike, below which a class is rare."""
 BINS = 8
 BAR = 40
 WIDEST = 96
@@ -169,7 +170,9 @@ class DataPage:
     def table(self) -> Iterator[str]:
         """Sizes, lengths and unknown word pieces of each split."""
         longest = self.settings.data.max_length
-        rows = [["stage", "split", "texts", "empty", "repeated", "median", "95%", "longest", "cut", "unknown"]]
+        in_windows = self.settings.data.long_texts == "windows"
+        column = "windows" if in_windows else "cut"
+        rows = [["stage", "split", "texts", "empty", "repeated", "median", "95%", "longest", column, "unknown"]]
         for split, tokens in zip(self.splits, self.tokens, strict=True):
             figures, lengths = split.figures, tokens.lengths
             median, most = np.percentile(lengths, (50, 95)) if len(lengths) else (0, 0)
@@ -178,18 +181,32 @@ class DataPage:
                     *(split.stages, split.name),
                     *(f"{figures[name]:,}" for name in ("texts", "empty", "repeated")),
                     *(f"{median:.0f}", f"{most:.0f}", f"{lengths.max(initial=0):,}"),
-                    *(_percent(_cut(tokens, longest)), _percent(tokens.unknown_share)),
+                    f"{self.windows(tokens):,}" if in_windows else _percent(_cut(tokens, longest)),
+                    _percent(tokens.unknown_share),
                 ]
             )
         yield from aligned(rows, left=2)
         sampled = f" (of {SAMPLE:,} texts a split)" if any(len(each.rows) > SAMPLE for each in self.splits) else ""
         if self.corpus.stream is not None:
             yield f"train of stage 1 is a stream: its first {counted(len(self.corpus.text['train']), 'text')} were read"
+        explained = (
+            f"windows: of data.max_length={longest} that they are read in, so that none is cut"
+            if in_windows
+            else f"cut: longer than data.max_length={longest}"
+        )
         yield from textwrap.wrap(
-            f"lengths in word pieces{sampled}, special ones counted; cut: longer than data.max_length={longest}; "
+            f"lengths in word pieces{sampled}, special ones counted; {explained}; "
             "unknown: share of word pieces that the vocabulary lacks",
             self.width,
         )
+
+    def windows(self, tokens: TokenFigures) -> int:
+        """How many windows the texts make."""
+        special = self.tokenizer.num_special_tokens_to_add()
+        data = self.settings.data
+        room = data.max_length - special
+        longer = tokens.lengths[tokens.lengths > data.max_length] - special
+        return len(tokens.lengths) - len(longer) + sum(len(kept_pieces(n, room, data.reading)) for n in longer.tolist())
 
     @cached_property
     def balance(self) -> dict[str, ndarray]:
@@ -201,14 +218,16 @@ class DataPage:
         }
 
     def labels(self) -> Iterator[str]:
-        """The share of each class, of many classes the most frequent ones."""
+        """The share of each class, of many classes the most frequent ones; these first, and numbers in their order."""
         if not self.balance:
             yield "no labels: stage 1 only"
             return
         names = self.corpus.label_names
-        order = np.argsort(-self.balance["train"], kind="stable")
+        shown = np.argsort(-self.balance["train"], kind="stable")[:SHOWN_CLASSES].tolist()
+        if all(map(is_number, names)):
+            shown.sort(key=lambda c: float(names[c]))
         rows = [["label", *self.balance]]
-        rows += [[names[c], *(_percent(of[c]) for of in self.balance.values())] for c in order[:SHOWN_CLASSES]]
+        rows += [[names[c], *(_percent(of[c]) for of in self.balance.values())] for c in shown]
         yield from aligned(rows)
         if len(names) > SHOWN_CLASSES:
             yield f"and {len(names) - SHOWN_CLASSES} rarer ones"
@@ -365,13 +384,21 @@ class DataPage:
         if any(self.encoding()):
             yield "texts that were decoded wrongly once (see encoding): read their source again in its own encoding"
         yield from self._foreign()
+        yield from self._unbalanced()
+
+    def _unbalanced(self) -> Iterator[str]:
         names = self.corpus.label_names
-        rare = [names[c] for c in np.flatnonzero(self.balance["train"] * len(names) < RARE_CLASS)] if names else []
-        if rare:
-            yield (
-                f"few texts of {some(rare)}: read macro F1, which counts classes alike, and not accuracy; "
-                "protocol.imbalance has training do so too"
-            )
+        if not names or not is_unbalanced(np.array(self.corpus.labelled["train"]["label"])):
+            return
+        shares = self.balance["train"]
+        present = np.flatnonzero(shares)
+        rare = present[shares[present] * UNBALANCED < shares.max()]
+        times = shares.max() / shares[present].min()
+        yield (
+            f"few texts of {some(names[c] for c in rare)} (the largest class has {times:.1f} times as many as the "
+            "smallest): read macro F1, which counts classes alike, and not accuracy; protocol.imbalance has training "
+            "do so too"
+        )
 
     def _above(self, least: float, share_of: Callable[[TokenFigures], float]) -> str:
         """Which splits have at least this share of something, in words; empty where none has."""
@@ -413,6 +440,11 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
             for number, (word, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
+
+
+def is_number(name: str) -> bool:
+    """Whether the name of a class is a number, of stars for example."""
+    return re.fullmatch(r"[+-]?\d+(\.\d+)?", name) is not None
 
 
 def _percent(share: float) -> str:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,11 +69,23 @@ def classes(*ids: int | None) -> bytes:
     return parquet_of(pyarrow.table({"text": [f"text {n}" for n in range(len(ids))], "label": ids}, schema=schema))
 
 
-def sheet(*rows: list[object]) -> bytes:
+def sheet(*rows: list[object], beside: str | None = None) -> bytes:
     workbook, sink = openpyxl.Workbook(), io.BytesIO()
+    if beside is not None:
+        workbook.create_sheet(beside)
     for row in rows:
         workbook.active.append(row)
     workbook.save(sink)
+    return sink.getvalue()
+
+
+def blank_formulas(count: int) -> bytes:
+    """A sheet of `ROWS` below which Excel computed so many empty texts."""
+    content, sink = io.BytesIO(sheet(*ROWS, *(['=""', '=""'] for _ in range(count)))), io.BytesIO()
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(sink, "w") as new:
+        for name in old.namelist():
+            part = old.read(name)
+            new.writestr(name, re.sub(rb"<c ([^>]*)><f>", rb'<c \1 t="str"><f>', part) if "sheet1" in name else part)
     return sink.getvalue()
 
 
@@ -105,7 +118,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a header only": ("header.csv", b"text,label\n", "holds no rows"),
     "a Parquet file without rows": ("none.parquet", parquet(text=[], label=[]), "holds no rows"),
     "a sheet without rows": ("none.xlsx", sheet(["text", "label"]), "holds no rows"),
-    "an unknown kind": ("table.xls", b"x", "files end in .txt, .csv, .tsv, .jsonl, .json, .parquet, .xlsx; text and"),
+    "an unknown kind": (
+        "table.xls",
+        b"x",
+        "files end in .txt, .csv, .tsv, .tab, .jsonl, .json, .parquet, .xlsx; text and",
+    ),
     "a pickle": ("table.pkl", b"x", "files end in .txt, .csv"),
     "an unknown compression": ("table.csv.bz2", b"x", "files end in .txt, .csv"),
     "text where labels are needed": (
@@ -188,10 +205,15 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a quote left open in the header": ("header.csv", b'"text,label\na,1\n', "line 1: not a table"),
     "a quote closed too soon": ("soon.csv", b'text,label\n"a" b,neg\n', "line 2: not a table that can be read"),
     "a quoted TSV with a quote left open": ("open.tsv", b'"text"\t"label"\n"a\t1\n', "line 2: not a table"),
-    "semicolons": (
-        "semicolon.csv",
-        b"text;label\na;1\n",
-        "it seems to be separated by ';', and .csv files are by commas",
+    "a row of semicolons that is too long": (
+        "more.csv",
+        b"text;label\na;b;1\n",
+        "row 1: 3 fields, and the header has 2; quote texts that hold ';'",
+    ),
+    "bars in a CSV": (
+        "bars.csv",
+        b"text|label\na|1\n",
+        "it seems to be separated by '|', and .csv files are by commas",
     ),
     "tabs in a CSV": (
         "tabs.csv",
@@ -227,7 +249,19 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b"text,stars,sentiment\na,b,1\n",
         "stars, sentiment may each be the label; name one with data.label_column=",
     ),
+    "two columns that end in a common name": (
+        "which.csv",
+        b"first_review,second_review,label\na,b,1\n",
+        "first_review, second_review may each be the text; name one with data.text_column=",
+    ),
     # JSON
+    "an object of two lists": (
+        "two.json",
+        b'{"a": [{"text": "a"}], "b": [{"text": "b"}]}',
+        '[{"text": ..., "label": ...}, ...] (it holds several: a, b)',
+    ),
+    "lists of other lengths": ("odd.json", b'{"text": ["a", "b"], "label": [1]}', "a list of objects is wanted, [{"),
+    "a number in place of rows": ("number.json", b"7", "a list of objects is wanted, [{"),
     "broken JSON": ("broken.jsonl", b"{\n", "line 1: not JSON that can be read"),
     "a broken list": ("broken.json", b'[{"text": "a"},', "not JSON that can be read"),
     "a list in a line": ("list.jsonl", b"[1]\n", "line 1: not a JSON object"),
@@ -263,8 +297,13 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "2 texts empty (rows 2, 4); fill them in",
     ),
     "NaN as a label": ("nan.csv", b"text,label\na,1\nb,nan\nc,0\n", "1 label empty (row 2)"),
-    "NaN as a JSON label": ("nan.jsonl", b'{"text": "a", "label": NaN}\n', "1 label empty (row 1)"),
-    "null as a JSON label": ("null.jsonl", b'{"text": "a", "label": null}\n', "1 label empty (row 1)"),
+    "what programs write in place of a label": (
+        "missing.csv",
+        b"text,label\na,N/A\nb,n/a\nc,NA\nd,NULL\ne,None\nf,none\ng,0\n",
+        "5 labels empty (rows 1, 2, 3, 4, 5); fill them in or leave the rows out (N/A, n/a, NA, NULL, None as a label",
+    ),
+    "NaN as a JSON label": ("nan.jsonl", b'{"text": "a", "label": NaN}\n', "1 label empty (line 1)"),
+    "null as a JSON label": ("null.jsonl", b'{"text": "a", "label": null}\n', "1 label empty (line 1)"),
     "NaN as a Parquet label": (
         "nan.parquet",
         parquet(text=["a", "b"], label=[1.0, float("nan")]),
@@ -283,7 +322,31 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "row 3: label is class 7, and the file names the 2",
     ),
     # sheets
-    "a formula without a saved value": ("formula.xlsx", sheet(*ROWS, ['=A1&"x"', "pos"]), "1 text empty (row 3)"),
+    "a formula without a saved value": (
+        "formula.xlsx",
+        sheet(*ROWS, ['=A1&"x"', "pos"]),
+        "row 4 of the sheet: text is a formula without a saved value; open the file in Excel or LibreOffice",
+    ),
+    "formulas alone without saved values": (
+        "formulas.xlsx",
+        sheet(ROWS[0], ["=A1", "=B1"]),
+        "row 2 of the sheet: text is a formula without a saved value",
+    ),
+    "empty cells": (
+        "blank.xlsx",
+        sheet([], *ROWS, [None, "pos"], [None, "neg"]),
+        "2 texts empty (rows 5, 6 of the sheet)",
+    ),
+    "data on the second sheet": (
+        "second.xlsx",
+        sheet(["about", "this"], ["a", "b"], beside="reviews"),
+        "only the first sheet, Sheet, is read, and there are also reviews",
+    ),
+    "an empty first sheet": (
+        "second.xlsx",
+        sheet(beside="reviews"),
+        "holds no rows; only the first sheet, Sheet, is read, and there are also reviews",
+    ),
     "an error in a cell": (
         "error.xlsx",
         sheet(*ROWS, ["#N/A", "pos"]),
@@ -310,8 +373,25 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         TWO,
     ),
     "JSONL that is called JSON": ("lines.json", b'{"text": "a", "label": 1}\n{"text": "b", "label": 2}', None),
+    "an object that holds the list": (
+        "data.json",
+        json.dumps({"count": 2, "data": [{"text": "a", "label": 1}, {"text": "b", "label": 2}]}, indent=2).encode(),
+        None,
+    ),
+    "lists by column": ("lists.json", b'{"text": ["a", "b"], "label": [1, 2]}', None),
+    "objects by column, as pandas writes them": (
+        "pandas.json",
+        json.dumps({"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 2}}, indent=1).encode(),
+        None,
+    ),
+    "semicolons": ("european.csv", b'text;label\n"a;, b";1\nb;2\n', [("a;, b", "1"), ("b", "2")]),
+    "tabs by their own suffix": ("good.tab", GOOD.replace(b",", b"\t"), TWO),
+    "columns that end in common names": ("tweets.csv", b"airline_sentiment,review_content\n1,a\n2,b\n", None),
+    "columns of common names in the plural": ("plural.csv", b"Comments,Ratings\na,1\nb,2\n", None),
+    "a label beside a constant": ("constant.csv", b"feedback,class,stars\na,x,1\nb,x,2\n", None),
     "Parquet": ("good.parquet", parquet(text=["a fine film", "dull"], label=["pos", "neg"]), TWO),
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
+    "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from poolwise.data.draws import balanced_draw, stratified_folds, stratified_share
+from poolwise.data.draws import balanced_draw, share_of_texts, stratified_folds, stratified_share
 from poolwise.settings import UserError
 
 LABELS = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0])
@@ -62,3 +62,13 @@ def test_a_share_of_every_class_is_held_out_and_some_of_it_left(sizes, share, ex
 def test_the_seed_draws_what_is_held_out():
     labels = np.repeat([0, 1], 50)
     assert len({stratified_share(labels, 0.2, seed).tobytes() for seed in range(20)}) == 20
+
+
+def test_copies_of_a_text_are_held_out_together():
+    labels, keys = np.arange(200) % 2, np.arange(200, dtype=np.uint64)[::-1].copy()
+    for seed in range(5):
+        alone = share_of_texts(labels, keys, 0.2, seed)
+        assert (alone == stratified_share(labels, 0.2, seed)).all()
+        copies = np.concatenate([keys, keys[:60], keys[:1]])
+        out = share_of_texts(np.concatenate([labels, labels[:60], 1 - labels[:1]]), copies, 0.2, seed)
+        assert (out == np.concatenate([alone, alone[:60], alone[:1]])).all()

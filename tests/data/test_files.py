@@ -1,3 +1,4 @@
+import gzip
 import itertools
 import json
 import os
@@ -100,6 +101,16 @@ def test_too_few_texts_to_make_a_split_are_told(tmp_path):
         load_files(settings(train=str(file)))
     with pytest.raises(UserError, match=r"stage 2 needs data\.train; given: data\.test"):
         load_files(settings(test=str(file)))
+
+
+def test_shares_that_leave_nothing_for_training_are_told(tmp_path, labelled):
+    file = many(tmp_path)
+    with pytest.raises(
+        UserError, match=r"data\.dev_share=0\.9 and data\.test_share=0\.5 leave nothing of data\.train="
+    ):
+        load_files(settings(train=file, dev_share=0.9, test_share=0.5))
+    corpus = load_files(settings(train=file, dev=labelled["dev"], dev_share=0.9, test_share=0.5))
+    assert len(corpus.labelled["test"]) == 45
 
 
 def test_own_text_a_text_a_line(tmp_path):
@@ -257,6 +268,46 @@ def test_texts_of_a_folder_are_a_file_each_with_the_folder_as_class(tmp_path):
     assert len(texts["train"]) == 6
     assert list(texts["dev"]["text"]) == ["test pos 0\nsecond line", "test pos 1\nsecond line"]
     assert rows_of(load_files(settings(train=str(tmp_path))), "test")[0] == ("test neg 0\nsecond line", "neg")
+
+
+FOLDERS: dict[str, tuple[list[str], list[str] | str]] = {
+    "deeper than one level, and compressed": (["neg/a.txt", "pos/b/c.txt", "pos/d.txt.gz"], ["neg", "pos", "pos"]),
+    "texts beside folders of texts": (["a.txt", "neg/b.txt", "pos/c.txt"], "(3 .txt; in itself, neg, pos)"),
+    "texts beside a table": (["a.csv", "b.txt", "c.txt"], "such as '{}/*.txt'"),
+    "JSON beside a table": (["a.csv", "b.json"], "(1 .csv, 1 .json; in itself)"),
+    "folders beside a table": (["a.csv", "sub/b.csv"], "such as '{}/**/*.csv'"),
+    "what is about data": (["neg/a.txt", "pos/b.txt", "README.txt", "dataset_info.json"], ["neg", "pos"]),
+    "another split in that of one": (["train/test.csv", "test/a.csv"], "train by its name, with files of test"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_no_file_of_a_folder_is_left_out_untold(tmp_path, case):
+    names, expected = FOLDERS[case]
+    folder = tmp_path / "all"
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = b"text,label\na,neg\nb,pos\n" if file.suffix == ".csv" else name.encode()
+        file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+    same = settings(**dict.fromkeys(("train", "dev", "test"), str(folder)))
+    if isinstance(expected, str):
+        with pytest.raises(UserError) as error:
+            load_files(same)
+        assert expected.format(folder) in error.value.messages[0]
+    else:
+        found = rows_of(load_files(same, tmp_path / "cache"))
+        assert found == list(zip(names, expected, strict=False))[: len(expected)]
+
+
+def test_a_class_that_changes_two_folders_up_changes_the_kept_rows(tmp_path):
+    for name in ("neg/a/1.txt", "pos/b/2.txt"):
+        (tmp_path / "all" / name).parent.mkdir(parents=True)
+        (tmp_path / "all" / name).write_text(name)
+    same = settings(**dict.fromkeys(("train", "dev", "test"), str(tmp_path / "all")))
+    assert rows_of(load_files(same, tmp_path / "cache")) == [("neg/a/1.txt", "neg"), ("pos/b/2.txt", "pos")]
+    (tmp_path / "all/neg").rename(tmp_path / "all/bad")
+    assert rows_of(load_files(same, tmp_path / "cache")) == [("neg/a/1.txt", "bad"), ("pos/b/2.txt", "pos")]
 
 
 def test_columns_are_found_by_common_names_or_told(tmp_path):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,28 +130,38 @@ def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
     tell_empty(
         source,
         {
-            what: [row for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
+            what: [f"row {row}" for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
             for what, values in columns.items()
         },
     )
 
 
-def tell_empty(source: str, rows: Mapping[str, list[int]]) -> None:
+def tell_empty(source: str, places: Mapping[str, Sequence[str]], spellings: Iterable[str] = ()) -> None:
     """Raise a UserError if there are rows with nothing in them.
 
     Args:
         source: the file or split, for messages.
-        rows: counted from 1, by what is empty in them, such as `text`.
+        places: such as `row 41`, by what is empty there, such as `text`.
+        spellings: of labels that count as empty and are there.
     """
-    messages = []
-    for what, empty in rows.items():
-        if empty:
-            places = f"row{'s' if len(empty) > 1 else ''} {some(empty)}"
-            messages.append(
-                f"{source}: {counted(len(empty), what)} empty ({places}); fill them in or leave the rows out"
-            )
+    counts = f" ({some(spellings)} as a label counts as empty; a class needs another name)"
+    messages = [
+        f"{source}: {counted(len(empty), what)} empty ({_together(empty)}); fill them in or leave the rows out"
+        + (counts if what == "label" and spellings else "")
+        for what, empty in places.items()
+        if empty
+    ]
     if messages:
         raise UserError(*messages)
+
+
+def _together(places: Sequence[str]) -> str:
+    """`rows 2, 4` of `row 2` and `row 4`; places without numbers, such as files, as they are."""
+    found = [re.fullmatch(r"(row|line|object) (\d+)(.*)", place) for place in places]
+    numbers = [match[2] for match in found if match]
+    if len(numbers) < len(places) or found[0] is None:
+        return some(places)
+    return f"{found[0][1]}{'s' if len(places) > 1 else ''} {some(numbers)}{found[0][3]}"
 
 
 FEW_CLASSES = 20

@@ -4,7 +4,7 @@ Shapes: N examples, C classes, n drawn examples.
 """
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int64, UInt64
 from numpy import ndarray
 
 from poolwise.settings import UserError
@@ -62,6 +62,22 @@ def stratified_share(labels: Int[ndarray, " N"], share: float, seed: int) -> Boo
         own = order[labels[order] == label]
         out[own[: min(max(round(share * len(own)), 1), len(own) - 1)]] = True
     return out
+
+
+def share_of_texts(
+    labels: Int[ndarray, " N"], keys: UInt64[ndarray, " N"], share: float, seed: int
+) -> Bool[ndarray, " N"]:
+    """As `stratified_share`, where it draws the first of each text's copies and the others go with it.
+
+    Args:
+        labels: (N,) class ids.
+        keys: (N,) the same of copies of a text (`poolwise.data.contamination.text_keys`).
+        share: of the different texts of each class.
+        seed: of the draw.
+    """
+    _, first, text = np.unique(keys, return_index=True, return_inverse=True)
+    firsts = np.sort(first)
+    return stratified_share(labels[firsts], share, seed)[np.searchsorted(firsts, first[text])]
 
 
 def _check_enough(labels: Int[ndarray, " N"], names: tuple[str, ...], count: int, setting: str) -> None:

@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from datasets.table import InMemoryTable
 
 from poolwise.data.columns import Wanted, found_columns
+from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import (
     RATING,
     ROWS_AT_A_TIME,
@@ -31,17 +32,19 @@ from poolwise.data.corpus import (
     tell_empty,
     text_columns,
 )
-from poolwise.data.draws import stratified_share
+from poolwise.data.draws import share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, PlacedRow, suffixes
+from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised by hand when the rows that are read of the same files change; part of every cache key."""
+NO_LABELS = frozenset(("N/A", "n/a", "NA", "NULL", "None"))
+"""What programs write where a value is missing, spelt as they do: `none` may well be a class."""
 PIECE_CHARACTERS = 2**25
 """What is held in memory at a time while rows are read, if they are not `ROWS_AT_A_TIME` before."""
 
@@ -50,7 +53,8 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     """Read what `data` names; stage-1 text is `text`, or the training texts where it is not given.
 
     Rows are streamed to Arrow files, which are mapped into memory: a corpus may be larger than it. Of a train without
-    dev or test, these are made: a share of each class, drawn by `split_seed`; `Corpus.made_splits` says so. With
+    dev or test, these are made: a share of each class, drawn by `split_seed`, with all copies of a text in one split;
+    `Corpus.made_splits` says so. With
     `streaming`, of `text` no more than `shuffle_buffer` texts are read here, and dev is made of the first of them
     where it is not given.
 
@@ -97,7 +101,7 @@ def texts_in(path: str, column: str | None = None) -> Iterator[str]:
     """
     for parts in find_parts(path).values():
         for part in parts:
-            yield from (values["text"] for values in _values(part, {"text": column if part.columns_named else None}))
+            yield from (values["text"] for _, values in _values(part, {"text": column if part.columns_named else None}))
 
 
 def _stage1_text(
@@ -129,11 +133,16 @@ def _with_made_splits(
     """All three splits, and how those were made that are not given: of train, before dev is taken test is."""
     splits = dict(given)
     made: dict[str, dict[str, Any]] = {}
+    if list(given) == ["train"] and data.dev_share + data.test_share >= 1:
+        raise UserError(
+            f"data.dev_share={data.dev_share} and data.test_share={data.test_share} leave nothing of data.train="
+            f"{data.train} for training; their sum must be less than 1"
+        )
     for split, share in (("test", data.test_share), ("dev", data.dev_share)):
         if given and split not in given:
             rows = splits["train"]
             whole = len(given["train"])
-            out = stratified_share(np.array(rows["label"]), share * whole / len(rows), data.split_seed)
+            out = share_of_texts(np.array(rows["label"]), text_keys(rows), share * whole / len(rows), data.split_seed)
             if not out.any() or out.all():
                 raise UserError(
                     f"data.train={data.train}: {counted(len(rows), 'text')} are too few to hold some of a class out as "
@@ -241,7 +250,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
 def _each_text(parts: Sequence[Part], wanted: Wanted) -> Iterator[str]:
     """The texts of parts, one after the other, without those that are blank."""
     for part in parts:
-        for values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
+        for _, values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
             if values["text"].strip():
                 yield values["text"]
 
@@ -302,9 +311,9 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
     """The wanted columns of a part, some rows at a time; of texts without labels those that are blank are left out."""
     piece: list[dict[str, str]] = []
     characters, empty = 0, EmptyValues()
-    for number, values in enumerate(_values(part, wanted), start=1):
+    for place, values in _values(part, wanted):
         if "label" in wanted:
-            empty.look_at(number, values)
+            empty.look_at(place, values)
         elif not values["text"].strip():
             continue
         piece.append(values)
@@ -312,26 +321,30 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
         if len(piece) == ROWS_AT_A_TIME or characters > PIECE_CHARACTERS:
             yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
             piece, characters = [], 0
-    tell_empty(part.path, empty.rows)
+    tell_empty(part.path, empty.places, empty.spellings)
     if piece:
         yield pyarrow.RecordBatch.from_pylist(piece, _schema(wanted))
 
 
 @dataclass
 class EmptyValues:
-    """The rows, counted from 1, in which a text or a label is empty."""
+    """The places of rows in which a text or a label is empty, and what labels are written there that count as empty."""
 
-    rows: dict[str, list[int]] = field(default_factory=lambda: {"text": [], "label": []})
+    places: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "label": []})
+    spellings: dict[str, None] = field(default_factory=dict)
 
-    def look_at(self, number: int, values: dict[str, str]) -> None:
-        """Note what is empty in a row; a label that is no number is none."""
-        for what, rows in self.rows.items():
-            if not values[what].strip() or (what == "label" and values[what].lower() == "nan"):
-                rows.append(number)
+    def look_at(self, place: str, values: dict[str, str]) -> None:
+        """Note what is empty in a row; a label that says that it is missing is empty too."""
+        for what, places in self.places.items():
+            missing = what == "label" and (values[what].lower() == "nan" or values[what] in NO_LABELS)
+            if missing:
+                self.spellings.setdefault(values[what])
+            if missing or not values[what].strip():
+                places.append(place)
 
 
-def _values(part: Part, wanted: Wanted) -> Iterator[dict[str, str]]:
-    """The wanted values of each row as texts.
+def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
+    """The place and the wanted values, as texts, of each row.
 
     Raises:
         UserError: a row lacks a column, or holds a list or an object in it.
@@ -340,8 +353,8 @@ def _values(part: Part, wanted: Wanted) -> Iterator[dict[str, str]]:
     for place, row in part.rows():
         if row.get("label") == UNLABELLED and not part.columns_named and "label" in wanted:
             continue
-        columns = columns or found_columns(part.path, list(row), wanted)
-        yield {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
+        columns = columns or found_columns(part.path, list(row), wanted, part.rows)
+        yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
 
 
 def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
@@ -351,6 +364,10 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
         raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
     if value == HIDDEN and what == "label":
         raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
+    if value == UNSAVED:
+        raise UserError(
+            f"{path}, {place}: {column} is {UNSAVED}; open the file in Excel or LibreOffice and save it there"
+        )
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
         json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind

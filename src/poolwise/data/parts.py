@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,11 @@ UNLABELLED = "unsup"
 """The folder of texts without a class in the film reviews of Maas et al. 2011."""
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 """What `save_to_disk` of `datasets` writes into a folder: of one split, or of several."""
+NO_DATA = re.compile(
+    r"(readme|licen[cs]e|citation|requirements|urls|urls_(neg|pos|unsup)|imdber)\.txt"
+    r"|(dataset_infos?|dataset_dict|dataset-metadata|state)\.json"
+)
+"""Names of files that are about data and hold none: common ones, those of aclImdb, of `datasets` and of Kaggle."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +122,58 @@ def _in_folder(folder: Path) -> Found:
         return {_split_named(name) or name: [_data_set(str(folder / name), saved[name])] for name in saved}
     if (folder / SAVED).is_file():
         return {"": [_data_set(str(folder), _saved(folder))]}
-    if tables := _tables(folder) or _tables(folder / "data"):
-        return _by_split({str(file): [_file(str(file))] for file in tables})
-    folders = [each for each in sorted(folder.iterdir()) if each.is_dir() and any(each.rglob("*.txt"))]
-    if folders and all(_split_named(each.name) for each in folders):
-        return _by_split({str(each): _in_folder(each).get("", []) for each in folders})
-    texts = {each.name: sorted(each.glob("*.txt")) for each in folders} or {"": sorted(folder.glob("*.txt"))}
-    if not any(texts.values()):
+    own, folders = _readable(folder)
+    if not own and list(folders) == ["data"]:
+        return _in_folder(folder / "data")
+    if not own and folders and all(map(_split_named, folders)):
+        return _by_split({str(folder / name): _of_one_split(folder / name) for name in folders})
+    if not own and not folders:
         raise UserError(f"{folder} is a folder without files that can be read; they end in {', '.join(READERS)}")
-    return {"": [_texts(folder, texts)]}
+    kinds = Counter(suffixes(file.name)[0] for files in (own, *folders.values()) for file in files)
+    if set(kinds) == {".txt"} and not (own and folders):
+        return {"": [_texts(folder, folders or {"": own})]}
+    if folders or (len(kinds) > 1 and kinds.keys() & {".txt", ".json"}):
+        raise UserError(_mixed(folder, own, folders, kinds))
+    return _by_split({str(file): [_file(str(file))] for file in own})
 
 
-def _tables(folder: Path) -> list[Path]:
-    """The files of a folder that hold rows; JSON only where there is nothing else, as it may describe the others."""
-    files = sorted(each for each in folder.glob("*") if each.is_file() and not each.name.startswith("."))
-    tables = [each for each in files if suffixes(str(each))[0] in READERS.keys() - {".txt"}]
-    return [each for each in tables if suffixes(str(each))[0] != ".json"] or tables
+def _readable(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files that can be read in a folder itself, and at any depth in those of its folders that have some."""
+    places = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    below = {each.name: [file for file in sorted(each.rglob("*")) if _holds_data(file, each)] for each in places}
+    folders = {each.name: below[each.name] for each in places if each.is_dir() and below[each.name]}
+    return [each for each in places if _holds_data(each, folder)], folders
+
+
+def _holds_data(file: Path, folder: Path) -> bool:
+    """Whether a file can be read and is neither hidden nor, by its name, about the data."""
+    is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    known = suffixes(file.name)[0] in READERS and not NO_DATA.fullmatch(file.name.lower())
+    return known and not is_hidden and file.is_file()
+
+
+def _of_one_split(folder: Path) -> list[Part]:
+    """The parts of a folder whose name tells their split.
+
+    Raises:
+        UserError: names in it tell another split.
+    """
+    found = _in_folder(folder)
+    own = _split_named(folder.name)
+    if others := [split for split in found if split not in ("", own)]:
+        raise UserError(f"{folder}: a folder of {own} by its name, with files of {some(others)} by theirs; name files")
+    return [part for parts in found.values() for part in parts]
+
+
+def _mixed(folder: Path, own: list[Path], folders: Mapping[str, list[Path]], kinds: Mapping[str, int]) -> str:
+    """The message for a folder of which it is not clear what is meant."""
+    there = some(f"{count:,} {kind}" for kind, count in kinds.items())
+    places = [*(["itself"] if own else []), *folders]
+    advice = f"a pattern in quotes, such as '{folder}/{'**/' if folders else ''}*{max(kinds, key=kinds.__getitem__)}'"
+    return (
+        f"{folder} holds files of several kinds or places ({there}; in {some(places)}), and which are meant is not "
+        f"guessed: name a file, one of its folders, or {advice} (of .txt files by a pattern each line is a text)"
+    )
 
 
 def _by_split(parts: Mapping[str, list[Part]]) -> Found:
@@ -158,7 +200,8 @@ def _split_named(name: str) -> str | None:
 
 def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
     """A text a file, with the name of its folder as label where there are folders."""
-    hashes = _hashes_of_files([str(file) for several in files.values() for file in several])
+    every = [file for several in files.values() for file in several]
+    hashes = _hashes_of_files(list(map(str, every)), None if "" in files else folder)
     return Part(str(folder), partial(_whole_files, files), *hashes, is_text="" in files, columns_named=False)
 
 
@@ -227,7 +270,7 @@ def _streamed_from_hub(name: str) -> Found:
 
 
 def _data_set(path: str, rows: Dataset) -> Part:
-    fingerprint = partial(_fingerprint_of_files, [file["filename"] for file in rows.cache_files])
+    _, fingerprint = _hashes_of_files([file["filename"] for file in rows.cache_files])
     return Part(path, partial(_placed, path, rows), partial(_hash_of_tables, rows), fingerprint)
 
 
@@ -236,30 +279,34 @@ def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
     yield from arrow_rows(path, batches, class_names(rows.features.arrow_schema) if rows.features else {})
 
 
-def _hashes_of_files(paths: list[str]) -> tuple[Callable[[], str], Callable[[], str]]:
-    return partial(_hash_of_files, paths), partial(_fingerprint_of_files, paths)
+def _hashes_of_files(paths: list[str], folder: Path | None = None) -> tuple[Callable[[], str], Callable[[], str]]:
+    """The hash and the fingerprint; a name is that below `folder`, of which the first is a class, or has one folder."""
+    names = {
+        path: str(Path(path).relative_to(folder)) if folder else f"{Path(path).parent.name}/{Path(path).name}"
+        for path in paths
+    }
+    return partial(_hash_of_files, names), partial(_fingerprint_of_files, names)
 
 
-def _fingerprint_of_files(paths: Iterable[str]) -> str:
+def _fingerprint_of_files(names: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for path, name in names.items():
         with damage_told(path), Path(path).open("rb") as stream:
             length = stream.seek(0, os.SEEK_END)
             stream.seek(0)
             own = hashlib.sha256(stream.read(ENDS))
             stream.seek(max(length - ENDS, 0))
             own.update(stream.read(ENDS))
-        name = f"{Path(path).parent.name}/{Path(path).name}"
         digest.update(f"{name} {length} {own.hexdigest()}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _hash_of_files(paths: Iterable[str]) -> str:
+def _hash_of_files(names: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for path, name in names.items():
         with damage_told(path), Path(path).open("rb") as stream:
             own = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{Path(path).parent.name}/{Path(path).name} {own}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name} {own}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

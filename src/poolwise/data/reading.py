@@ -11,6 +11,8 @@ import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ LARGEST_WHOLE = 2**28
 """Bytes of a file that can only be read as a whole (`.json`, `.xlsx`), unpacked."""
 HIDDEN = "hidden (-1)"
 """Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
+
+UNSAVED = "a formula without a saved value"
+"""Stands in its place: the program that wrote the sheet did not compute it."""
 
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
@@ -84,7 +89,7 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
         for place, row in READERS[kind](path):
             yield place, row
     if place is None:
-        raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}")
+        raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}")
 
 
 PACKED = (".parquet", ".xlsx")
@@ -118,8 +123,9 @@ def text_lines(path: str) -> Iterator[PlacedRow]:
 
 
 def comma_rows(path: str) -> Iterator[PlacedRow]:
-    """The rows of a CSV file, quoted where texts hold commas."""
-    return _table_rows(path, ",", csv.QUOTE_MINIMAL)
+    """The rows of a CSV file, quoted where texts hold commas; of semicolons where the header has these alone."""
+    header = next((line for line in read_lines(path) if line.strip()), "")
+    return _table_rows(path, ";" if ";" in header and "," not in header else ",", csv.QUOTE_MINIMAL)
 
 
 def tab_rows(path: str) -> Iterator[PlacedRow]:
@@ -148,7 +154,7 @@ def _csv_reader(lines: Iterable[str], separator: str, quoting: Any) -> Any:
 
 
 def _table_rows(path: str, separator: str, quoting: Any) -> Iterator[PlacedRow]:
-    reader = _csv_reader(read_lines(path), separator, quoting)
+    reader, named = _csv_reader(read_lines(path), separator, quoting), SEPARATOR_NAMES[separator]
     begin, number = 1, 0
     header: list[str] = []
     try:
@@ -161,7 +167,7 @@ def _table_rows(path: str, separator: str, quoting: Any) -> Iterator[PlacedRow]:
                 if len(fields) > len(header):
                     raise UserError(
                         f"{path}, row {number}: {counted(len(fields), 'field')}, and the header has {len(header)}; "
-                        + ("quote texts that hold commas" if separator == "," else "texts cannot hold tabs")
+                        + ("texts cannot hold tabs" if separator == "\t" else f"quote texts that hold {named}")
                     )
                 yield f"row {number}", {**dict.fromkeys(header), **dict(zip(header, fields, strict=False))}
             begin = reader.line_num + 1
@@ -186,9 +192,11 @@ def json_lines(path: str) -> Iterator[PlacedRow]:
 
 
 def json_rows(path: str) -> Iterator[PlacedRow]:
-    """The rows of a list of JSON objects, which is read as a whole; what begins with no `[` is read as JSONL."""
-    start = next((line for line in read_lines(path) if line.strip()), "")
-    if not start.lstrip().startswith("["):
+    """The rows of a list of JSON objects, or of an object that holds one, or lists by column; else those of JSONL.
+
+    What is not JSONL is read as a whole.
+    """
+    if _is_jsonl(path):
         yield from json_lines(path)
         return
     lines, length = [], 0
@@ -197,8 +205,50 @@ def json_rows(path: str) -> Iterator[PlacedRow]:
         length += len(line)
         if length > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)}; make it .jsonl, an object a line")
-    for number, row in enumerate(_json(path, "".join(lines)), start=1):
+    found = _json(path, "".join(lines)) if "".join(lines).strip() else []
+    for number, row in enumerate(found if isinstance(found, list) else _rows_within(path, found), start=1):
         yield f"object {number}", _json_row(f"{path}, object {number}", row)
+
+
+def _is_jsonl(path: str) -> bool:
+    """Whether the first line is a whole JSON object, and not all there is."""
+    lines = [line.strip() for line in islice((line for line in read_lines(path) if line.strip()), 2)]
+    try:
+        return len(lines) == 2 and isinstance(json.loads(lines[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows_within(path: str, found: Any) -> list[Any]:
+    """The rows of what is no list: the only list of objects in it, its columns as pandas writes them, or itself.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    values = found if isinstance(found, dict) else {}
+    lists = [name for name, value in values.items() if _is_rows(value)]
+    if len(lists) == 1:
+        rows: list[Any] = values[lists[0]]
+        return rows
+    if values and not any(isinstance(value, list | dict) for value in values.values()):
+        return [values]
+    indices = [_index_of(value) for value in values.values()]
+    if not lists and indices and indices[0] is not None and all(index == indices[0] for index in indices):
+        columns = [value.values() if isinstance(value, dict) else value for value in values.values()]
+        return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
+    several = f" (it holds several: {some(lists)})" if lists else ""
+    raise UserError(f'{path}: a list of objects is wanted, [{{"text": ..., "label": ...}}, ...]{several}')
+
+
+def _index_of(column: Any) -> list[str] | None:
+    """The names of a column's rows, which of a list are their numbers; of what is no column None."""
+    if isinstance(column, list):
+        return [str(number) for number in range(len(column))]
+    return list(column) if isinstance(column, dict) else None
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _json(place: str, text: str) -> Any:
@@ -285,25 +335,74 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
         UserError: openpyxl is not installed, the file is no workbook or too large, or a cell holds an error.
     """
     try:
-        import openpyxl
+        import openpyxl  # noqa: F401
     except ImportError as error:
         raise UserError(f"{path}: reading .xlsx needs openpyxl: pip install 'poolwise[excel]'") from error
     with zipfile.ZipFile(path) as packed:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
+    unsaved = cache(partial(_unsaved_formulas, path))
+    with _workbook(path) as workbook:
+        yield from _sheet_rows(path, _cells(workbook), unsaved)
+
+
+@contextmanager
+def _workbook(path: str) -> Iterator[Any]:
+    import openpyxl
+
     with warnings.catch_warnings(action="ignore"):  # of styles and other things that are no text
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
-            first = workbook.worksheets[0]
-            first.reset_dimensions()  # what a file says of its size is wrong at times
-            yield from _sheet_rows(path, first.iter_rows(values_only=True))
+            yield workbook
         finally:
             workbook.close()
 
 
-def _sheet_rows(path: str, rows: Iterator[tuple[Any, ...]]) -> Iterator[PlacedRow]:
+def _cells(workbook: Any) -> Iterator[tuple[Any, ...]]:
+    """The rows of the first sheet."""
+    first = workbook.worksheets[0]
+    first.reset_dimensions()  # what a file says of its size is wrong at times
+    yield from first.iter_rows(values_only=True)
+
+
+def _unsaved_formulas(path: str) -> set[tuple[int, int]]:
+    """The row and the column, counted from 1, of each formula of the first sheet that has no saved value.
+
+    openpyxl gives None for these and for a saved value that is an empty text (`t="str"`), so the XML is looked at.
+    """
+    from openpyxl.utils.cell import coordinate_to_tuple
+    from openpyxl.worksheet._reader import CELL_TAG, FORMULA_TAG, ROW_TAG, VALUE_TAG
+    from openpyxl.xml.functions import iterparse
+
+    found = set()
+    with _workbook(path) as workbook, workbook.worksheets[0]._get_source() as sheet:
+        for _, element in iterparse(sheet):
+            is_formula = element.tag == CELL_TAG and element.find(FORMULA_TAG) is not None
+            if is_formula and not element.findtext(VALUE_TAG) and element.get("t") != "str" and element.get("r"):
+                found.add(coordinate_to_tuple(element.get("r")))
+            if element.tag == ROW_TAG:
+                element.clear()
+    return found
+
+
+def other_sheets(path: str) -> str:
+    """What to say where something is missing in the sheet that is read, and there are others; else nothing."""
+    if kind_of(path) != ".xlsx":
+        return ""
+    with damage_told(path, (Exception,)), _workbook(path) as workbook:
+        first, *others = (sheet.title for sheet in workbook.worksheets)
+    return f"; only the first sheet, {first}, is read, and there are also {some(others)}" if others else ""
+
+
+def _sheet_rows(
+    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]
+) -> Iterator[PlacedRow]:
     header: list[str] = []
-    for number, cells in enumerate(rows, start=1):
+    for number, saved in enumerate(rows, start=1):
+        cells = [
+            UNSAVED if cell is None and (number, column) in unsaved() else cell
+            for column, cell in enumerate(saved, start=1)
+        ]
         if all(cell is None for cell in cells):
             continue
         wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
@@ -322,6 +421,7 @@ READERS: dict[str, Reader] = {
     ".txt": text_lines,
     ".csv": comma_rows,
     ".tsv": tab_rows,
+    ".tab": tab_rows,
     ".jsonl": json_lines,
     ".json": json_rows,
     ".parquet": parquet_rows,
