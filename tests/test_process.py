@@ -83,6 +83,9 @@ def test_a_job_after_two_others_is_the_job_alone(program, tmp_path, monkeypatch,
 
 
 def test_settings_of_the_process_are_restored():
+    torch.use_deterministic_algorithms(False)  # what an earlier test may have left
+    torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)

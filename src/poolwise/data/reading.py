@@ -350,8 +350,9 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
 def _workbook(path: str) -> Iterator[Any]:
     import openpyxl
 
-    with warnings.catch_warnings(action="ignore"):  # of styles and other things that are no text
-        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    # Opened here, as openpyxl leaves a file open that it cannot read; warnings are of styles and the like.
+    with Path(path).open("rb") as stream, warnings.catch_warnings(action="ignore"):
+        workbook = openpyxl.load_workbook(stream, read_only=True, data_only=True)
         try:
             yield workbook
         finally:
