@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoModel, BertForSequenceClassification
 
 from poolwise.card import classifier_card
+from poolwise.compare.report import write_report
 from poolwise.export import CHECKED_TEXTS, FORMS, export, main
 from poolwise.exports.check import READERS
 from poolwise.representations import REPRESENTATIONS
@@ -95,6 +96,21 @@ def test_an_export_takes_the_place_of_an_earlier_one(trained_run, tmp_path, monk
         export(trained_run(name)[0], "encoder", tmp_path / "one")
     assert "Its sentence vector is `mean`" in (tmp_path / "one" / "README.md").read_text()
     assert [place.name for place in tmp_path.glob("one*")] == ["one"]
+
+
+def test_links_out_of_the_run_are_not_followed(trained_run, tmp_path, monkeypatch, capsys):
+    folder, _ = trained_run("pooler")
+    (tmp_path / "outside").mkdir()
+    (folder / "exports").symlink_to(tmp_path / "outside")
+    monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", "encoder"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    assert "is a link that leads out of the run" in capsys.readouterr().err
+    (tmp_path / "runs" / "report").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="is a link that leads out of"):
+        write_report(tmp_path / "runs")
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 def test_a_run_without_its_record_is_told(trained_run, tmp_path):

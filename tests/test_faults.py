@@ -161,7 +161,7 @@ def test_a_stage_1_that_is_being_made_is_not_called_missing(program, tmp_path, c
 
 
 @pytest.mark.slow
-def test_kills_disks_and_damage_as_in_the_suite(tmp_path):
+def test_kills_and_signals_as_in_the_suite(tmp_path):
     """One moment of each kind, in processes of their own."""
     suite = REPOSITORY / "experiments/faults/faults.py"
     results = tmp_path / "results.csv"

@@ -139,3 +139,13 @@ def test_records_are_plain_json(tmp_path):
         pass
     text = (running.folder / "record.json").read_text()
     assert json.loads(text)["material"]["objective"] == {"name": "bow", "weight": 3.0}
+
+
+def test_the_error_of_a_failed_run_holds_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "planted-1234567")
+    identity = RunIdentity("mlm", "name", "condition", {}, {}, {})
+    with pytest.raises(RuntimeError), RunRecord(identity, tmp_path, {}):
+        raise RuntimeError("401 for https://user:planted-1234567@hub")
+    text = (tmp_path / "record.json").read_text()
+    assert "planted" not in text
+    assert read_record(tmp_path)["error"] == "RuntimeError: 401 for https://user:[SOME_API_KEY]@hub"

@@ -99,6 +99,8 @@ def main() -> None:
     quieten()
     try:
         folder = arguments.folder or arguments.run / "exports" / arguments.to
+        if arguments.folder is None and not folder.resolve().is_relative_to(arguments.run.resolve()):
+            raise UserError(f"{folder.parent} is a link that leads out of the run; remove it, or give --folder")
         difference = export(arguments.run, arguments.to, folder)
         print(f"written: {folder}")
         print(f"checked in another process: differs by at most {difference:.1e} from the run itself")

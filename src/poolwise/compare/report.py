@@ -96,6 +96,8 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     verdicts = [(setting, verdict(setting)) for setting in settings]
     detailed = _detailed(settings)
     folder = runs_folder / _folder_name(selection)
+    if not folder.resolve().is_relative_to(runs_folder.resolve()):
+        raise UserError(f"{folder} is a link that leads out of {runs_folder}, and nothing is written there; remove it")
     report = Report(
         runs=runs,
         overview=[*filter(None, [one_for_all(settings)]), *overview(verdicts)] if len(settings) > 1 else [],
