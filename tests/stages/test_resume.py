@@ -301,7 +301,13 @@ def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
     assert_same(folder_of(tmp_path / "whole"), stopped)
 
 
-@pytest.mark.parametrize("settings", [STAGE1, [*STAGE2, "protocol.epochs=2"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [*STAGE1, "pretraining.optimisation.gradient_clip_norm=1e-4"],
+        [*STAGE2, "protocol.epochs=2", "protocol.optimisation.gradient_clip_norm=1e-4"],
+    ],
+)
 def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, capfd, settings):
     part = Stage.as_part
 
@@ -311,11 +317,12 @@ def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, 
     monkeypatch.setattr(Stage, "as_part", spoiled)
     assert program(*settings) == 2
     message = capfd.readouterr().err
-    assert re.search(
+    told = re.search(
         r"the loss of step 4 is nan; the last finite one seen was [\d.]+; learning rate [\d.e-]+; gradient norm of "
-        r"the step before, clipped, (0\.\d+|1|not known)\. ",
+        r"the step before it, before clipping, ([\d.]+)\. ",
         message,
     )
+    assert float(told.group(1)) > 1e-3  # which was clipped to a tenth of that
     folder = folder_of(tmp_path / "runs")
     assert last(folder)[1]["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in last(folder)[1]["state_dict"].values())

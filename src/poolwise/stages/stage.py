@@ -41,6 +41,7 @@ class Stage(lightning.LightningModule, ABC):
         self._counted = 0
         self._whole: int | float = 1
         self._loss: Tensor | None = None
+        self._gradient_norm: Tensor | None = None
         self._loss_step = 0
         self._finite_loss = float("nan")
 
@@ -78,10 +79,10 @@ class Stage(lightning.LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does, but in bf16, where it needs no scaler and yet refuses to clip for a fused optimiser."""
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+        """As Lightning does, and in bf16 too, where it refuses to for a fused optimiser; notes the norm before it."""
+        if self.trainer.precision != "16-mixed" and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            self._gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -116,12 +117,11 @@ class Stage(lightning.LightningModule, ABC):
         if self._loss is None or math.isfinite(loss):
             self._finite_loss = loss
             return
-        gradients = [p.grad for module in self.trained_modules() for p in module.parameters() if p.grad is not None]
-        norm = f"{float(nn.utils.get_total_norm(gradients)):.4g}" if gradients else "not known"
+        norm = "not known" if self._gradient_norm is None else f"{float(self._gradient_norm):.4g}"
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
             f"the loss of step {self._loss_step} is {loss}; the last finite one seen was {self._finite_loss:.4f}; "
-            f"learning rate {rate:.3g}; gradient norm of the step before, clipped, {norm}. Training diverged: a lower "
+            f"learning rate {rate:.3g}; gradient norm of the step before it, before clipping, {norm}. Training diverged: a lower "
             "learning rate or more warm-up may help. The last checkpoint is kept"
         )
 
