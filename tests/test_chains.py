@@ -1,3 +1,5 @@
+import pytest
+
 """What one stage-1 run passes on to those that start from its export, and to stage 2."""
 
 import shutil
@@ -19,6 +21,7 @@ def only(folder: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_labels_that_were_read_once_mark_all_that_comes_after(program, tmp_path):
     assert program(*MLM, "objective=rating", f"runs_dir={tmp_path / 'rated'}") == 0
     start = tmp_path / "start"

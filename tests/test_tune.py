@@ -40,6 +40,7 @@ def trials_in(printed: str) -> list[str]:
     return [line.partition(": ")[2] for line in printed.splitlines() if line.startswith("trial ")]
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_and_reads_dev_alone(tuned, tmp_path):
     code, first = tuned(*PROBE, "repr.layer=0..2", "--trials", "2")
     assert code == 0

@@ -140,6 +140,7 @@ def test_a_run_that_is_stopped_says_so_and_can_be_done_again(
     assert json.loads(file.read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_command_after_stage_1_on_text_alone_names_the_exports(program, tmp_path, capfd):
     """Held away: a command that asks for the dev split of labelled files, and so for a run that was never made."""
     (tmp_path / "texts.txt").write_text("\n".join(f"The film number {n} is good. I like it." for n in range(60)))
