@@ -1,9 +1,9 @@
-import pytest
-
 """What one stage-1 run passes on to those that start from its export, and to stage 2."""
 
 import shutil
 from pathlib import Path
+
+import pytest
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2
 from poolwise.runs import read_record
