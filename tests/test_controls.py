@@ -110,6 +110,7 @@ def test_own_pooler_stays_while_mlm_moves_the_encoder(program, tmp_path, capsys,
     assert follow(program, printed) == 0
 
 
+@pytest.mark.slow
 def test_own_pooler_with_nothing_trained_is_the_checkpoint(program, tmp_path, capsys, base):
     assert program(*OTHER_MODEL, "control=own_pooler", "trainable=pooler", f"model={base / 'export'}") == 0
     printed = capsys.readouterr().out

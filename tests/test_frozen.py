@@ -134,6 +134,7 @@ def all_in_one(tmp_path: Path) -> list[str]:
     return ["data=files", f"data.train={tmp_path / 'all.jsonl'}", *kept, "logger=csv"]
 
 
+@pytest.mark.slow
 def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program, tmp_path, all_in_one):
     stage1 = [setting.replace("stage1.", "pretraining.") for setting in all_in_one]
     assert program("stage=mlm", *stage1) == 0

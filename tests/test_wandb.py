@@ -252,6 +252,7 @@ def test_a_run_outlives_wandb(service, tmp_path, caplog, fail):
         assert (found["summary"]["train/loss"], found["summary"]["test/accuracy"]) == (19.0, 0.5)
 
 
+@pytest.mark.slow
 def test_a_start_that_is_not_answered_is_bounded(service, tmp_path, caplog):
     service.before_answer = partial(time.sleep, 20)
     started = time.monotonic()

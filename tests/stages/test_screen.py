@@ -103,6 +103,7 @@ def test_a_finished_run_shows_its_end_again_and_tells_the_next_ones_time(program
     assert "  time   about 5 s, by 1 earlier run on this data\n" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_conditions_of_a_sweep_are_kept_apart(program, capfd):
     """Held away: runs that differ in more than seeds in one row, as seeds."""
     sweep = ["encoder=base", "protocol.epochs=1,2", "seed=1,1"]
