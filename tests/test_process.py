@@ -14,9 +14,12 @@ import pandas
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, kept_weights
+from poolwise.app import SweepCheck
 from poolwise.jobs import MLMJob, SentimentJob
 from poolwise.machine import is_out_of_memory
 from poolwise.process import global_settings_restored
@@ -159,3 +162,9 @@ def test_out_of_memory_says_the_batch_and_what_to_lower(program, tmp_path, capsy
     record = json.loads(file.read_text())
     assert record["status"] == "failed"
     assert record["error"].startswith(f"OutOfMemoryError: out of memory at a batch of {texts} texts by ")
+
+
+def test_hydra_keeps_no_config_of_a_job_that_is_done():
+    done = JobReturn(cfg={"a": 1}, hydra_cfg={"b": 2}, _return_value=3)
+    SweepCheck().on_job_end(OmegaConf.create({}), done)
+    assert (done.cfg, done.hydra_cfg, done._return_value) == (None, None, 3)

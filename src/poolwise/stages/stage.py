@@ -121,8 +121,8 @@ class Stage(lightning.LightningModule, ABC):
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
             f"the loss of step {self._loss_step} is {loss}; the last finite one seen was {self._finite_loss:.4f}; "
-            f"learning rate {rate:.3g}; gradient norm of the step before it, before clipping, {norm}. Training diverged: a lower "
-            "learning rate or more warm-up may help. The last checkpoint is kept"
+            f"learning rate {rate:.3g}; gradient norm of the step before it, before clipping, {norm}. Training "
+            "diverged: a lower learning rate or more warm-up may help. The last checkpoint is kept"
         )
 
     def check_weights(self) -> None:
