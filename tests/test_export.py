@@ -31,6 +31,7 @@ def test_an_export_computes_what_the_run_does(trained_run, tmp_path, form, name)
     FORMS[form].write(trained, tmp_path / "export")
     found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS, 32))
     np.testing.assert_allclose(found, FORMS[form].expected(trained, CHECKED_TEXTS), atol=FORMS[form].tolerance)
+    assert [place.name for place in tmp_path.glob("export*")] == ["export"]  # and nothing beside it
 
 
 def test_the_pooler_goes_into_berts_own_classifier_as_it_is(trained_run, tmp_path):

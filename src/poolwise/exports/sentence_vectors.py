@@ -4,6 +4,7 @@ Shapes: H hidden size, D vector size, K the layer that stands for the last.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -43,10 +44,10 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
     size = body.config.hidden_size
     weights = layer_weights(trained)
     body.config.output_hidden_states = weights is not None
-    encoder = folder.with_name(folder.name + ".encoder")
-    body.save_pretrained(encoder)
-    trained.tokenizer.save_pretrained(encoder)
-    modules: list[nn.Module] = [Transformer(str(encoder), max_seq_length=trained.notes.max_length)]
+    with TemporaryDirectory() as encoder:
+        body.save_pretrained(encoder)
+        trained.tokenizer.save_pretrained(encoder)
+        modules: list[nn.Module] = [Transformer(encoder, max_seq_length=trained.notes.max_length)]
     modules += [_mixed(weights, size)] if weights is not None else []
     modules += [Pooling(size, pooling_mode=POOLING[name]), *_after_pooling(trained)]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
