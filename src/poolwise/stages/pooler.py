@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.durable import draft_of
+from poolwise.durable import draft_of, is_whole, seal
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.machine import check_room
 from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
@@ -102,18 +102,18 @@ def kept_cls_states(
     Raises:
         UserError: the disk has no room.
     """
-    try:
+    if is_whole(file):
         return torch.from_numpy(np.load(file, allow_pickle=False))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s: broken (%s), and made anew", file, error)
+    if file.exists():
+        log.warning("%s: broken (not what was written), and made anew", file)
     log.info("reading %s once with the frozen encoder", counted(len(texts), "text"))
     states = cls_states(model, texts, device, arrangement)
     file.parent.mkdir(parents=True, exist_ok=True)
     check_room(file.parent, states.nbytes)
-    with draft_of(file) as draft, draft.open("wb") as stream:
-        np.save(stream, states.numpy(), allow_pickle=False)
+    with draft_of(file) as draft:
+        with draft.open("wb") as stream:
+            np.save(stream, states.numpy(), allow_pickle=False)
+        seal(draft)
     return states
 
 
