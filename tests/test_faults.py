@@ -102,13 +102,19 @@ def test_a_full_disk_is_told_and_the_run_goes_on(program, tmp_path, monkeypatch,
     assert read_record(folder)["status"] == "finished"
 
 
+def wrapped(monkeypatch, where, wrapper) -> None:
+    """Put something around what a command does at that time."""
+    if where == "while data are read":
+        monkeypatch.setattr(SentimentJob, "build", wrapper(SentimentJob.build))
+    else:
+        monkeypatch.setattr(app, "planned", wrapper(app.planned))
+
+
 @pytest.mark.parametrize(
     ("where", "number", "by"),
     [("while jobs are planned", signal.SIGUSR1, "SIGUSR1"), ("while data are read", signal.SIGTERM, "SIGTERM")],
 )
 def test_a_signal_outside_of_training_ends_a_sweep_with_its_summary(program, monkeypatch, capfd, where, number, by):
-    planned, build = app.planned, SentimentJob.build
-
     def signalled(function):
         def instead(*given):
             os.kill(os.getpid(), number)
@@ -116,10 +122,7 @@ def test_a_signal_outside_of_training_ends_a_sweep_with_its_summary(program, mon
 
         return instead
 
-    if where == "while data are read":
-        monkeypatch.setattr(SentimentJob, "build", signalled(build))
-    else:
-        monkeypatch.setattr(app, "planned", signalled(planned))
+    wrapped(monkeypatch, where, signalled)
     assert program(*STAGE_2[:-1], "seed=1,2", "-m") == 75
     printed = capfd.readouterr().out
     assert printed.count(f"stopped by {by}; the same command") == 1
@@ -130,7 +133,6 @@ def test_a_signal_outside_of_training_ends_a_sweep_with_its_summary(program, mon
 @pytest.mark.parametrize("where", ["while jobs are planned", "while data are read"])
 def test_a_signal_that_a_library_swallows_is_not_lost(program, monkeypatch, capfd, where):
     """What is raised while the collector calls back, for one, is printed and forgotten."""
-    planned, build = app.planned, SentimentJob.build
 
     def swallowing(function):
         def instead(*given):
@@ -140,10 +142,7 @@ def test_a_signal_that_a_library_swallows_is_not_lost(program, monkeypatch, capf
 
         return instead
 
-    if where == "while data are read":
-        monkeypatch.setattr(SentimentJob, "build", swallowing(build))
-    else:
-        monkeypatch.setattr(app, "planned", swallowing(planned))
+    wrapped(monkeypatch, where, swallowing)
     assert program(*STAGE_2) == 75
     assert capfd.readouterr().out.count("stopped by SIGTERM; the same command") == 1
 

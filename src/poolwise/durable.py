@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,30 @@ def draft_of(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def draft_folder_of(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` when it lies on the disk; if not, it is removed.
+
+    For a folder that one process writes at a time: what a killed one left is removed. The former folder is set aside
+    until the new one is in its place.
+    """
+    draft, former = (folder.with_name(f"{folder.name}.{kind}") for kind in ("draft", "former"))
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for path in (*draft.rglob("*"), draft):
+            flush(path)
+        if folder.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            folder.rename(former)
+        draft.rename(folder)
+        flush(folder.parent)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -5,7 +5,6 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from poolwise.checkpoints import (
     write_sums,
 )
 from poolwise.data.masking import positions_of
-from poolwise.durable import flush
+from poolwise.durable import draft_folder_of
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
@@ -570,25 +569,17 @@ def export(
             cannot be written.
     """
     check_finite(model, folder)
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        model.save_pretrained(draft)
-        config = json.loads((draft / "config.json").read_text())
-        config["architectures"] = [model.family.masked_lm.__name__]
-        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tokenizer.save_pretrained(draft)
-        noted = {**provenance, WEIGHTS_HASH: file_hash(draft / WEIGHTS_FILE)}
-        (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
-        (draft / "README.md").write_text(card)
-        write_sums(draft)
-        load_encoder(str(draft), seed=0, pooler_required=True)
-        for file in draft.iterdir():
-            flush(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        flush(folder.parent)
+        with draft_folder_of(folder) as draft:
+            model.save_pretrained(draft)
+            config = json.loads((draft / "config.json").read_text())
+            config["architectures"] = [model.family.masked_lm.__name__]
+            (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            tokenizer.save_pretrained(draft)
+            noted = {**provenance, WEIGHTS_HASH: file_hash(draft / WEIGHTS_FILE)}
+            (draft / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n")
+            (draft / "README.md").write_text(card)
+            write_sums(draft)
+            load_encoder(str(draft), seed=0, pooler_required=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the export could not be written to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from safetensors import SafetensorError
 from scipy.special import softmax
 
 from poolwise.app import quieten
 from poolwise.card import classifier_card
+from poolwise.durable import draft_folder_of
 from poolwise.exports import classification, encoder, graph, sentence_vectors
 from poolwise.settings import UserError, leave
 from poolwise.trained import TrainedClassifier, load
@@ -130,28 +130,21 @@ def export(run: Path, to: str, folder: Path) -> float:
         raise UserError(f"{run}: its record is gone or broken, and a model card is made of it; run its command again")
     if folder.is_symlink() or (folder.exists() and not is_export(folder)):
         raise UserError(f"--folder={folder}: there is something else there; name another one")
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    expected = form.expected(trained, CHECKED_TEXTS)
+    card = classifier_card(trained, form.use.format(folder="FOLDER"))
     try:
-        draft.mkdir(parents=True)
-        expected = form.expected(trained, CHECKED_TEXTS)
-        form.write(trained, draft)
-        (draft / "README.md").write_text(classifier_card(trained, form.use.format(folder="FOLDER")), encoding="utf-8")
-        difference = float(np.abs(np.array(computed(to, draft, trained.notes.max_length)) - expected).max())
-        if not difference <= form.tolerance:
-            raise UserError(
-                f"--to {to}: what was written differs by {difference:.1e} from the run, more than {form.tolerance:.0e}"
-            )
-        (draft / MARK).write_text(json.dumps({"form": to, "run": trained.record["key"]}) + "\n")
-        former = folder.with_name(f"{folder.name}.{os.getpid()}.former")
-        if folder.exists():
-            folder.rename(former)
-        draft.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or first_line(error)}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with draft_folder_of(folder) as draft:
+            form.write(trained, draft)
+            (draft / "README.md").write_text(card, encoding="utf-8")
+            difference = float(np.abs(np.array(computed(to, draft, trained.notes.max_length)) - expected).max())
+            if not difference <= form.tolerance:
+                raise UserError(
+                    f"--to {to}: what was written differs by {difference:.1e} from the run, more than "
+                    f"{form.tolerance:.0e}"
+                )
+            (draft / MARK).write_text(json.dumps({"form": to, "run": trained.record["key"]}) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be written: {first_line(error)}") from error
     return difference
 
 

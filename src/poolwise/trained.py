@@ -5,7 +5,6 @@ Shapes: N texts, D vector size, C classes.
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder
 from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
 from poolwise.data.tokens import tokenised_in_memory
-from poolwise.durable import flush
+from poolwise.durable import draft_folder_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import read_record
 from poolwise.settings import LongTexts, Read, UserError, problems_with
@@ -224,33 +223,23 @@ def save(
     Raises:
         UserError: the folder cannot be written.
     """
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in classifier.state_dict().items()
+        if not name.startswith("encoder.")
+    }
+    noted = json.dumps(asdict(notes), indent=2, ensure_ascii=False) + "\n"
     try:
-        weights = {
-            name: tensor.detach().cpu().contiguous()
-            for name, tensor in classifier.state_dict().items()
-            if not name.startswith("encoder.")
-        }
-        save_file(weights, draft / WEIGHTS_FILE)
-        (draft / NOTES_FILE).write_text(
-            json.dumps(asdict(notes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        if body is not None:
-            body.save_pretrained(draft / ENCODER_FOLDER)
-            tokenizer.save_pretrained(draft / ENCODER_FOLDER)
-            checkpoints.write_sums(draft / ENCODER_FOLDER)
-        checkpoints.write_sums(draft)
-        for file in draft.rglob("*"):
-            flush(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        flush(folder.parent)
+        with draft_folder_of(folder) as draft:
+            save_file(weights, draft / WEIGHTS_FILE)
+            (draft / NOTES_FILE).write_text(noted, encoding="utf-8")
+            if body is not None:
+                body.save_pretrained(draft / ENCODER_FOLDER)
+                tokenizer.save_pretrained(draft / ENCODER_FOLDER)
+                checkpoints.write_sums(draft / ENCODER_FOLDER)
+            checkpoints.write_sums(draft)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the classifier could not be written to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load(run: str | Path) -> TrainedClassifier:

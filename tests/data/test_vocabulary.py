@@ -7,7 +7,6 @@ from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    BertConfig,
     BertForMaskedLM,
     BertTokenizer,
     DistilBertTokenizer,
@@ -137,17 +136,9 @@ def test_a_new_vocabulary_is_read_as_old_pieces_by_place_in_the_word_and_by_role
 
 
 @pytest.fixture
-def checkpoint(tokenizer, tmp_path) -> str:
+def checkpoint(tokenizer, config, tmp_path) -> str:
     """A BERT for the texts of the tests, which splits nearly every word of the demo's reviews."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
     BertForMaskedLM(config).save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
     return str(tmp_path / "start")
