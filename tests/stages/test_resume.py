@@ -304,7 +304,7 @@ def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
 @pytest.mark.parametrize(
     "settings",
     [
-        [*STAGE1, "pretraining.optimisation.gradient_clip_norm=1e-4"],
+        [*STAGE1, "pretraining.optimisation.gradient_clip_norm=1e-4", "trainer.log_every_n_steps=10"],
         [*STAGE2, "protocol.epochs=2", "protocol.optimisation.gradient_clip_norm=1e-4"],
     ],
 )
@@ -318,7 +318,7 @@ def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, 
     assert program(*settings) == 2
     message = capfd.readouterr().err
     told = re.search(
-        r"the loss of step 4 is nan; the last finite one seen was [\d.]+; learning rate [\d.e-]+; gradient norm of "
+        r"the loss of step 4 is nan; the last finite one was [\d.]+; learning rate [\d.e-]+; gradient norm of "
         r"the step before it, before clipping, ([\d.]+)\. ",
         message,
     )

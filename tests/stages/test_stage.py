@@ -9,10 +9,10 @@ from transformers import get_linear_schedule_with_warmup
 from helpers import SMALL_STAGE1
 from poolwise.provenance import ProvenanceTracker
 from poolwise.runs import hash_of, read_record
-from poolwise.settings import Optimisation
+from poolwise.settings import Optimisation, UserError
 from poolwise.stages import loop
 from poolwise.stages.mlm import MaskedLanguageModelling
-from poolwise.stages.stage import Stage, linear_schedule, weight_decay_groups
+from poolwise.stages.stage import SeenLoss, Stage, linear_schedule, weight_decay_groups
 
 
 def test_every_parameter_has_one_group_and_biases_and_norms_no_decay(model):
@@ -169,16 +169,33 @@ def test_dev_and_probes_are_off_the_clock(trained, monkeypatch):
     assert record["training_seconds"] < 0.5
 
 
+OPTIMISATION = Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0)
+
+
 class Idle(Stage):
     def trained_modules(self):
         return []
 
 
 def test_a_clock_that_goes_back_adds_no_time(monkeypatch):
-    stage = Idle(Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0))
+    stage = Idle(OPTIMISATION)
     stage.on_train_epoch_start()
     now = stage._resumed_at
     for reading, seconds in ((now + 2, 2.0), (now - 86400, 2.0), (now - 86399, 3.0)):
         monkeypatch.setattr(time, "perf_counter", lambda reading=reading: reading)
         stage._read_clock()
         assert stage.seconds == pytest.approx(seconds)
+
+
+def test_the_first_of_several_losses_that_is_no_number_is_told():
+    """On a GPU they are looked at together, at logged steps."""
+    stage = Idle(OPTIMISATION)
+    losses = [2.0, 1.5, float("inf"), float("nan")]
+    stage._unchecked = [
+        SeenLoss(number, torch.tensor(loss), 0.1 * number, torch.tensor(10.0 * number))
+        for number, loss in enumerate(losses, start=4)
+    ]
+    told = "the loss of step 6 is inf; the last finite one was 1.5000; learning rate 0.6; .*, before clipping, 60. "
+    with pytest.raises(UserError, match=told):
+        stage.check_loss()
+    stage.check_loss()

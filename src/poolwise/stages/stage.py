@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -17,6 +17,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from poolwise.data.batching import Batch
 from poolwise.settings import Budget, Optimisation, UserError
+
+
+class SeenLoss(NamedTuple):
+    """The loss of a step, which is not looked at yet.
+
+    Attributes:
+        number: of the step, from 1 on.
+        loss: a scalar on the device.
+        learning_rate: of the first group of parameters.
+        norm_before: the gradient norm of the step before, before clipping; None where that is not known.
+    """
+
+    number: int
+    loss: Tensor
+    learning_rate: float
+    norm_before: Tensor | None
 
 
 class Stage(lightning.LightningModule, ABC):
@@ -40,9 +56,8 @@ class Stage(lightning.LightningModule, ABC):
         self.logs_this_step = False
         self._counted = 0
         self._whole: int | float = 1
-        self._loss: Tensor | None = None
+        self._unchecked: list[SeenLoss] = []
         self._gradient_norm: Tensor | None = None
-        self._loss_step = 0
         self._finite_loss = float("nan")
 
     def progress_state(self) -> dict[str, Any]:
@@ -93,10 +108,11 @@ class Stage(lightning.LightningModule, ABC):
         that a batch of few tokens counts like one of many. What is there already makes room for this batch here.
 
         Raises:
-            UserError: this is a logged step, and the loss is not finite; no other step waits for the device.
+            UserError: a loss is not finite. A GPU is asked at logged steps only, as no other step waits for it.
         """
-        self._loss, self._loss_step = loss.detach(), self.global_step + 1
-        if self.logs_this_step:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._unchecked.append(SeenLoss(self.global_step + 1, loss.detach(), rate, self._gradient_norm))
+        if self.logs_this_step or loss.device.type == "cpu":
             self.check_loss()
         batches = self.trainer.accumulate_grad_batches
         if batches == 1:
@@ -108,29 +124,30 @@ class Stage(lightning.LightningModule, ABC):
         return loss * (batches * count / max(self._counted, 1))
 
     def check_loss(self) -> None:
-        """See that the last loss is a finite number.
+        """See that each loss since the last look is a finite number.
 
         Raises:
-            UserError: it is not; what is known of the steps before is told.
+            UserError: one is not; what is known of the steps before the first such one is told.
         """
-        loss = self._finite_loss if self._loss is None else float(self._loss)
-        if self._loss is None or math.isfinite(loss):
+        seen, self._unchecked = self._unchecked, []
+        losses = torch.stack([step.loss for step in seen]).tolist() if seen else []
+        for step, loss in zip(seen, losses, strict=True):
+            if not math.isfinite(loss):
+                norm = "not known" if step.norm_before is None else f"{float(step.norm_before):.4g}"
+                raise UserError(
+                    f"the loss of step {step.number} is {loss}; the last finite one was {self._finite_loss:.4f}; "
+                    f"learning rate {step.learning_rate:.3g}; gradient norm of the step before it, before clipping, "
+                    f"{norm}. Training diverged: a lower learning rate or more warm-up may help. The last checkpoint "
+                    "is kept"
+                )
             self._finite_loss = loss
-            return
-        norm = "not known" if self._gradient_norm is None else f"{float(self._gradient_norm):.4g}"
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        raise UserError(
-            f"the loss of step {self._loss_step} is {loss}; the last finite one seen was {self._finite_loss:.4f}; "
-            f"learning rate {rate:.3g}; gradient norm of the step before it, before clipping, {norm}. Training "
-            "diverged: a lower learning rate or more warm-up may help. The last checkpoint is kept"
-        )
 
     def check_weights(self) -> None:
         """Raise a UserError if a weight is not finite, as after a step too large: no checkpoint is made of these."""
         weights = [parameter for module in self.trained_modules() for parameter in module.parameters()]
         if not all(bool(weight.isfinite().all()) for weight in weights):
             raise UserError(
-                f"weights are no finite numbers after step {self.global_step}; the last finite loss seen was "
+                f"weights are no finite numbers after step {self.global_step}; the last finite loss was "
                 f"{self._finite_loss:.4f}. Training diverged: a lower learning rate or more warm-up may help. The last "
                 "checkpoint is kept"
             )
