@@ -27,11 +27,11 @@ from poolwise.compare.report import write_report
 from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
-from poolwise.runs import RunIdentity, RunRecord
+from poolwise.runs import RunIdentity, RunRecord, read_record
 from poolwise.settings import SentimentSettings, WandbLogging
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.tracking import loggers, wandb_mode
-from wandb_service import ENTITY, LONGEST_SECONDS, ReceivedRun, WandbService
+from wandb_service import ENTITY, KEY, LONGEST_SECONDS, ReceivedRun, WandbService
 
 
 def wandb_command(folder: Path, *words: str) -> str:
@@ -88,6 +88,29 @@ def test_an_online_run_has_the_figures_of_its_record_and_no_text(program, servic
     assert (fetched.complete, fetched.lacking) == (1, 0)
     copy = tmp_path / "elsewhere/from_wandb" / ENTITY / "poolwise/mlm" / folder.name
     assert contents(copy) == {name: (folder / name).read_bytes() for name in ("record.json", "metrics.jsonl")}
+
+
+def test_a_run_that_fails_with_a_secret_in_its_error_sends_and_keeps_none(
+    program, service, tmp_path, monkeypatch, capfd
+):
+    secrets = {"HF_TOKEN": "hf_" + 30 * "q", "MY_PASSWORD": "swordfish-0xdeadbeef"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+
+    def refused(self, batch, batch_idx):
+        raise RuntimeError(f"401: {secrets} and {os.environ['WANDB_API_KEY']}")
+
+    monkeypatch.setattr(MaskedLanguageModelling, "training_step", refused)
+    assert program("stage=mlm", *SMALL_STAGE1, "logger.mode=online") == 1
+    (received,) = service.runs.values()
+    record = read_record(next((tmp_path / "runs/mlm").iterdir()))
+    told = "RuntimeError: 401: {'HF_TOKEN': '[HF_TOKEN]', 'MY_PASSWORD': '[MY_PASSWORD]'} and [WANDB_API_KEY]"
+    assert (record["status"], record["error"]) == ("failed", told)
+    assert (received.state, received.summary["error"]) == ("failed", told)
+    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    printed = "".join(capfd.readouterr()).encode()
+    for secret in [*secrets.values(), KEY]:
+        assert not [each for each in [*kept, *service.received, printed] if secret.encode() in each]
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])

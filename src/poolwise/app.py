@@ -6,6 +6,7 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 import inspect
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -41,7 +42,7 @@ from poolwise.command_line import (
 )
 from poolwise.settings import UserError, leave, problems_with, take_all, typed, unknown_key
 from poolwise.stages.stopping import BY_PERSON, Stopped, StopSignals
-from poolwise.words import nearest
+from poolwise.words import nearest, without_secrets
 
 if TYPE_CHECKING:
     from poolwise.stages.loop import Job
@@ -240,7 +241,10 @@ def problems_of_first_job(arguments: Sequence[str]) -> list[str]:
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Do one job; a mistake of the person is one message and exit code 2, or in a sweep a failure of this job."""
+    """Do one job; a mistake of the person is one message and exit code 2, or in a sweep a failure of this job.
+
+    Another error is shown here: Hydra would show what it says of passwords too.
+    """
     from poolwise.stages.loop import run
 
     sweep = SweepCheck.sweep
@@ -251,6 +255,9 @@ def run_job(cfg: DictConfig) -> None:
         run(planned(cfg, HydraConfig.get().overrides.task))
     except UserError as error:
         leave(error)
+    except Exception:
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":

@@ -29,6 +29,7 @@ import pandas
 
 from poolwise.durable import draft_of
 from poolwise.settings import UserError
+from poolwise.words import kind_and_words, without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -235,7 +236,7 @@ class RunRecord:
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self._write_end("interrupted")
         else:
-            self.results["error"] = without_secrets(f"{type(error).__name__}: {error}")
+            self.results["error"] = kind_and_words(error)
             self.results["traceback"] = [without_secrets(part) for part in traceback.format_exception(error)]
             self._write_end("failed")
 
@@ -304,18 +305,6 @@ class RunRecord:
         with draft_of(self.folder / PREDICTIONS_FILE) as draft:
             pandas.concat(frames).to_parquet(draft, index=False)
             self.results[PREDICTIONS_HASH] = hashlib.sha256(draft.read_bytes()).hexdigest()
-
-
-SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-SHORTEST_SECRET = 8
-
-
-def without_secrets(text: str) -> str:
-    """A text less the values of environment variables that hold keys: a library's error may quote one."""
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, f"[{name}]")
-    return text
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

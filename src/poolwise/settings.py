@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from poolwise.words import counted, duration, nearest
+from poolwise.words import counted, duration, nearest, without_secrets
 
 
 class UserError(Exception):
@@ -36,7 +36,7 @@ class OutOfMemoryError(UserError):
 
 def leave(error: UserError) -> NoReturn:
     """Show the messages and end the program."""
-    print(f"poolwise: {error}", file=sys.stderr)
+    print(f"poolwise: {without_secrets(str(error))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from poolwise import machine
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RunRecord
 from poolwise.settings import LoggerSettings, UserError, WandbLogging
-from poolwise.words import first_line
+from poolwise.words import first_line, kind_and_words
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             record.finish()
         except BaseException as error:
             with outlived(run):
-                run.summary["error"] = f"{type(error).__name__}: {error}"
+                run.summary["error"] = kind_and_words(error)
                 run.finish(exit_code=1)
             raise
         with outlived(run):

@@ -1,6 +1,8 @@
-"""Numbers, durations and spellings in words, for messages and screens."""
+"""Numbers, durations and spellings in words, for messages and screens; and what no message may hold."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -50,5 +52,22 @@ def some(items: Iterable[object], shown: int = 5) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, up to the end of its first line."""
-    return str(error).strip().split("\n")[0]
+    """What an error of a library says, up to the end of its first line; without secrets."""
+    return without_secrets(str(error).strip().split("\n")[0])
+
+
+def kind_and_words(error: BaseException) -> str:
+    """`ValueError: no such thing`; without secrets."""
+    return without_secrets(f"{type(error).__name__}: {error}")
+
+
+SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+SHORTEST_SECRET = 8
+
+
+def without_secrets(text: str) -> str:
+    """A text less the values of environment variables that hold keys: a library's error may quote one."""
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, f"[{name}]")
+    return text

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from poolwise.runs import RECORD_FILE, HeldElsewhereError
 from poolwise.stages.loop import FailedBeforeError, Job, announce, run, summarise, to_do
 from poolwise.stages.screen import show
-from poolwise.words import first_line
+from poolwise.words import first_line, kind_and_words
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Sweep:
 
         The error itself is not kept: by its traceback it would hold the job's model in memory.
         """
-        reason = first_line(error) if isinstance(error, FailedBeforeError) else f"{type(error).__name__}: {error}"
+        reason = first_line(error) if isinstance(error, FailedBeforeError) else kind_and_words(error)
         self.failures[job.folder.name] = reason
         show(f"{job.identity.name} failed: {reason}", {}, {"record": str(job.folder / RECORD_FILE)})
 
