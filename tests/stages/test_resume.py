@@ -279,26 +279,40 @@ def test_a_run_that_was_stopped_while_test_is_read_goes_on(program, tmp_path, st
     assert_same(folder_of(tmp_path / "whole"), stopped)
 
 
-def test_a_run_that_was_killed_goes_on(program, tmp_path, stopped_at):
+@pytest.mark.parametrize(
+    ("settings", "first", "last"),
+    [
+        ([*STAGE1, "pretraining.epochs=8"], 4, 20),
+        ([*STAGE2, "protocol.epochs=4", "seed=1,2", "-m"], 18, 30),  # in the second run, which begins at the 17th line
+    ],
+)
+def test_a_command_that_was_killed_goes_on(program, tmp_path, stopped_at, settings, first, last):
     """kill -9 at a moment that chance chooses, of a process of its own."""
     stopped_at(None)
-    settings = [*STAGE1, "pretraining.epochs=8"]
     assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    # The fixture `one_precision` does not reach another process.
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "trainer.precision=32-true"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *settings, *places]
-    lines = random.Random(8).randrange(4, 20)
+    lines = random.Random(8).randrange(first, last)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         while process.poll() is None:
-            if sum(len(file.read_text().splitlines()) for file in tmp_path.glob("runs/mlm/*/metrics.jsonl")) >= lines:
+            if sum(len(file.read_text().splitlines()) for file in tmp_path.glob("runs/*/*/metrics.jsonl")) >= lines:
                 time.sleep(random.Random(lines).random() / 20)
                 process.kill()
             time.sleep(0.002)
     assert process.returncode == -signal.SIGKILL
-    stopped = folder_of(tmp_path / "runs")
-    assert json.loads((stopped / "record.json").read_text())["status"] == "running"
-    assert program(*settings, "trainer.precision=32-true") == 0
+    (stopped,) = (file.parent for file in tmp_path.glob("runs/*/*/record.json") if is_running(file))
+    assert program(*settings) == 0
     assert len(resumed_at(stopped)) == 1
-    assert_same(folder_of(tmp_path / "whole"), stopped)
+    whole = sorted(file.parent for file in tmp_path.glob("whole/*/*/record.json"))
+    assert len(whole) == (2 if "-m" in settings else 1)
+    for folder in whole:
+        assert_same(folder, tmp_path / "runs" / folder.relative_to(tmp_path / "whole"))
+
+
+def is_running(record: Path) -> bool:
+    """Whether a record says so, as that of a killed run does for ever."""
+    return json.loads(record.read_text())["status"] == "running"
 
 
 @pytest.mark.parametrize(
