@@ -69,7 +69,7 @@ def serve(runs: Sequence[Path], port: int) -> None:
     try:
         import uvicorn
     except ImportError as error:
-        raise UserError("the page needs starlette and uvicorn: pip install -e '.[serve]'") from error
+        raise UserError("the page needs starlette and uvicorn: pip install 'poolwise[serve]'") from error
     from poolwise.trained import load
 
     quieten()
