@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test coverage test-slow faults bench lint
+.PHONY: help setup demo report test coverage test-slow faults bench lint docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,11 @@ faults: $(VENV)/.tests ## kill runs, fill disks, damage files, turn clocks: what
 bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer; needs ../shared/data and some 75 minutes
 	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput
 	$(RUN) experiments/throughput/summary.py
+
+docs: setup ## build the pages of docs/, README and lab book into docs/_build, and check the links between them
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(RUN) -m sphinx -q -W --keep-going -b html -c docs . docs/_build
+	@echo docs/_build/docs/index.html
 
 lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

@@ -17,6 +17,15 @@ from poolwise.command_line import (
 from poolwise.settings import UserError
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("train.py", "python train.py"), ("poolwise/report.py", "python train.py"), ("bin/poolwise", "poolwise")],
+)
+def test_commands_start_as_the_person_did(typed, words, monkeypatch):
+    monkeypatch.setattr("sys.argv", [typed])
+    assert stage1_command(["data=demo"]) == f"{words} stage=mlm data=demo"
+
+
 def test_overrides_are_told_from_flags():
     override = override_in("++data.text=a=b c")
     assert (override.prefix, override.key, override.value, override.root) == ("++", "data.text", "a=b c", "data")

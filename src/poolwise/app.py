@@ -5,6 +5,7 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 
 import inspect
 import logging
+import shlex
 import sys
 import traceback
 import warnings
@@ -37,6 +38,7 @@ from poolwise.command_line import (
     problem_with_choice,
     problem_with_stage,
     problem_with_sweep,
+    program,
     stage_of,
     with_paths_quoted,
 )
@@ -107,6 +109,7 @@ def register_schemas() -> None:
     for stage, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
     OmegaConf.register_new_resolver("default_objective", default_objective, replace=True)
+    OmegaConf.register_new_resolver("program", lambda: shlex.join(program()), replace=True)
 
 
 def default_objective(model: str) -> str:

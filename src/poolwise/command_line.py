@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,11 +79,19 @@ def overrides_in(arguments: Iterable[str]) -> Iterator[Override]:
     return (override for override in map(override_in, arguments) if override is not None)
 
 
+PACKAGE = Path(__file__).resolve().parent
+
+
 def conf_dir() -> Path:
-    """The folder of the config: the checkout's, or the one inside an installed package."""
-    here = Path(__file__).resolve().parent
-    checkout = here.parents[1] / "conf"
-    return checkout if checkout.is_dir() else here / "conf"
+    """The folder of the config: the one inside an installed package, or the checkout's."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def program() -> list[str]:
+    """The words that start training: `poolwise` where it is installed or was typed, `python train.py` in a checkout."""
+    installed = conf_dir().parent == PACKAGE
+    return ["poolwise"] if installed or Path(sys.argv[0]).stem == "poolwise" else ["python", "train.py"]
 
 
 def groups() -> set[str]:
@@ -275,7 +284,7 @@ def _moved(override: Override, place: Callable[[str], str | None]) -> list[str]:
 def _command(stage: str, words: Sequence[str]) -> str:
     """A command line, of each key the last value; paths are written as a person would."""
     last = {word.split("=")[0]: _unquoted(word) for word in words}
-    return shlex.join(["python", "train.py", f"stage={stage}", *last.values()])
+    return shlex.join([*program(), f"stage={stage}", *last.values()])
 
 
 def _unquoted(word: str) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from poolwise import machine
 from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
+from poolwise.command_line import program
 from poolwise.data.contamination import THRESHOLD, near_copies, signatures
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
@@ -61,7 +62,7 @@ WITHOUT_BLANKS = ("CJK", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanma
 def main() -> None:
     """Print the page; exit with 1 where `data.contamination=error` will refuse the data, 2 at a mistake."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect_data", description=__doc__)
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as train.py takes them")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"as {program()[-1]} takes them")
     given = parser.parse_args()
     machine.prepare()
     register_schemas()
@@ -141,7 +142,7 @@ class DataPage:
 
     @property
     def is_refused(self) -> bool:
-        """Whether train.py will not take the data."""
+        """Whether training will not take the data."""
         return self.settings.data.contamination == "error" and any(
             contamination_in_words(self.figures, place) for place in PLACES
         )
@@ -410,12 +411,12 @@ class DataPage:
         for place in self.places if self.figures["copies"] else ():
             words = contamination_in_words(self.figures, place)
             if words and policy == "error":
-                yield f"{words}: train.py refuses that (data.contamination=error)"
+                yield f"{words}: {program()[-1]} refuses that (data.contamination=error)"
             elif words and place == "in_train":
                 yield f"{words}: take them out, as figures on these may be too high"
             if words and place == self.places[-1] and policy != "error":
                 done = "leaves these out of" if policy == "drop" else "reads these in"
-                yield f"{words}: train.py {done} stage 1 (data.contamination={policy})"
+                yield f"{words}: {program()[-1]} {done} stage 1 (data.contamination={policy})"
             near = {split: len(self.near[split, place]) for split in self.figures["copies"]}
             if any(near.values()):
                 found = " and ".join(counted(count, f"{split} text") for split, count in near.items() if count)

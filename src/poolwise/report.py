@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from poolwise.command_line import program
 from poolwise.compare.report import Report, write_report
 from poolwise.compare.tables import Table
 from poolwise.settings import UserError, leave
@@ -28,8 +29,9 @@ def main() -> None:
         "selection",
         nargs="*",
         metavar="KEY=VALUE",
-        help="only runs with this, written as train.py takes it: data=demo repr=cls,mean labels_per_class=8,all "
-        "objective=bow; study=NAME compares the trials of a study of poolwise.tune, which are left out else",
+        help=f"only runs with this, written as {program()[-1]} takes it: data=demo repr=cls,mean "
+        "labels_per_class=8,all objective=bow; study=NAME compares the trials of a study of poolwise.tune, which are "
+        "left out else",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of runs (runs)")
     parser.add_argument(

@@ -369,6 +369,7 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", __file__)  # a package may be installed in somebody else's checkout
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     return None
 

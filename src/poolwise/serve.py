@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwise.app import quieten
+from poolwise.command_line import program
 from poolwise.compare.records import read_runs
 from poolwise.settings import UserError, leave
 
@@ -52,7 +53,8 @@ def best_runs(runs: Path) -> list[Path]:
     if not table.empty:
         table = table[[(Path(folder) / MODEL_FOLDER).is_dir() for folder in table["folder"]]]
     if table.empty:
-        raise UserError(f"{runs}/sentiment: none of the finished runs has kept its classifier; train.py makes one")
+        nothing = f"{runs}/sentiment: none of the finished runs has kept its classifier"
+        raise UserError(f"{nothing}; {program()[-1]} makes one")
     table = table[table["data"] == table.sort_values("started")["data"].iloc[-1]]
     best = table.sort_values("dev/macro_f1", ascending=False).drop_duplicates("repr")
     return [Path(folder) for folder in best["folder"]]
@@ -67,7 +69,7 @@ def serve(runs: Sequence[Path], port: int) -> None:
     try:
         import uvicorn
     except ImportError as error:
-        raise UserError("the page needs starlette and uvicorn: pip install -e '.[serve]'") from error
+        raise UserError("the page needs starlette and uvicorn: pip install 'poolwise[serve]'") from error
     from poolwise.trained import load
 
     quieten()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from poolwise import machine
 from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared, register_schemas
-from poolwise.command_line import override_in, stage1_command, stage_of
+from poolwise.command_line import override_in, program, stage1_command, stage_of
 from poolwise.runs import STUDY, hash_of, read_record
 from poolwise.settings import (
     SELECTION_METRIC,
@@ -78,7 +78,7 @@ def main() -> None:
     """Search, and print the best settings as a command for fresh seeds."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.tune", description=__doc__)
     parser.add_argument(
-        "settings", nargs="+", metavar="KEY=VALUE", help="as train.py takes them, some as KEY=LOW..HIGH"
+        "settings", nargs="+", metavar="KEY=VALUE", help=f"as {program()[-1]} takes them, some as KEY=LOW..HIGH"
     )
     parser.add_argument("--trials", type=int, default=20, help="of the study in all, earlier ones counted (20)")
     given = parser.parse_intermixed_args()
@@ -169,19 +169,19 @@ def confirmation(words: Sequence[str]) -> dict[str, str]:
         fresh = _fresh([getattr(job.settings, name) for job in trial])
         kept = [word for word in words if not word.startswith(f"{name}=")]
         if keys.isdisjoint(job.identity.key for job in _jobs([*kept, f"{name}={fresh[0]}"])):
-            return {"next": shlex.join(["python", "train.py", *kept, f"{name}={','.join(fresh)}", "-m"])}
+            return {"next": shlex.join([*program(), *kept, f"{name}={','.join(fresh)}", "-m"])}
     read = [job.settings for job in trial if isinstance(job.settings, SentimentSettings)]
     if read[0].encoder == "stage1":
         others = f"stage1.seed={','.join(_fresh([each.stage1.seed for each in read]))}"
         settings = [*(word for word in words if not word.startswith("stage1.seed=")), others]
         return {
             "first": f"{stage1_command(prepared([*settings, '-m']))} -m",
-            "next": shlex.join(["python", "train.py", *settings, "-m"]),
+            "next": shlex.join([*program(), *settings, "-m"]),
         }
     return {
         "note": "nothing in this run is random, so fresh seeds would repeat it; other stage-1 runs (encoder=) or draws "
         "of labels (labels_per_class=) would confirm it",
-        "next": shlex.join(["python", "train.py", *words]),
+        "next": shlex.join([*program(), *words]),
     }
 
 
@@ -197,7 +197,7 @@ def _as_trials(jobs: Sequence["Job"], study: str) -> Sequence["Job"]:
 
 
 def _jobs(words: Sequence[str]) -> list["Job"]:
-    """The jobs of a trial, one a seed, as train.py plans them."""
+    """The jobs of a trial, one a seed, as training plans them."""
     jobs = [planned(composed(overrides), overrides) for overrides in jobs_of(prepared(words))]
     if len({job.identity.group for job in jobs}) > 1:
         raise UserError(f"{' '.join(words)}: several conditions; a trial is of one, and only a seed may have a list")

@@ -1,6 +1,7 @@
 """The comparison as files: one self-contained page that reads like a short paper, Markdown, CSV and figures."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas
 from jinja2 import Environment
 from markupsafe import Markup
 
+from poolwise.command_line import program
 from poolwise.compare.disagreement import DisputedText, disputed_texts
 from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
 from poolwise.compare.records import (
@@ -89,7 +91,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
     if found.empty:
         raise UserError(
             f"no finished stage-2 run in {runs_folder}; make some:\n"
-            "  python train.py stage=sentiment repr=cls,pooler,mean,cls_linear -m"
+            f"  {shlex.join(program())} stage=sentiment repr=cls,pooler,mean,cls_linear -m"
         )
     runs = with_chosen_learning_rates(selected(found, selection))
     settings = settings_of(runs)

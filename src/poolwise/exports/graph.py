@@ -48,7 +48,7 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError("--to onnx needs onnx and onnxscript: pip install -e '.[export]'") from error
+        raise UserError("--to onnx needs onnx and onnxscript: pip install 'poolwise[export]'") from error
     trained.classifier.cpu()
     ids = torch.ones((2, 3), dtype=torch.int64)
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=trained.notes.max_length)}

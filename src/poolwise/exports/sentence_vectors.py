@@ -39,7 +39,7 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     except ImportError as error:
-        raise UserError("--to sentence-transformers needs it: pip install -e '.[export]'") from error
+        raise UserError("--to sentence-transformers needs it: pip install 'poolwise[export]'") from error
     body = body_up_to_layer(trained)
     size = body.config.hidden_size
     weights = layer_weights(trained)

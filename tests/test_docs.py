@@ -1,0 +1,158 @@
+"""The pages: their commands and their code run as written; what they say to add works when it is added."""
+
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+from poolwise import inspect_data, predict, report
+from poolwise.app import composed, first_job, prepared, register_schemas, typed_settings
+from poolwise.encoder import load_encoder, model_class
+from poolwise.families import FAMILIES
+from poolwise.objectives import OBJECTIVES
+from poolwise.representations import REPRESENTATIONS
+from poolwise.settings import problems_with, settings_of
+
+DOCS = REPOSITORY / "docs"
+HOW_TO = (DOCS / "how_to.md").read_text()
+TUTORIAL = (DOCS / "tutorial.md").read_text()
+OWN = re.search(r"^OWN=\((.*)\)$", TUTORIAL, flags=re.MULTILINE).group(1)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = [line for block in blocks((DOCS / page).read_text(), "bash") for line in block.splitlines()]
+    return [shlex.split(line.replace('"${OWN[@]}"', OWN)) for line in lines if not line.startswith("OWN=")]
+
+
+def section(anchor: str) -> str:
+    return HOW_TO.split(f"({anchor})=")[1].split("\n(a")[0]
+
+
+def run_all(code: list[str]) -> dict:
+    """Everything that the pieces of code define, run in turn in one session."""
+    session = {"__name__": "docs"}
+    for piece in code:
+        exec(compile(piece, "docs", "exec"), session)
+    return session
+
+
+@pytest.mark.parametrize("page", ["pooler.md", "statistics.md"])
+def test_the_code_says_what_the_page_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pieces = blocks((DOCS / page).read_text(), "python")
+    assert "assert" in "".join(pieces)
+    run_all(pieces)
+
+
+def run_the_test_of(session: dict, request: pytest.FixtureRequest) -> None:
+    (test,) = (value for name, value in session.items() if name.startswith("test_"))
+    test(**{name: request.getfixturevalue(name) for name in inspect.signature(test).parameters})
+
+
+def test_a_representation_is_added_as_the_page_says(request, monkeypatch):
+    kind, check = blocks(section("a-representation"), "python")
+    (settings,) = map(yaml.safe_load, blocks(section("a-representation"), "yaml"))
+    added = run_all([kind])["MaxMean"]
+    monkeypatch.setitem(REPRESENTATIONS, added.name, added)
+    assert settings == {"name": added.name, "layer": None}
+    run_the_test_of(run_all([kind, check]), request)
+
+
+def test_an_objective_is_added_as_the_page_says(request, monkeypatch):
+    kind, check = blocks(section("an-objective"), "python")
+    (settings,) = map(yaml.safe_load, blocks(section("an-objective"), "yaml"))
+    added = run_all([kind])["Length"]
+    monkeypatch.setitem(OBJECTIVES, added.name, added)
+    assert set(settings) == {"name", *settings_of(added)}
+    assert problems_with(added, {key: value for key, value in settings.items() if key != "name"}, "objective.") == []
+    run_the_test_of(run_all([kind, check]), request)
+
+
+def test_a_data_set_is_added_as_the_page_says(tmp_path, monkeypatch):
+    (text,) = blocks(section("a-data-set"), "yaml")
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    (tmp_path / "conf/data/emotion.yaml").write_text(text)
+    for module in ("app", "command_line"):
+        monkeypatch.setattr(f"poolwise.{module}.conf_dir", lambda: tmp_path / "conf")
+    register_schemas()
+    data = typed_settings(composed(prepared(["stage=mlm", "data=emotion"]))).data
+    assert (data.name, data.path, data.configuration) == ("emotion", "dair-ai/emotion", "split")
+
+
+def test_a_family_is_added_as_the_page_says(tmp_path, monkeypatch):
+    electra = run_all(blocks(section("an-encoder-family"), "python"))["ELECTRA"]
+    monkeypatch.setitem(FAMILIES, "electra", electra)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    reference = electra.masked_lm(electra.masked_lm.config_class(vocab_size=99, embedding_size=8, **sizes)).eval()
+    reference.save_pretrained(tmp_path)
+    model = model_class(electra).from_pretrained(tmp_path).eval()
+    assert model.loading_info["missing_keys"] == electra.pooler_keys
+    ids = torch.arange(12).reshape(2, 6) + 5
+    labels = ids.where(ids % 3 == 0, -100)
+    torch.testing.assert_close(model(ids, torch.ones_like(ids), labels=labels).loss, reference(ids, labels=labels).loss)
+    model.save_pretrained(tmp_path)
+    body, _ = load_encoder(str(tmp_path))
+    assert torch.equal(body.eval()(ids).pooler_output, model(ids, torch.ones_like(ids)).pooler_output)
+
+
+def test_the_settings_of_every_command_are_right():
+    register_schemas()
+    every = [*commands("tutorial.md"), *commands("pooler.md")]
+    trained = [words for words in every if words[0] == "poolwise"]
+    for words in trained:
+        named = [word.replace("=FOLDER", "=made/by/stage1") for word in words[1:]]
+        typed_settings(composed(first_job([word for word in prepared(named) if word != "-m"])))
+    modules = [words[2].removeprefix("poolwise.") for words in every if words[:2] == ["python", "-m"]]
+    assert all((REPOSITORY / f"src/poolwise/{name}.py").is_file() for name in modules)
+    assert (len(trained), len(modules)) == (4, 4)
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    try:
+        main()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_all(blocks(TUTORIAL, "python"))
+    for words in commands("tutorial.md"):
+        small = [word for word in (SMALL_STAGE1 if "stage=mlm" in words else SMALL_STAGE2) if word[:5] != "data."]
+        if words[0] == "poolwise":
+            assert program(*small, "logger=csv", *words[1:]) == 0, words
+            continue
+        run = next((tmp_path / "runs/sentiment").glob("*/record.json"), tmp_path).parent
+        module = {"inspect_data": inspect_data, "report": report, "predict": predict}[words[2].split(".")[1]]
+        monkeypatch.setattr(
+            sys, "argv", [module.__file__, *(str(run) if word == "RUN" else word for word in words[3:])]
+        )
+        assert exit_code(module.main) == 0, words
+    printed = capsys.readouterr().out
+    assert "What stage 1 gave" in (tmp_path / "runs/report/report.md").read_text()
+    assert "runs/report/index.html" in printed
+    assert '"label":' in printed
+    assert len(list((tmp_path / "runs").glob("*/*/record.json"))) == 2 + 8 + 6
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_and_all_links_lead_somewhere(tmp_path):
+    build = ["-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "docs", ".", str(tmp_path)]
+    done = subprocess.run([sys.executable, *build], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {Path(page).stem for page in DOCS.glob("*.md")} == {page.stem for page in tmp_path.glob("docs/*.html")}

@@ -1,0 +1,81 @@
+"""The wheel: what it holds, and that it runs where there is no checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
+
+OF_THE_PROGRAM = ("*.py", "*.html", "*.jinja")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    (file,) = folder.glob("poolwise-*.whl")
+    return file
+
+
+def test_it_holds_the_program_its_config_and_nothing_else(wheel):
+    package = REPOSITORY / "src"
+    program = {str(file.relative_to(package)) for kind in OF_THE_PROGRAM for file in package.rglob(kind)}
+    config = {f"poolwise/{file.relative_to(REPOSITORY)}" for file in (REPOSITORY / "conf").rglob("*.yaml")}
+    names = ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == program | config
+    (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+    assert "poolwise = poolwise.app:main" in ZipFile(wheel).read(entry_points).decode()
+
+
+@pytest.fixture
+def environment(wheel, tmp_path) -> Path:
+    """A fresh environment with the wheel installed, whose libraries are those of the one that runs the tests."""
+    folder = tmp_path / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    options = ["--no-deps", "--no-index", "--disable-pip-version-check", "-q"]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", *options, str(wheel)]
+    subprocess.run(pip, check=True)
+    # By a .pth the libraries come last, and the .pth files among them, such as the checkout's, are not read.
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    (site_packages / "libraries.pth").write_text("\n".join(libraries))
+    return folder
+
+
+@pytest.mark.slow
+def test_both_stages_and_the_report_run_in_an_empty_folder(environment, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run(["git", "init", "-q", str(empty)], check=True)
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    variables |= {"HOME": str(tmp_path), "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, cwd=empty, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    seen = "import sys, poolwise, poolwise.command_line as c; print([poolwise.__file__, str(c.conf_dir()), *sys.path])"
+    places = json.loads(run("python", "-c", seen).replace("'", '"'))
+    assert [place for place in places[:2] if not place.startswith(str(environment))] == []
+    assert not {str(REPOSITORY), f"{REPOSITORY}/src", f"{REPOSITORY}/tests"} & set(places)
+
+    assert "  poolwise stage=mlm" in run("poolwise", "--help")
+    assert "next    poolwise stage=sentiment" in run("poolwise", "stage=mlm", "logger=csv", *SMALL_STAGE1)
+    sweep = ["repr=cls,pooler", "seed=1", "-m"]
+    assert "python -m poolwise.report" in run("poolwise", "stage=sentiment", "logger=csv", *SMALL_STAGE2, *sweep)
+    assert "runs/report/index.html" in run("python", "-m", "poolwise.report")
+    records = [json.loads(file.read_text()) for file in empty.glob("runs/*/*/record.json")]
+    assert [(record["status"], record["git_commit"]) for record in records] == [("finished", None)] * 3
+    (export,) = empty.glob("runs/mlm/*/export")
+    assert "to train" not in run("python", "-m", "poolwise.inspect", str(export))
+    (run_of_cls,) = empty.glob("runs/sentiment/*-cls-*")
+    assert run("python", "-m", "poolwise.predict", str(run_of_cls), "A lovely film.", "--jsonl").count("\n") == 1
+    assert {path.name for path in empty.iterdir()} == {".git", "runs", ".cache"}
