@@ -15,11 +15,11 @@ import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, kept_weights
 from poolwise import app, durable
-from poolwise.checkpoints import EXPORT_FOLDER, SUMS_FILE, check_checkpoint
+from poolwise.checkpoints import SUMS_FILE, check_checkpoint
 from poolwise.compare.records import read_runs
 from poolwise.encoder import export
 from poolwise.jobs import SentimentJob
-from poolwise.runs import claimed, read_record
+from poolwise.runs import EXPORT_FOLDER, claimed, read_record
 from poolwise.settings import UserError
 
 STAGE_1 = ["stage=mlm", *SMALL_STAGE1, "logger=csv"]

@@ -50,6 +50,8 @@ def test_a_finished_run_leaves_its_record(tmp_path):
     assert found["metrics"] == {"dev/mlm_loss": 2.0}
     assert (found["objective"], found["seed"], found["config"]) == ("bow", 1, {"seed": 1})
     assert found["wall_seconds"] >= 0
+    assert not finished(identity(), tmp_path)  # without what stage 1 is for
+    (running.folder / "export").mkdir()
     assert found["peak_memory_mib"]["resident"] > 10
     assert set(found["versions"]) >= {"torch", "transformers", "lightning"}
     assert finished(identity(), tmp_path)
@@ -99,6 +101,17 @@ def test_a_broken_record_is_no_record(tmp_path, caplog):
     file.write_text(file.read_text()[:100])
     assert read_record(running.folder) is None
     assert f"{file} is broken and left out" in caplog.text
+
+
+def test_a_finished_run_whose_metrics_are_damaged_is_done_anew(tmp_path, caplog):
+    with record(tmp_path) as running:
+        (running.folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n')
+    (running.folder / "export").mkdir()
+    assert finished(identity(), tmp_path)
+    for damaged in ('{"step": 1, "train/loss": 0.4}\n', ""):
+        (running.folder / "metrics.jsonl").write_text(damaged)
+        assert not finished(identity(), tmp_path)
+    assert caplog.text.count("metrics.jsonl is damaged: this run is done anew") == 2
 
 
 def test_predictions_round_trip(tmp_path):

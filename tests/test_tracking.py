@@ -2,7 +2,9 @@ import http.server
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import lightning
 import pytest
@@ -12,7 +14,7 @@ import wandb
 from helpers import read_wandb
 from poolwise import machine
 from poolwise.machine import answers
-from poolwise.runs import RunIdentity, RunRecord
+from poolwise.runs import RunIdentity, RunRecord, read_record
 from poolwise.settings import LocalLogging, WandbLogging
 from poolwise.tracking import RecordLogger, logged_in, loggers, wandb_mode
 
@@ -77,6 +79,37 @@ def test_each_job_of_a_process_has_a_run_of_its_own(tmp_path):
     assert folders[0] != folders[1]
     assert [s["test/accuracy"] for s in summaries] == [0.1, 0.2]
     assert [s["train/loss"] for s in summaries] == [1.0, 2.0]
+
+
+def test_an_attempt_that_a_kill_ended_leaves_one_offline_run_of_its_id(tmp_path):
+    """Also where no checkpoint was written; another folder that something names is left alone."""
+    running = record(tmp_path)
+    with suppress(SystemExit), running, loggers(WANDB, running, tmp_path):
+        first = dict(running.results["wandb"])
+        assert read_record(running.folder)["wandb"] == first
+        raise SystemExit
+    elsewhere = tmp_path / "wandb/mine"
+    elsewhere.mkdir()
+    again = record(tmp_path)
+    with again, loggers(WANDB, again, tmp_path):
+        pass
+    assert again.results["wandb"]["id"] == first["id"]
+    assert [folder.name for folder in (tmp_path / "wandb").glob("offline-run-*")] == [
+        Path(again.results["wandb"]["folder"]).name
+    ]
+    assert elsewhere.is_dir()
+    third = record(tmp_path)
+    with third, loggers(WANDB, third, tmp_path):
+        pass
+    assert third.results["wandb"]["id"] != first["id"]  # that run was finished
+
+
+def test_a_run_goes_on_where_wandb_itself_does_not_start(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb, "init", Mock(side_effect=wandb.errors.WandbCoreNotAvailableError("no wandb-core")))
+    with record(tmp_path) as running, loggers(WANDB, running, tmp_path) as own:
+        assert [type(logger) for logger in own] == [RecordLogger]
+    assert "W&B did not start (no wandb-core)" in caplog.text
+    assert read_record(running.folder)["status"] == "finished"
 
 
 def test_figures_that_json_does_not_have_are_left_out(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from poolwise.words import counted, duration, first_line, nearest, roughly, size, some
+from poolwise.words import counted, duration, first_line, nearest, roughly, size, some, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,22 @@ from poolwise.words import counted, duration, first_line, nearest, roughly, size
 )
 def test_words(said, words):
     assert said == words
+
+
+def test_no_key_or_password_is_said_wherever_it_stands(monkeypatch, tmp_path):
+    for name, value in {
+        "A_KEY": "qqqq1234",
+        "B_TOKEN": "qqqq12345678",
+        "SMTP_PASS": "opensesame",
+        "GH_PAT": "gh_9876543",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("NETRC", "HF_HOME", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0123456789abcdef\n")
+    (tmp_path / ".cache/huggingface").mkdir(parents=True)
+    (tmp_path / ".cache/huggingface/token").write_text("hf_zzzzzzzz\n")
+    said = "qqqq12345678 qqqq1234 opensesame gh_9876543 0123456789abcdef hf_zzzzzzzz postgres://me:pw@host/db"
+    told = "[B_TOKEN] [A_KEY] [SMTP_PASS] [GH_PAT] [netrc] [token of the hub] postgres://[password]@host/db"
+    assert without_secrets(said) == told

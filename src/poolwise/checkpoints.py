@@ -19,13 +19,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_named
 from poolwise.machine import is_plain_name, stay_offline_without_hub
+from poolwise.runs import EXPORT_FOLDER
 from poolwise.settings import PretrainedModel, UserError
 from poolwise.words import first_line, some
 
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
-EXPORT_FOLDER = "export"
 """In the folder of a stage-1 run."""
 PROVENANCE_FILE = "provenance.json"
 SUMS_FILE = "SHA256SUMS"

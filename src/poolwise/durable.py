@@ -1,11 +1,14 @@
 """Files that are whole or not there, whatever kill, power cut or full disk; damage to them is found."""
 
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,14 +17,30 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
+ABANDONED_SECONDS = 7 * 24 * 3600
+"""After so long nobody writes a draft any more."""
+
+
 class BrokenFileError(ValueError):
     """A file is not what was written."""
+
+
+def draft_beside(path: Path) -> Path:
+    """A new name for a draft of `path`; drafts of it that a killed process left long ago are removed.
+
+    Process numbers would not do: machines, and containers, that share a folder have the same ones.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.draft"):
+        with suppress(OSError):  # another process may remove it, too
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.draft")
 
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
     """The path of a file to write, which takes the place of `path` when it lies on the disk; if not, it is removed."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = draft_beside(path)
     try:
         yield draft
         flush(draft)
@@ -57,8 +76,6 @@ def draft_folder_of(folder: Path) -> Iterator[Path]:
 
 def flush(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
     number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(number)

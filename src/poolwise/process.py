@@ -16,7 +16,7 @@ def global_settings_restored() -> Iterator[None]:
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     deterministic, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from poolwise.durable import draft_of
+from poolwise.durable import draft_of, flush
 from poolwise.settings import UserError
 from poolwise.words import kind_and_words, without_secrets
 
@@ -42,11 +42,12 @@ NUMERICS_VERSION = 2
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
+EXPORT_FOLDER = "export"
 LOCK_FILE = ".lock"
 HASH = "sha256"
 """Entry of a record file: of all other entries; records of the first days have none."""
-PREDICTIONS_HASH = "predictions_sha256"
-"""Entry of a record: of the run's predictions, as the file is."""
+PREDICTIONS_HASH, METRICS_HASH = "predictions_sha256", "metrics_sha256"
+"""Entries of a record: of these files of the run, as they are; records of the first days have none of the metrics."""
 STUDY = "study"
 """Entry of a record, also of a run's `flat` settings: the study of `poolwise.tune` that the run is a trial of."""
 RESUMED = "resumed_at_steps"
@@ -142,6 +143,7 @@ def claimed(folder: Path, runs: Path, wait: bool) -> Iterator[None]:
         HeldElsewhereError: another process holds it, and `wait` is false.
         UserError: a link leads out of `runs`.
     """
+    check_inside(folder.parent, runs)
     folder.mkdir(parents=True, exist_ok=True)
     check_inside(folder, runs)
     file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
@@ -185,7 +187,7 @@ def held_by(folder: Path) -> str | None:
 
 def check_inside(folder: Path, runs: Path) -> None:
     """Raise a UserError if `folder`, or a file in it, is a link that leads out of `runs`."""
-    for place in (folder, *folder.iterdir()):
+    for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if not place.resolve().is_relative_to(runs.resolve()):
             raise UserError(f"{place} is a link that leads out of {runs}, and nothing is written there; remove it")
 
@@ -202,18 +204,23 @@ class RunRecord:
         folder: where its files lie.
         config: the resolved config as plain data.
         results: filled while it runs: metrics, throughput, provenance and so on.
+        left: the record of an attempt at this very run that did not come to an end; empty if there was none.
     """
 
     identity: RunIdentity
     folder: Path
     config: dict[str, Any]
     results: dict[str, Any] = field(default_factory=dict)
+    left: dict[str, Any] = field(default_factory=dict)
     _started: float = 0.0
     _is_finished: bool = False
     _commit: str | None = None
 
     def __enter__(self) -> "RunRecord":
         self.folder.mkdir(parents=True, exist_ok=True)
+        earlier = read_record(self.folder)
+        if earlier and earlier["key"] == self.identity.key and earlier["status"] in ("running", "interrupted"):
+            self.left = earlier
         (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
         self._started = time.perf_counter()
@@ -255,9 +262,15 @@ class RunRecord:
         self.results |= progress["results"]
         self.results[RESUMED] = [*self.results.get(RESUMED, []), step]
 
+    def note(self) -> None:
+        """Write what is known so far."""
+        self._write("running")
+
     def finish(self) -> None:
         """Write the record in its last state, unless that is done, so that it can be copied before the block ends."""
         if not self._is_finished:
+            flush(self.folder / METRICS_FILE)
+            self.results[METRICS_HASH] = hash_of_file(self.folder / METRICS_FILE)
             self._write_end("finished")
             self._is_finished = True
 
@@ -304,7 +317,7 @@ class RunRecord:
         ]
         with draft_of(self.folder / PREDICTIONS_FILE) as draft:
             pandas.concat(frames).to_parquet(draft, index=False)
-            self.results[PREDICTIONS_HASH] = hashlib.sha256(draft.read_bytes()).hexdigest()
+            self.results[PREDICTIONS_HASH] = hash_of_file(draft)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -342,21 +355,34 @@ def count_as_run(folder: Path) -> None:
 
 
 def finished(identity: RunIdentity, runs: Path) -> bool:
-    """Whether this very run has been done, and its predictions are as they were written."""
+    """Whether this very run has been done, and what it left is there, and as it was written."""
     folder = identity.folder(runs)
     record = read_record(folder)
     if record is None or record["key"] != identity.key or record["status"] != "finished":
         return False
-    if predictions_are_whole(folder, record):
+    damaged = damaged_file(folder, record)
+    if damaged is not None:
+        log.warning("%s is damaged: this run is done anew", damaged)
+    elif identity.stage == "mlm" and not (folder / EXPORT_FOLDER).is_dir():
+        log.warning("%s is missing: this run is done anew", folder / EXPORT_FOLDER)
+    else:
         return True
-    log.warning("%s is damaged: this run is done anew", folder / PREDICTIONS_FILE)
     return False
 
 
-def predictions_are_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the predictions of a run are those that its record was written with, if it tells."""
-    file, noted = folder / PREDICTIONS_FILE, record.get(PREDICTIONS_HASH)
-    return noted is None or (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == noted)
+def damaged_file(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """The first of a run's files that is not what its record was written with, if it tells; None if all are."""
+    for name, entry in ((PREDICTIONS_FILE, PREDICTIONS_HASH), (METRICS_FILE, METRICS_HASH)):
+        file = folder / name
+        if entry in record and not (file.is_file() and hash_of_file(file) == record[entry]):
+            return file
+    return None
+
+
+def hash_of_file(file: Path) -> str:
+    """SHA-256 in hex of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def git_commit() -> str | None:

@@ -1,5 +1,6 @@
 """Loggers of a run: its own metrics file always, and W&B, CSV or TensorBoard beside it."""
 
+import glob
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from poolwise import machine
-from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RunRecord
+from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RESUMED, RunRecord, check_inside
 from poolwise.settings import LoggerSettings, UserError, WandbLogging
 from poolwise.words import first_line, kind_and_words
 
@@ -106,8 +107,10 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
         tell(beside, record)
         yield [own, beside]
     elif isinstance(settings, WandbLogging):
-        earlier = record.results.get("wandb")
         run = start_wandb(settings, record, runs)
+        if run is None:
+            yield [own]
+            return
         mode = run.settings.mode
         record.results["wandb"] = {
             "id": run.id,
@@ -115,12 +118,13 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             "folder": str(Path(run.dir).parent),
             "url": run.url if mode == "online" else None,
         }
+        record.note()  # so that an attempt after a kill is the same W&B run
         try:
             logger = OutlivedWandbLogger(experiment=run)
             if not run.resumed:
                 tell(logger, record)
-            if earlier and earlier["mode"] == mode == "offline":
-                shutil.rmtree(earlier["folder"], ignore_errors=True)  # else both are uploaded as one run
+            if mode == "offline":
+                remove_earlier(run)
             yield [own, logger]
             record.finish()
         except BaseException as error:
@@ -132,6 +136,14 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             run.summary.update(record.results.get("metrics", {}))
             keep_files(run, record.folder)
             run.finish()
+
+
+def remove_earlier(run: wandb.Run) -> None:
+    """Remove what stopped attempts at an offline run left beside it: else all are uploaded as one run."""
+    own = Path(run.dir).parent
+    for folder in own.parent.glob(f"offline-run-*-{glob.escape(run.id)}"):
+        if folder != own:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def tell(logger: Logger, record: RunRecord) -> None:
@@ -166,26 +178,33 @@ def keep_files(run: wandb.Run, folder: Path) -> None:
             run.save(copy, base_path=run.dir, policy="now", glob=False)
 
 
-def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run:
+def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run | None:
     """A new W&B run, or the one that a stopped run had; online if somebody is logged in and the service answers.
 
-    Else offline; never a prompt.
+    Else offline; never a prompt. None where W&B's own process does not start; the run's files hold all.
     """
+    check_inside(runs / "wandb", runs)
     mode = wandb_mode(settings.mode)
+    if mode == "online":
+        try:
+            return _start_wandb("online", settings, record, runs)
+        except wandb.errors.Error as error:
+            log.warning("W&B did not start online (%s); this run is offline", first_line(error))
+            given_up.add(_service())
+            wandb.teardown()
     try:
-        return _start_wandb(mode, settings, record, runs)
-    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-        log.warning("W&B did not start online (%s); this run is offline", first_line(error))
-        given_up.add(_service())
-        wandb.teardown()
         return _start_wandb("offline", settings, record, runs)
+    except wandb.errors.Error as error:
+        log.warning("WARNING: W&B did not start (%s); this run is in its own files alone", first_line(error))
+        return None
 
 
 def _start_wandb(
     mode: Literal["online", "offline"], settings: WandbLogging, record: RunRecord, runs: Path
 ) -> wandb.Run:
     identity = record.identity
-    earlier = record.results.get("wandb")
+    goes_on = RESUMED in record.results
+    earlier = record.results.get("wandb") if goes_on else record.left.get("wandb")
     return wandb.init(
         project=settings.project,
         entity=settings.entity,
@@ -196,7 +215,8 @@ def _start_wandb(
         dir=runs,
         mode=mode,
         id=earlier["id"] if earlier else None,
-        resume="allow" if earlier and mode == "online" else None,
+        # Without it W&B begins the run of this id anew.
+        resume="allow" if goes_on and earlier and mode == "online" else None,
         # One run a job, also when the jobs of a sweep share a process.
         reinit="finish_previous",
         settings=wandb.Settings(

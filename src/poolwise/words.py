@@ -1,9 +1,12 @@
 """Numbers, durations and spellings in words, for messages and screens; and what no message may hold."""
 
 import difflib
+import netrc
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 
 def counted(number: int, noun: str) -> str:
@@ -61,13 +64,29 @@ def kind_and_words(error: BaseException) -> str:
     return without_secrets(f"{type(error).__name__}: {error}")
 
 
-SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+SECRET_NAMES = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|(^|_)PAT$", re.IGNORECASE)
 SHORTEST_SECRET = 8
+PASSWORD_IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@\[]+(?=@)")
 
 
 def without_secrets(text: str) -> str:
-    """A text less the values of environment variables that hold keys: a library's error may quote one."""
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, f"[{name}]")
-    return text
+    """A text less keys and passwords: a library's error may quote one.
+
+    They are those of environment variables with such names, of the netrc file and of the hub's token file, and those
+    in addresses such as `https://somebody:password@host`.
+    """
+    for value, name in sorted(secrets_at_hand().items(), key=lambda found: -len(found[0])):
+        text = text.replace(value, f"[{name}]")
+    return PASSWORD_IN_ADDRESS.sub("[password]", text)
+
+
+def secrets_at_hand() -> dict[str, str]:
+    """Keys that libraries of this process may use, each with the name of where it stands."""
+    found = {value: name for name, value in os.environ.items() if SECRET_NAMES.search(name)}
+    with suppress(OSError, netrc.NetrcParseError):
+        hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
+        found |= {password: "netrc" for _, _, password in hosts.values() if password}
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
+    with suppress(OSError, UnicodeDecodeError):
+        found[Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").read_text().strip()] = "token of the hub"
+    return {value: name for value, name in found.items() if len(value) >= SHORTEST_SECRET}

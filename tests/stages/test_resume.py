@@ -18,7 +18,7 @@ from helpers import REPOSITORY, SMALL_RUN, SMALL_STAGE2, kept_weights
 from poolwise.durable import save_checked
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.pooler import PoolerTraining
-from poolwise.stages.resume import CHECKPOINT, FORMER_CHECKPOINT, latest
+from poolwise.stages.resume import CHECKPOINT, FORMAT, FORMER_CHECKPOINT, latest
 from poolwise.stages.sentiment import Sentiment
 from poolwise.stages.stage import Stage
 from poolwise.stages.stopping import Stopped, StopSignals
@@ -189,6 +189,49 @@ def test_two_damaged_checkpoints_are_none(tmp_path, caplog):
     assert latest(tmp_path, "key") == (None, None)
     assert caplog.text.count("is damaged") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_version_is_told_and_left_out(tmp_path, caplog):
+    save_checked({"resume": {"key": "key", "format": FORMAT - 1}}, tmp_path / CHECKPOINT)
+    assert latest(tmp_path, "key") == (None, None)
+    assert "was written by another version of poolwise" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_leaves_its_workers_to_it(program, tmp_path, stopped_at):
+    """As SLURM and systemd send it; torch ends a run whose worker has died."""
+    stopped_at(None)
+    settings = [*STAGE1, "pretraining.epochs=8"]
+    assert program(*settings, f"runs_dir={tmp_path / 'whole'}") == 0
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "trainer.precision=32-true"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *settings, *places, "workers=2", "checkpoint_minutes=5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True) as process:
+        while not any(file.stat().st_size for file in tmp_path.glob("runs/*/*/metrics.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 75
+    stopped = folder_of(tmp_path / "runs")
+    assert (stopped / CHECKPOINT).exists()
+    assert program(*settings) == 0
+    assert len(resumed_at(stopped)) == 1
+    assert_same(folder_of(tmp_path / "whole"), stopped)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values")
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        ("1e38", r"dev/loss is nan after step 1\. Training diverged"),
+        ("1e39", r"weights are no finite numbers after step 1; the last finite loss was [\d.]+; learning rate"),
+    ],
+)
+def test_a_last_step_that_is_far_too_large_stops_the_run(program, tmp_path, capfd, rate, told):
+    one_step = ["protocol.batch_size=64", "protocol.epochs=1", "protocol.optimisation.warmup_share=0"]
+    assert program(*STAGE2, *one_step, f"protocol.optimisation.learning_rate={rate}") == 2
+    assert re.search(told, capfd.readouterr().err)
+    assert json.loads((folder_of(tmp_path / "runs") / "record.json").read_text())["status"] == "failed"
 
 
 def test_a_full_disk_is_one_message_and_the_old_checkpoint_stays(program, tmp_path, stopped_at, monkeypatch, capfd):

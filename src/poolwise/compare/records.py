@@ -6,6 +6,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, C classes.
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from poolwise.runs import (
     METRICS_FILE,
     PREDICTIONS_FILE,
     STUDY,
+    damaged_file,
     hash_of,
-    predictions_are_whole,
     read_record,
     without_seeds,
 )
@@ -100,8 +101,9 @@ def _check_complete(record: Mapping[str, Any], folder: Path) -> None:
     if lacking:
         raise ValueError(f"its record lacks {', '.join(lacking)}")
     parquet.read_schema(folder / PREDICTIONS_FILE)
-    if not predictions_are_whole(folder, record):
-        raise ValueError(f"{PREDICTIONS_FILE} does not fit its checksum; the run's command makes it anew")
+    damaged = damaged_file(folder, record)
+    if damaged is not None:
+        raise ValueError(f"{damaged.name} does not fit its checksum; the run's command makes it anew")
 
 
 def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -533,6 +535,10 @@ def majority_share(folder: str) -> float:
 def steps_of(folder: str, metric: str) -> list[tuple[int, float]]:
     """Step and value wherever a run logged a metric."""
     file = Path(folder) / METRICS_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows: Iterable[dict[str, Any]] = map(json.loads, lines)
-    return [(int(row["step"]), float(row[metric])) for row in rows if metric in row]
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    found = []
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # of a damaged run of the first days: others have a checksum
+            row = json.loads(line)
+            found.append((int(row["step"]), float(row[metric])))
+    return found

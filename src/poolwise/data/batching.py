@@ -4,6 +4,9 @@ Shapes: B texts, T tokens, N examples.
 """
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -297,6 +300,23 @@ class DevBatches(Dataset[Batch]):
 Item = TypeVar("Item")
 
 
+def leave_only_with_parent(_: int) -> None:
+    """Have a worker outlive a SIGTERM that is not its parent's.
+
+    Systems send one to all processes of a job. The parent still needs batches until its checkpoint is written.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS has none
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoader[Item]:
     """A loader over whole batches, or blocks of them; `workers` changes speed only.
 
@@ -309,6 +329,7 @@ def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoa
         sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_only_with_parent,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
         generator=torch.Generator().manual_seed(0),
         pin_memory=torch.cuda.is_available(),  # copied while the GPU computes

@@ -10,14 +10,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import checkpoints, representations
-from poolwise.checkpoints import EXPORT_FOLDER
 from poolwise.command_line import stage1_command
 from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import content_hash
 from poolwise.jobs.stage1 import stage1_identity, stage1_label
 from poolwise.jobs.start import check_length, starting_point
 from poolwise.jobs.trainer import shared_trainer
-from poolwise.runs import held_by, read_record
+from poolwise.runs import EXPORT_FOLDER, held_by, read_record
 from poolwise.settings import Finetune, ScratchModel, SentimentSettings, UserError
 
 

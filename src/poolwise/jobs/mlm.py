@@ -12,7 +12,6 @@ from datasets import Dataset
 
 from poolwise import checkpoints, encoder
 from poolwise.card import model_card
-from poolwise.checkpoints import EXPORT_FOLDER
 from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
 from poolwise.data.arrangement import Arrangement, BatchNeeds
@@ -39,7 +38,7 @@ from poolwise.objectives import build_objective, label_of, reads_ratings
 from poolwise.objectives.base import Surroundings
 from poolwise.objectives.none import NoObjective
 from poolwise.provenance import AS_RELEASED, ProvenanceTracker, pooler_figures, pooler_warning
-from poolwise.runs import RunRecord
+from poolwise.runs import EXPORT_FOLDER, RunRecord
 from poolwise.settings import (
     HELD_BY_CONTROLS,
     DemoData,

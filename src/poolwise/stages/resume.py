@@ -9,6 +9,7 @@ block.
 
 import logging
 import random
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ CHECKPOINT, FORMER_CHECKPOINT = "resume.ckpt", "resume.former.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 RESUME = "resume"
 """The entry of a checkpoint that is not Lightning's."""
+FORMAT = 2
+"""Of that entry; raised by hand when what it holds changes."""
 
 
 class CheckedFiles(TorchCheckpointIO):
@@ -119,6 +122,7 @@ class Checkpoints(lightning.Callback):
             "generators": generators(),
             "record": self.record.progress(),
             "key": self.record.identity.key,
+            "format": FORMAT,
         }
 
     def _bring_back(self, state: Mapping[str, Any], trainer: lightning.Trainer, stage: Stage) -> None:
@@ -146,15 +150,15 @@ def latest(folder: Path, key: str) -> tuple[Path | None, dict[str, Any] | None]:
 
     None where there is none.
     """
-    for draft in folder.glob("*.ckpt.*.draft"):
-        draft.unlink()  # of a process that was killed
+    for draft in folder.glob("*.draft"):  # of a process that was killed
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
     for name in (CHECKPOINT, FORMER_CHECKPOINT):
         path = folder / name
         try:
             checkpoint = of_run(load_checked(path), key, path) if path.exists() else None
-        except BrokenFileError as error:
+        except (BrokenFileError, OSError) as error:
             log.warning("WARNING: %s; the checkpoint before it is used, if there is one", error)
-            path.unlink()  # so that it never takes the place of a good one
+            path.unlink(missing_ok=True)  # so that it never takes the place of a good one
             continue
         if checkpoint is None:
             continue
@@ -174,6 +178,8 @@ def of_run(checkpoint: Any, key: str, path: Path) -> dict[str, Any]:
     noted = checkpoint.get(RESUME) if isinstance(checkpoint, dict) else None
     if not isinstance(noted, dict) or noted.get("key") != key:
         raise BrokenFileError(f"{path} is no checkpoint of this run")
+    if noted.get("format") != FORMAT:
+        raise BrokenFileError(f"{path} was written by another version of poolwise")
     found: dict[str, Any] = checkpoint
     return found
 
@@ -191,7 +197,7 @@ def generators() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.array(words, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]
     }
 
 
@@ -201,4 +207,5 @@ def set_generators(state: Mapping[str, Any]) -> None:
     name, words, *rest = state["numpy"]
     np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.set_rng_state(state["cuda"])

@@ -18,6 +18,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from poolwise.data.batching import Batch
 from poolwise.settings import Budget, Optimisation, UserError
 
+DIVERGED = (
+    "Training diverged: a lower learning rate or more warm-up may help. The last checkpoint, if there is one, is kept"
+)
+
 
 class SeenLoss(NamedTuple):
     """The loss of a step, which is not looked at yet.
@@ -62,11 +66,17 @@ class Stage(lightning.LightningModule, ABC):
 
     def progress_state(self) -> dict[str, Any]:
         """What a checkpoint within training holds of it beside its weights: tensors and plain data."""
-        return {"tokens": self.tokens, "seconds": self.seconds}
+        return {
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "finite_loss": self._finite_loss,
+            "gradient_norm": self._gradient_norm,
+        }
 
     def load_progress_state(self, state: Mapping[str, Any]) -> None:
         """Be where training was when `progress_state` gave this."""
         self.tokens, self.seconds = state["tokens"], state["seconds"]
+        self._finite_loss, self._gradient_norm = state["finite_loss"], state["gradient_norm"]
 
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
@@ -133,12 +143,10 @@ class Stage(lightning.LightningModule, ABC):
         losses = torch.stack([step.loss for step in seen]).tolist() if seen else []
         for step, loss in zip(seen, losses, strict=True):
             if not math.isfinite(loss):
-                norm = "not known" if step.norm_before is None else f"{float(step.norm_before):.4g}"
                 raise UserError(
                     f"the loss of step {step.number} is {loss}; the last finite one was {self._finite_loss:.4f}; "
                     f"learning rate {step.learning_rate:.3g}; gradient norm of the step before it, before clipping, "
-                    f"{norm}. Training diverged: a lower learning rate or more warm-up may help. The last checkpoint "
-                    "is kept"
+                    f"{in_words(step.norm_before)}. {DIVERGED}"
                 )
             self._finite_loss = loss
 
@@ -146,10 +154,11 @@ class Stage(lightning.LightningModule, ABC):
         """Raise a UserError if a weight is not finite, as after a step too large: no checkpoint is made of these."""
         weights = [parameter for module in self.trained_modules() for parameter in module.parameters()]
         if not all(bool(weight.isfinite().all()) for weight in weights):
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise UserError(
                 f"weights are no finite numbers after step {self.global_step}; the last finite loss was "
-                f"{self._finite_loss:.4f}. Training diverged: a lower learning rate or more warm-up may help. The last "
-                "checkpoint is kept"
+                f"{self._finite_loss:.4f}; learning rate {rate:.3g}; gradient norm of that step, before clipping, "
+                f"{in_words(self._gradient_norm)}. {DIVERGED}"
             )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -217,12 +226,21 @@ class Stage(lightning.LightningModule, ABC):
         self.log_training({"tokens_per_second": self.throughput, "learning_rate": learning_rate})
 
     def on_validation_start(self) -> None:
-        """Stop the clock: throughput is training alone. Nothing is measured on what diverged."""
+        """Stop the clock: throughput is training alone. Nothing is measured on what diverged, nor kept as the best."""
         self._stop_clock()
         self.check_loss()
+        if self.trainer.training:
+            self.check_weights()
 
     def on_validation_end(self) -> None:
-        """Start the clock again; what was read of it before dev may have spent the budget."""
+        """Start the clock again; what was read of it before dev may have spent the budget.
+
+        Raises:
+            UserError: a loss on dev is no finite number, as of weights that are finite and far too large.
+        """
+        for name, value in self.trainer.callback_metrics.items():
+            if name.startswith("dev/") and name.endswith("loss") and not math.isfinite(value):
+                raise UserError(f"{name} is {float(value)} after step {self.global_step}. {DIVERGED}")
         self._resumed_at = time.perf_counter()
         self._stop_where_spent()
 
@@ -247,6 +265,11 @@ class Stage(lightning.LightningModule, ABC):
     def _stop_clock(self) -> None:
         self._read_clock()
         self._resumed_at = None
+
+
+def in_words(norm: Tensor | None) -> str:
+    """A gradient norm, which GPUs and the first step may not know."""
+    return "not known" if norm is None else f"{float(norm):.4g}"
 
 
 def linear_schedule(done: int | float, warmup: int | float, whole: int | float) -> float:

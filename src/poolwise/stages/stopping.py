@@ -11,7 +11,7 @@ RESUME_ME = 75
 """The exit code after SIGTERM and SIGUSR1: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
 BY_PERSON = 130
 """The exit code after Ctrl-C, which shells give to it."""
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """SLURM sends SIGTERM before it kills a job, and before that a signal of one's choice (`--signal=USR1@120`)."""
 
 
@@ -48,10 +48,9 @@ class StopSignals:
         self._unraisable_before = sys.unraisablehook
 
     def __enter__(self) -> "StopSignals":
-        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             # A shell that starts a process in the background has it ignore Ctrl-C.
-            self._before = {n: old for n in numbers if (old := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+            self._before = {n: old for n in SIGNALS if (old := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
         for handler in self._before.values():
             if isinstance(around := getattr(handler, "__self__", None), StopSignals):
                 around.check()

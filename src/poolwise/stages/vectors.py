@@ -4,7 +4,6 @@ Shapes: B texts, R their windows, W windows of all texts of a split, T tokens, L
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset
 
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.durable import BrokenFileError, flush, is_whole, seal, take_room
+from poolwise.durable import BrokenFileError, draft_beside, flush, is_whole, seal, take_room
 from poolwise.machine import check_room
 from poolwise.representations import Pooler, Representation, StoredStates, TokenStates, mean_over_windows
 
@@ -85,11 +84,10 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
         pass
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s: broken (%s), and made anew", folder, error)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another process may do so, too
     layers, size = encoder.config.num_hidden_layers + 1, encoder.config.hidden_size
     check_room(folder, len(KINDS) * layers * len(texts.windows) * size * 4)
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = draft_beside(folder)
     draft.mkdir(parents=True)
     try:
         encode(encoder, texts.windows, draft, device)
