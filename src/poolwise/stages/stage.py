@@ -229,7 +229,7 @@ class Stage(lightning.LightningModule, ABC):
         """Stop the clock: throughput is training alone. Nothing is measured on what diverged, nor kept as the best."""
         self._stop_clock()
         self.check_loss()
-        if self.trainer.training:
+        if self.trainer.optimizers:  # something is trained
             self.check_weights()
 
     def on_validation_end(self) -> None:
