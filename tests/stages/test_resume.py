@@ -223,8 +223,8 @@ def test_a_signal_to_all_processes_of_a_job_leaves_its_workers_to_it(program, tm
 @pytest.mark.parametrize(
     ("rate", "told"),
     [
-        ("1e38", r"dev/loss is nan after step 1\. Training diverged"),
-        ("1e39", r"weights are no finite numbers after step 1; the last finite loss was [\d.]+; learning rate"),
+        ("1e30", r"dev/loss is (nan|inf) after step 1\. Training diverged"),
+        ("1e38", r"weights are no finite numbers after step 1; the last finite loss was [\d.]+; learning rate"),
     ],
 )
 def test_a_last_step_that_is_far_too_large_stops_the_run(program, tmp_path, capfd, rate, told):
