@@ -1,5 +1,6 @@
 """The page on a person's data, from the command line to its exit code."""
 
+import re
 import sys
 
 import pytest
@@ -48,7 +49,7 @@ def own(tmp_path):
     return ["data=files", *MODEL, "data.max_length=16", *(f"data.{split}={tmp_path / split}.tsv" for split in splits)]
 
 
-def test_a_page_of_what_is_wrong(inspected, own):
+def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
     code, printed = inspected(*own)
     assert code == 0
     lines = [" ".join(line.split()) for line in printed.splitlines()]
@@ -62,7 +63,10 @@ def test_a_page_of_what_is_wrong(inspected, own):
     assert "0.98 test a kettle of the better kind" in told
     assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
     assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
-    assert "stage 1: told after the first steps; stage 2: told after the first steps" in told
+    found = r"about 5 s, from [1-9] timed steps?"
+    assert re.search(f"time stage 1: {found}; stage 2: {found}", told), told[told.index("time stage") :]
+    assert not (tmp_path / "runs").exists()
+    assert [place.name for place in (tmp_path / "cache").iterdir()] == ["rows"]
 
 
 def test_classes_and_windows_as_train_py_takes_them(inspected, tmp_path):

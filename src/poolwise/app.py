@@ -265,6 +265,15 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
     """
     settings = typed_settings(cfg, overrides)
     quieten()
+    return job_of(settings)
+
+
+def job_of(settings: types.MLMSettings | types.SentimentSettings) -> "Job":
+    """The job of settings that are right.
+
+    Raises:
+        UserError: data, encoder or room are missing; all that is wrong is told together.
+    """
     from poolwise.jobs import FoldsJob, MLMJob, ProbeJob, SentimentJob, check_inputs
 
     check_inputs(settings)

@@ -5,8 +5,8 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 
 import numpy as np
 from datasets import Dataset
@@ -15,7 +15,16 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
+from poolwise.app import (
+    COMPOSING_ERRORS,
+    composed,
+    job_of,
+    jobs_of,
+    prepared,
+    quieten,
+    register_schemas,
+    typed_settings,
+)
 from poolwise.data.contamination import THRESHOLD, near_copies, signatures
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
@@ -34,11 +43,11 @@ from poolwise.data.quality import (
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import kept_pieces
 from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words
-from poolwise.jobs.sentiment import material_of as protocol_material
-from poolwise.jobs.stage1 import material_of as pretraining_material
 from poolwise.jobs.start import starting_point
-from poolwise.settings import Budget, MLMSettings, Pretraining, SentimentSettings, UserError, leave
-from poolwise.stages.loop import TRUNCATED_SHARE, earlier_time_in_words, length_of
+from poolwise.jobs.timing import estimate_in_words
+from poolwise.jobs.trainer import shared_trainer
+from poolwise.settings import CommonSettings, MLMSettings, SentimentSettings, UserError, leave
+from poolwise.stages.loop import TRUNCATED_SHARE
 from poolwise.words import counted, roughly, some
 
 UNKNOWN_SHARE = 0.01
@@ -88,6 +97,18 @@ def settings_of_one(words: Sequence[str]) -> MLMSettings | SentimentSettings:
     if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
         raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
     return every[0]
+
+
+def stage1_of(settings: SentimentSettings) -> MLMSettings:
+    """The settings of the stage-1 run that stage 2 reads."""
+    shared = {each.name: getattr(settings, each.name) for each in fields(CommonSettings)}
+    stage1 = settings.stage1
+    return MLMSettings(
+        **{**shared, "seed": stage1.seed, "trainer": shared_trainer(settings)},
+        pretraining=stage1.pretraining,
+        objective=stage1.objective,
+        control=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -339,20 +360,26 @@ class DataPage:
         )
 
     def times(self) -> Iterator[str]:
-        """How long earlier runs of each stage took, if there were some."""
+        """How long a run of each stage should take; stage 2 is timed on the encoder that is not adapted, as large."""
         settings = self.settings
-        if isinstance(settings, MLMSettings):
-            yield f"stage 1: {self._time(settings.pretraining)}"
+        if self.is_refused:
+            yield "not known: train.py refuses the data"
             return
-        yield f"stage 1: {self._time(settings.stage1.pretraining)}"
-        length = length_of(protocol_material(settings.protocol))
-        yield f"stage 2: {earlier_time_in_words(settings, 'sentiment', length, 1)}"
+        if isinstance(settings, SentimentSettings):
+            if settings.encoder == "stage1":
+                yield f"stage 1: {self._time(stage1_of(settings))}"
+                settings = replace(settings, encoder="base")
+            yield f"stage 2: {self._time(settings)}"
+        else:
+            yield f"stage 1: {self._time(settings)}"
 
-    def _time(self, pretraining: Pretraining) -> str:
-        budget: Budget | None = pretraining.budget
+    def _time(self, settings: MLMSettings | SentimentSettings) -> str:
+        budget = settings.pretraining.budget if isinstance(settings, MLMSettings) else None
         if budget is not None and budget.unit == "seconds":
             return f"{roughly(budget.amount)} by the budget"
-        return earlier_time_in_words(self.settings, "mlm", length_of(pretraining_material(pretraining)), 1)
+        if isinstance(settings, SentimentSettings) and not self.corpus.labelled:
+            return "no labels"
+        return estimate_in_words(partial(job_of, settings))
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""
