@@ -26,13 +26,11 @@ from poolwise.data.corpus import (
     Corpus,
     TextStream,
     check_classes,
-    held_out,
     label_text,
-    number_held_out,
     tell_empty,
     text_columns,
 )
-from poolwise.data.draws import share_of_texts
+from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
