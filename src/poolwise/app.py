@@ -518,6 +518,11 @@ def problems_with_streaming(stage1: Plain, masking: Plain, config: Plain, where:
             "data.contamination='error': must read all texts before training, and data.streaming=true reads them in "
             "training; allowed: drop, warn"
         )
+    if config["data"].get("near_copies") is True:
+        found.append(
+            "data.near_copies=true: must compare all texts before training, and data.streaming=true reads them in "
+            "training; allowed: false"
+        )
     found += [
         f"trainer.{key}={trainer[key]}: a share of an epoch, whose length data.streaming=true does not know; allowed: "
         "a whole number of batches"

@@ -344,6 +344,8 @@ class CommonData:
     long_texts: Read = "head"
     window_overlap: Annotated[float, Bounds(at_least=0.0, below=1.0)] = 0.25
     contamination: Contamination = "drop"
+    near_copies: bool = False
+    """Whether `contamination` is also about texts that are nearly dev or test texts."""
 
     @property
     def reading(self) -> LongTexts:

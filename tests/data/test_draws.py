@@ -114,9 +114,7 @@ def test_at_least_ten_are_held_out_or_half(count, share, expected):
 def test_one_text_is_too_few_to_hold_some_out():
     with pytest.raises(UserError) as error:
         held_out(numbered(1), 0.1, "data.text=one.txt")
-    assert (
-        str(error.value) == "data.text=one.txt: 1 text; at least 2 different ones are needed, some for dev"
-    )
+    assert str(error.value) == "data.text=one.txt: 1 text; at least 2 different ones are needed, some for dev"
 
 
 def test_copies_are_held_out_together_and_without_them_nothing_changes():

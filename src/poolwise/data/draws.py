@@ -138,9 +138,7 @@ def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Datase
 def number_held_out(texts: int, share: float, source: str) -> int:
     """How many of so many different texts `held_out` takes; its arguments and errors."""
     if texts < 2:
-        raise UserError(
-            f"{source}: {counted(texts, 'text')}; at least 2 different ones are needed, some for dev"
-        )
+        raise UserError(f"{source}: {counted(texts, 'text')}; at least 2 different ones are needed, some for dev")
     least = min(LEAST_HELD_OUT, texts // 2)
     return min(max(round(share * texts), least), texts - 1)
 
