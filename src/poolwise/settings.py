@@ -400,6 +400,8 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
+    text_per: Literal["line", "file"] | None = None
+    """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
     streaming: bool = False
     """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
     shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000

@@ -162,7 +162,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Tab
     tables: dict[str, pyarrow.Table] = {}
 
     def find(split: str, path: str) -> None:
-        found[split] = find_parts(path)
+        found[split] = find_parts(path, text_per=data.text_per)
 
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
@@ -223,7 +223,7 @@ def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cach
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
-    parts = parts_of_split(path, find_parts(path), {"text": "train", "text_dev": "dev"}[name])
+    parts = parts_of_split(path, find_parts(path, text_per=data.text_per), {"text": "train", "text_dev": "dev"}[name])
     table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
@@ -235,7 +235,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, streaming=True), "train")
+    parts = parts_of_split(path, find_parts(path, True, data.text_per), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:
