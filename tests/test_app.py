@@ -126,7 +126,12 @@ def test_the_config_stops_at_app():
         (
             [
                 *("stage=mlm", "model=minilm", "data=files", "data.text=a.txt", "data.streaming=true"),
-                *("data.contamination=error", "objective=rating", "pretraining.trainable=pooler"),
+                *(
+                    "data.contamination=error",
+                    "objective=rating",
+                    "pretraining.trainable=pooler",
+                    "data.near_copies=true",
+                ),
                 *("pretraining.masking.final_mask_probability=0.3", "+trainer.val_check_interval=0.5"),
             ],
             [
@@ -136,6 +141,7 @@ def test_the_config_stops_at_app():
                 "pretraining.masking.final_mask_probability=0.3: changes from epoch to epoch, and how many ",
                 "objective=rating: must know all ratings, and data.streaming=true reads texts alone",
                 "data.contamination='error': must read all texts before training, and ",
+                "data.near_copies=true: must compare all texts before training, and ",
                 "trainer.val_check_interval=0.5: a share of an epoch, whose length data.streaming=true does not know",
             ],
         ),

@@ -1,5 +1,6 @@
 """The page on a person's data, from the command line to its exit code."""
 
+import re
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from poolwise.data.tokens import tokenise
 
 MODEL = [setting for setting in SMALL_RUN if setting.startswith("model")]
 TRAIN = [f"the {word} film number {n}" for n in range(30) for word in ("fine", "dull")]
+DEV_LIKE = "nothing of this is known"
 LONG = "a kettle of the better kind which I would buy again without a second thought number"
 
 
@@ -48,7 +50,7 @@ def own(tmp_path):
     return ["data=files", *MODEL, "data.max_length=16", *(f"data.{split}={tmp_path / split}.tsv" for split in splits)]
 
 
-def test_a_page_of_what_is_wrong(inspected, own):
+def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
     code, printed = inspected(*own)
     assert code == 0
     lines = [" ".join(line.split()) for line in printed.splitlines()]
@@ -62,7 +64,10 @@ def test_a_page_of_what_is_wrong(inspected, own):
     assert "0.98 test a kettle of the better kind" in told
     assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
     assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
-    assert "stage 1: told after the first steps; stage 2: told after the first steps" in told
+    found = r"about 5 s, from [1-9] timed steps?"
+    assert re.search(f"time stage 1: {found}; stage 2: {found}", told), told[told.index("time stage") :]
+    assert not (tmp_path / "runs").exists()
+    assert [place.name for place in (tmp_path / "cache").iterdir()] == ["rows"]
 
 
 def test_classes_and_windows_as_train_py_takes_them(inspected, tmp_path):
@@ -93,6 +98,20 @@ def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):
     assert "train.py refuses" in printed
 
 
+def test_near_copies_count_where_they_are_asked_for(inspected, own, tmp_path):
+    (tmp_path / "test.tsv").write_text(f"text\tlabel\n{LONG} 8\tbad\n{DEV_LIKE}\tgood\n")
+    code, printed = inspected(*own, "data.contamination=error")
+    told = " ".join(printed.split())
+    assert code == 0
+    assert (
+        "nearly also in data.train: look at them; with data.near_copies=true data.contamination=error is about" in told
+    )
+    code, printed = inspected(*own, "data.contamination=error", "data.near_copies=true")
+    assert code == 1
+    told = " ".join(printed.split())
+    assert "1 test text nearly also in data.train: train.py refuses that (data.contamination=error)" in told
+
+
 def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, tokenizer, config):
     BertModel(config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
@@ -106,6 +125,20 @@ def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, to
     assert "unknown word pieces: " in told
     assert "of train of stage 1, " in told
     assert "(often хороший фильм номер" in told
+
+
+@pytest.mark.parametrize(("text", "pieces"), [("a short review of a film", "1.0"), ("ein kurzer Bericht", "3.2")])
+def test_words_in_many_pieces_tell_that_the_vocabulary_is_of_other_text(inspected, tmp_path, text, pieces):
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    whole = "[PAD] [UNK] [CLS] [SEP] [MASK] a short review of film ein ber 0 1 2 3 4 5 6 7 8 9".split()
+    known = [*whole, *letters]
+    (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys(known)) + "\n")
+    (tmp_path / "text.txt").write_text("\n".join(f"{text} {n}" for n in range(10)) + "\n")
+    words = ["stage=mlm", "data=files", *MODEL, f"data.text={tmp_path / 'text.txt'}", "data.max_length=32"]
+    told = " ".join(inspected(*words, f"model.vocabulary={tmp_path / 'vocab.txt'}")[1].split())
+    finding = "word pieces a word (1.0 to 1.4 are usual for text that the vocabulary was made for): this vocabulary was"
+    assert (finding in told) == (pieces != "1.0")
+    assert (f"{pieces} {finding}" in told) == (pieces != "1.0")
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,15 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
     """
     settings = typed_settings(cfg, overrides)
     quieten()
+    return job_of(settings)
+
+
+def job_of(settings: types.MLMSettings | types.SentimentSettings) -> "Job":
+    """The job of settings that are right.
+
+    Raises:
+        UserError: data, encoder or room are missing; all that is wrong is told together.
+    """
     from poolwise.jobs import FoldsJob, MLMJob, ProbeJob, SentimentJob, check_inputs
 
     check_inputs(settings)
@@ -518,6 +527,11 @@ def problems_with_streaming(stage1: Plain, masking: Plain, config: Plain, where:
         found.append(
             "data.contamination='error': must read all texts before training, and data.streaming=true reads them in "
             "training; allowed: drop, warn"
+        )
+    if config["data"].get("near_copies") is True:
+        found.append(
+            "data.near_copies=true: must compare all texts before training, and data.streaming=true reads them in "
+            "training; allowed: false"
         )
     found += [
         f"trainer.{key}={trainer[key]}: a share of an epoch, whose length data.streaming=true does not know; allowed: "

@@ -5,8 +5,8 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 
 import numpy as np
 from datasets import Dataset
@@ -15,15 +15,25 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
+from poolwise.app import (
+    COMPOSING_ERRORS,
+    composed,
+    job_of,
+    jobs_of,
+    prepared,
+    quieten,
+    register_schemas,
+    typed_settings,
+)
 from poolwise.command_line import program
-from poolwise.data.contamination import THRESHOLD, near_copies, signatures
+from poolwise.data.contamination import THRESHOLD
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
 from poolwise.data.quality import (
     NAMED_UNKNOWN,
     SAMPLE,
     CorpusKeys,
+    NearCopies,
     TokenFigures,
     badly_decoded,
     conflicting,
@@ -34,12 +44,12 @@ from poolwise.data.quality import (
 )
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import kept_pieces
-from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words
-from poolwise.jobs.sentiment import material_of as protocol_material
-from poolwise.jobs.stage1 import material_of as pretraining_material
+from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words, numbers_in_words
 from poolwise.jobs.start import starting_point
-from poolwise.settings import Budget, MLMSettings, Pretraining, SentimentSettings, UserError, leave
-from poolwise.stages.loop import TRUNCATED_SHARE, earlier_time_in_words, length_of
+from poolwise.jobs.timing import estimate_in_words
+from poolwise.jobs.trainer import shared_trainer
+from poolwise.settings import CommonSettings, MLMSettings, ScratchModel, SentimentSettings, UserError, leave
+from poolwise.stages.loop import TRUNCATED_SHARE
 from poolwise.words import counted, roughly, some
 
 UNKNOWN_SHARE = 0.01
@@ -48,6 +58,10 @@ FOREIGN_SHARE = 0.1
 """Of letters, from which on a script counts ..."""
 FEW_PIECES = 0.03
 """... and the share of the vocabulary's pieces below which that script is strange to it."""
+MANY_PIECES = 1.5
+"""Word pieces a word from which on a vocabulary is told to be made for other text. With the vocabulary of English BERT
+film reviews have 1.06 and 1.11 and some tweets 1.4; French, Spanish and German of reviews have 1.6, 1.8 and 2.0."""
+USUAL_PIECES = "1.0 to 1.4 are usual for text that the vocabulary was made for"
 BINS = 8
 BAR = 40
 WIDEST = 96
@@ -91,6 +105,18 @@ def settings_of_one(words: Sequence[str]) -> MLMSettings | SentimentSettings:
     return every[0]
 
 
+def stage1_of(settings: SentimentSettings) -> MLMSettings:
+    """The settings of the stage-1 run that stage 2 reads."""
+    shared = {each.name: getattr(settings, each.name) for each in fields(CommonSettings)}
+    stage1 = settings.stage1
+    return MLMSettings(
+        **{**shared, "seed": stage1.seed, "trainer": shared_trainer(settings)},
+        pretraining=stage1.pretraining,
+        objective=stage1.objective,
+        control=None,
+    )
+
+
 @dataclass(frozen=True)
 class Split:
     """The texts of a split, which both stages may share.
@@ -129,6 +155,11 @@ class DataPage:
         )
         self.tokenizer: PreTrainedTokenizerBase = self.start.tokenizer
         self.splits = list(self._splits())
+        if settings.data.near_copies:
+            counts = {split: dict.fromkeys(PLACES, 0) for split in self.figures["copies"]}
+            for (split, place), pairs in self.near.items():
+                counts[split][place] = len(pairs)
+            self.figures["near_copies"] = counts
         self.tokens = [token_figures(split.rows, self.tokenizer) for split in self.splits]
 
     def _splits(self) -> Iterator[Split]:
@@ -247,23 +278,12 @@ class DataPage:
     @cached_property
     def near(self) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
         """Near-copies of dev and test texts that have no exact copy, by split and place."""
-        held = {split: self.corpus.labelled[split] for split in self.figures["copies"]}
-        signed = {split: signatures(rows) for split, rows in held.items()}
-        found = {}
-        for place in self.places if held else ():
-            others, keys = self.training(place)
-            others_signed = signatures(others)
-            for split, rows in held.items():
-                copied = np.isin(self.keys.labelled[split], keys)
-                pairs = near_copies(rows, others, signed[split], others_signed)
-                found[split, place] = {number: pair for number, pair in pairs.items() if not copied[number]}
-        return found
+        found = NearCopies.of(self.corpus, self.keys).held_back
+        return {(split, place): pairs for (split, place), pairs in found.items() if place in self.places}
 
-    def training(self, place: str) -> tuple[Dataset, ndarray]:
-        """The training texts that a key of `PLACES` names, and their keys."""
-        if place == "in_train":
-            return self.corpus.labelled["train"], self.keys.labelled["train"]
-        return self.corpus.text["train"], self.keys.text["train"]
+    def training(self, place: str) -> Dataset:
+        """The training texts that a key of `PLACES` names."""
+        return self.corpus.labelled["train"] if place == "in_train" else self.corpus.text["train"]
 
     @property
     def places(self) -> list[str]:
@@ -288,7 +308,7 @@ class DataPage:
             self.width,
         )
         for (split, place), pairs in self.near.items():
-            others, _ = self.training(place)
+            others = self.training(place)
             nearest = sorted(pairs.items(), key=lambda pair: -pair[1][1])[:SHOWN_COPIES]
             for number, (other, similarity) in nearest:
                 texts = {split: self.corpus.labelled[split][number]["text"], "train": others[other]["text"]}
@@ -313,7 +333,7 @@ class DataPage:
         facts = {
             "encoding": "; ".join(self.encoding()) or "no U+FFFD and no mojibake",
             "letters": f"texts {_shares(self.scripts)}; word pieces {_shares(self.known_scripts)}",
-            "words": self.pieces_a_word(),
+            "words": self.words(),
             "time": "; ".join(self.times()),
         }
         for name, words in facts.items():
@@ -328,32 +348,42 @@ class DataPage:
                     places = some([number + 1 for number in numbers], 3)
                     yield f"{counted(len(numbers), 'text')} {names[kind]} in {split.title} ({places})"
 
-    def pieces_a_word(self) -> str:
-        """How finely words are cut; a language that the vocabulary was not made for is cut finely."""
+    @cached_property
+    def pieces_a_word(self) -> float:
+        """How finely words of stage 1's training texts are cut; 1 where words are not separated by blanks."""
         if next(iter(self.scripts), "") in WITHOUT_BLANKS:
-            return "not told by blanks in this script"
+            return 1.0
         tokens = self.tokens[0]
         pieces = tokens.lengths.sum() - len(tokens.lengths) * self.tokenizer.num_special_tokens_to_add()
-        return (
-            f"{pieces / max(tokens.words, 1):.2f} word pieces a word; the script does not tell one language from "
-            "another, this does: the more, the less the vocabulary is made for yours"
-        )
+        return float(pieces) / max(tokens.words, 1)
+
+    def words(self) -> str:
+        """The same in words."""
+        if next(iter(self.scripts), "") in WITHOUT_BLANKS:
+            return "not told by blanks in this script"
+        return f"{self.pieces_a_word:.2f} word pieces each; {USUAL_PIECES}"
 
     def times(self) -> Iterator[str]:
-        """How long earlier runs of each stage took, if there were some."""
+        """How long a run of each stage should take; stage 2 is timed on the encoder that is not adapted, as large."""
         settings = self.settings
-        if isinstance(settings, MLMSettings):
-            yield f"stage 1: {self._time(settings.pretraining)}"
+        if self.is_refused:
+            yield "not known: train.py refuses the data"
             return
-        yield f"stage 1: {self._time(settings.stage1.pretraining)}"
-        length = length_of(protocol_material(settings.protocol))
-        yield f"stage 2: {earlier_time_in_words(settings, 'sentiment', length, 1)}"
+        if isinstance(settings, SentimentSettings):
+            if settings.encoder == "stage1":
+                yield f"stage 1: {self._time(stage1_of(settings))}"
+                settings = replace(settings, encoder="base")
+            yield f"stage 2: {self._time(settings)}"
+        else:
+            yield f"stage 1: {self._time(settings)}"
 
-    def _time(self, pretraining: Pretraining) -> str:
-        budget: Budget | None = pretraining.budget
+    def _time(self, settings: MLMSettings | SentimentSettings) -> str:
+        budget = settings.pretraining.budget if isinstance(settings, MLMSettings) else None
         if budget is not None and budget.unit == "seconds":
             return f"{roughly(budget.amount)} by the budget"
-        return earlier_time_in_words(self.settings, "mlm", length_of(pretraining_material(pretraining)), 1)
+        if isinstance(settings, SentimentSettings) and not self.corpus.labelled:
+            return "no labels"
+        return estimate_in_words(partial(job_of, settings))
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""
@@ -417,10 +447,13 @@ class DataPage:
             if words and place == self.places[-1] and policy != "error":
                 done = "leaves these out of" if policy == "drop" else "reads these in"
                 yield f"{words}: {program()[-1]} {done} stage 1 (data.contamination={policy})"
-            near = {split: len(self.near[split, place]) for split in self.figures["copies"]}
-            if any(near.values()):
-                found = " and ".join(counted(count, f"{split} text") for split, count in near.items() if count)
-                yield f"{found} nearly also in {PLACES[place]}: look at them; nothing is done about these"
+            counts = {split: {place: len(self.near[split, place])} for split in self.figures["copies"]}
+            near = numbers_in_words(counts, place)
+            if near and not self.settings.data.near_copies:
+                yield (
+                    f"{near} nearly also in {PLACES[place]}: look at them; with data.near_copies=true "
+                    f"data.contamination={policy} is about these too"
+                )
 
     def _foreign(self) -> Iterator[str]:
         for script, share in self.scripts.items():
@@ -430,6 +463,13 @@ class DataPage:
                     f"{_percent(share)} of the letters are {script}, as are {known} of the word pieces: this "
                     "vocabulary seems to be made for another language"
                 )
+        model = self.settings.model
+        is_own = model.vocabulary is None if isinstance(model, ScratchModel) else model.vocabulary_size is not None
+        if self.pieces_a_word >= MANY_PIECES and not is_own:
+            yield (
+                f"{self.pieces_a_word:.1f} word pieces a word ({USUAL_PIECES}): this vocabulary was made for other "
+                "text, of another language or field; take a model of yours, or add its words (model.add_words=)"
+            )
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:

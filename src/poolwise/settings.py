@@ -201,8 +201,8 @@ class TrainedProtocol:
     epochs: Count
     batch_size: Count
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
-    imbalance: Literal["none", "class_weights", "balanced_sampling"]
-    """What is done about classes of unlike size: see `poolwise.data.imbalance`."""
+    imbalance: Literal["none", "class_weights", "balanced_sampling"] | dict[str, Positive]
+    """What is done about classes of unlike size: see `poolwise.data.imbalance`. Or the weight of each class by name."""
     optimisation: Optimisation
 
 
@@ -344,6 +344,8 @@ class CommonData:
     long_texts: Read = "head"
     window_overlap: Annotated[float, Bounds(at_least=0.0, below=1.0)] = 0.25
     contamination: Contamination = "drop"
+    near_copies: bool = False
+    """Whether `contamination` is also about texts that are nearly dev or test texts."""
 
     @property
     def reading(self) -> LongTexts:
@@ -398,6 +400,8 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
+    text_per: Literal["line", "file"] | None = None
+    """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
     streaming: bool = False
     """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
     shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000
@@ -588,6 +592,8 @@ def _typed_value(hint: Any, value: Any) -> Any:
         return hint(**typed(hint, value))
     if hint is float:
         return float(value)
+    if isinstance(value, Mapping) and get_origin(hint) in (Union, types.UnionType):
+        return {str(name): float(number) for name, number in value.items()}
     if get_origin(hint) is tuple:
         return tuple(_typed_value(get_args(hint)[0], item) for item in value)
     return value
@@ -637,11 +643,19 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
     if get_origin(hint) is tuple and isinstance(value, list) and value:
         item_hint = get_args(hint)[0]
         return [problem for item in value for problem in problems_with_value(item_hint, item, where)]
+    if isinstance(value, Mapping) and (numbers := _numbers_by_name(hint)) is not None:
+        return [found for name, one in value.items() for found in problems_with_value(numbers, one, f"{where}.{name}")]
     if not _has_type(hint, value):
         return [f"{where}={value!r}: must be {_type_in_words(hint)}{_spelling(hint, value)}"]
     if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
         return [f"{where}={value!r}: must be a finite number"]
     return [f"{where}={value!r}: must be {bound}" for bound in bounds if value is not None and not bound.hold(value)]
+
+
+def _numbers_by_name(hint: Any) -> Any:
+    """The type of the numbers of a setting that may be a mapping from names to numbers; of any other None."""
+    mappings = [part for part in get_args(hint) if get_origin(part) is dict]
+    return get_args(mappings[0])[1] if mappings else None
 
 
 def _has_type(hint: Any, value: Any) -> bool:
@@ -650,8 +664,8 @@ def _has_type(hint: Any, value: Any) -> bool:
         return any(_has_type(part, value) for part in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
-    if origin is tuple:
-        return False  # a list that holds something is told item by item
+    if origin in (tuple, dict):
+        return False  # one that holds something is told item by item
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -660,7 +674,8 @@ def _has_type(hint: Any, value: Any) -> bool:
 
 
 def _spelling(hint: Any, value: Any) -> str:
-    return nearest(str(value), map(str, get_args(hint))) if get_origin(hint) is Literal else ""
+    choices = [choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)]
+    return nearest(str(value), map(str, choices))
 
 
 def _type_in_words(hint: Any) -> str:
@@ -673,5 +688,7 @@ def _type_in_words(hint: Any) -> str:
         return f"a list of one or more, each {_type_in_words(get_args(hint)[0])}"
     if origin is Annotated:
         return _type_in_words(get_args(hint)[0])
+    if origin is dict:
+        return "a mapping from names, {NAME: number, ...}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return words.get(hint, "null")

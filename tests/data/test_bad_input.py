@@ -3,6 +3,7 @@
 Cases of the settings, of encoders and of the trainer are in tests/test_mistakes.py.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -24,7 +25,7 @@ from transformers import BertConfig, BertModel
 
 from poolwise.checkpoints import load_tokenizer
 from poolwise.data.files import load_files
-from poolwise.data.reading import READERS, read_rows
+from poolwise.data.reading import COMPRESSIONS, READERS, read_rows
 from poolwise.jobs.start import check_length, check_words
 from poolwise.settings import FilesData, UserError
 
@@ -589,12 +590,21 @@ BYTES = st.one_of(
     TEXT.map(lambda text: b"text,label\n" + text.encode("utf-8", "ignore")),
     TEXT.map(lambda text: b"text\tlabel\n" + text.encode("utf-8", "ignore")),
 )
+PACKERS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+WHOLE = {
+    ".txt": b"a fine film\n\xc3\xa9 dull\n",
+    ".csv": GOOD + b'"a, ""quoted"" one",pos\n',
+    ".tsv": b'text\tlabel\n"a fine film"\tpos\n"dull"\tneg\n',
+    ".tab": b'text\tlabel\na "film\tpos\ndull\tneg\n',
+    ".jsonl": b'{"text": "a fine film", "label": 1}\n{"text": "dull", "label": null}\n',
+    ".json": b'{"rows": [{"text": "a \\u00e9 film", "label": 1}, {"text": "dull", "label": [0]}]}',
+}
 DAMAGED = st.sampled_from(
     [
         (".parquet", parquet(text=["a", "b"], label=[1, 2])),
+        (".parquet", classes(0, 1, -1)),
         (".xlsx", sheet(*ROWS)),
-        (".csv.gz", gzip.compress(GOOD)),
-        (".csv.zst", zstd(GOOD)),
+        *((kind + packed, pack(content)) for kind, content in WHOLE.items() for packed, pack in PACKERS.items()),
     ]
 )
 
@@ -633,9 +643,34 @@ def reads_or_tells(file: Path, content: bytes) -> None:
         assert str(file) in str(error)  # noqa: PT017
 
 
-text_given = given(content=BYTES, kind=st.sampled_from([kind for kind in READERS if kind not in (".parquet", ".xlsx")]))
+def any_text_loaded(tmp_path, content, kind):
+    any_text(tmp_path, content, kind)
+    loads_or_tells(tmp_path / f"fuzz{kind}")
+
+
+def any_damage_loaded(tmp_path, whole, data):
+    any_damage(tmp_path, whole, data)
+    loads_or_tells(tmp_path / f"fuzz{whole[0]}")
+
+
+def loads_or_tells(file: Path) -> None:
+    """A corpus is made of the file, of texts and of labelled rows, or a UserError raised."""
+    for wanted in ("text", "train"):
+        with contextlib.suppress(UserError):
+            load_files(FilesData(**{**SETTINGS, wanted: str(file)}))
+
+
+ANY_KIND = [".parquet", ".xlsx", *(kind + packed for kind in WHOLE for packed in PACKERS)]
+text_given = given(content=BYTES, kind=st.sampled_from(ANY_KIND))
+
+
+def test_every_kind_of_file_is_fuzzed():
+    assert {*WHOLE, ".parquet", ".xlsx"} == {*READERS}
+    assert {*PACKERS} == {"", *COMPRESSIONS}
+
+
 damage_given = given(whole=DAMAGED, data=st.data())
 test_no_content_of_a_text_file_makes_a_reader_break = fuzzed(40)(text_given(any_text))
 test_no_damage_makes_a_reader_break = fuzzed(60)(damage_given(any_damage))
-test_no_content_at_length = pytest.mark.slow(fuzzed(5000)(text_given(any_text)))
-test_no_damage_at_length = pytest.mark.slow(fuzzed(5000)(damage_given(any_damage)))
+test_no_content_at_length = pytest.mark.slow(fuzzed(5000)(text_given(any_text_loaded)))
+test_no_damage_at_length = pytest.mark.slow(fuzzed(5000)(damage_given(any_damage_loaded)))

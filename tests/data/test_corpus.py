@@ -1,32 +1,8 @@
 import pytest
 from datasets import Dataset
 
-from poolwise.data.corpus import check_filled, content_hash, held_out, label_text, text_columns
+from poolwise.data.corpus import check_filled, content_hash, label_text, text_columns
 from poolwise.settings import UserError
-
-
-def numbered(count: int) -> Dataset:
-    return Dataset.from_dict({"text": [str(number) for number in range(count)]})
-
-
-def test_held_out_is_a_seeded_share():
-    texts = numbered(400)
-    stays, out = held_out(texts, 0.1, "data.text=x")
-    assert (len(stays), len(out)) == (360, 40)
-    assert sorted([*stays["text"], *out["text"]], key=int) == list(texts["text"])
-    assert list(held_out(texts, 0.1, "data.text=x")[1]["text"]) == list(out["text"])
-
-
-@pytest.mark.parametrize(("count", "share", "expected"), [(100, 0.05, 10), (12, 0.05, 6), (2, 0.05, 1), (10, 0.99, 9)])
-def test_at_least_ten_are_held_out_or_half(count, share, expected):
-    stays, out = held_out(numbered(count), share, "data.text=x")
-    assert (len(stays), len(out)) == (count - expected, expected)
-
-
-def test_one_text_is_too_few_to_hold_some_out():
-    with pytest.raises(UserError) as error:
-        held_out(numbered(1), 0.1, "data.text=one.txt")
-    assert str(error.value) == "data.text=one.txt: 1 text; at least 2 are needed to hold some out for dev"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from poolwise.data.draws import balanced_draw, share_of_texts, stratified_folds, stratified_share
+from poolwise.data.draws import (
+    balanced_draw,
+    folds_of_texts,
+    held_out,
+    share_of_texts,
+    stratified_folds,
+    stratified_share,
+)
 from poolwise.settings import UserError
 
 LABELS = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0])
@@ -72,3 +80,50 @@ def test_copies_of_a_text_are_held_out_together():
         copies = np.concatenate([keys, keys[:60], keys[:1]])
         out = share_of_texts(np.concatenate([labels, labels[:60], 1 - labels[:1]]), copies, 0.2, seed)
         assert (out == np.concatenate([alone, alone[:60], alone[:1]])).all()
+
+
+def test_copies_of_a_text_are_in_one_fold():
+    labels, keys = np.arange(60) % 3, np.arange(60, dtype=np.uint64)[::-1].copy()
+    for seed in range(5):
+        alone = stratified_folds(labels, NAMES, 4, seed)
+        assert (folds_of_texts(labels, keys, NAMES, 4, seed) == alone).all()
+        with_copies = np.concatenate([labels, labels[:20]]), np.concatenate([keys, keys[:20]])
+        assert (folds_of_texts(*with_copies, NAMES, 4, seed) == np.concatenate([alone, alone[:20]])).all()
+    with pytest.raises(UserError, match=r"protocol\.folds=5: the training texts hold 4 of class 'bad'"):
+        folds_of_texts(LABELS.repeat(2), np.arange(12, dtype=np.uint64).repeat(2), NAMES, 5, 1)
+
+
+def numbered(count: int) -> Dataset:
+    return Dataset.from_dict({"text": [str(number) for number in range(count)]})
+
+
+def test_held_out_is_a_seeded_share():
+    texts = numbered(400)
+    stays, out = held_out(texts, 0.1, "data.text=x")
+    assert (len(stays), len(out)) == (360, 40)
+    assert sorted([*stays["text"], *out["text"]], key=int) == list(texts["text"])
+    assert list(held_out(texts, 0.1, "data.text=x")[1]["text"]) == list(out["text"])
+
+
+@pytest.mark.parametrize(("count", "share", "expected"), [(100, 0.05, 10), (12, 0.05, 6), (2, 0.05, 1), (10, 0.99, 9)])
+def test_at_least_ten_are_held_out_or_half(count, share, expected):
+    stays, out = held_out(numbered(count), share, "data.text=x")
+    assert (len(stays), len(out)) == (count - expected, expected)
+
+
+def test_one_text_is_too_few_to_hold_some_out():
+    with pytest.raises(UserError) as error:
+        held_out(numbered(1), 0.1, "data.text=one.txt")
+    assert str(error.value) == "data.text=one.txt: 1 text; at least 2 different ones are needed, some for dev"
+
+
+def test_copies_are_held_out_together_and_without_them_nothing_changes():
+    texts = numbered(100)
+    stays, out = held_out(texts, 0.3, "data.text=x")
+    parts = texts.train_test_split(test_size=30, seed=0)
+    assert (list(stays["text"]), list(out["text"])) == (list(parts["train"]["text"]), list(parts["test"]["text"]))
+    doubled = Dataset.from_dict({"text": [*texts["text"], *(f" {text}!" for text in texts["text"][:50])]})
+    sides = [{text.strip(" !") for text in side["text"]} for side in held_out(doubled, 0.3, "data.text=x")]
+    assert sides == [set(stays["text"]), set(out["text"])]
+    with pytest.raises(UserError, match="1 text; at least 2 different ones"):
+        held_out(Dataset.from_dict({"text": ["Same.", "same"]}), 0.3, "data.text=x")

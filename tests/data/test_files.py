@@ -12,7 +12,8 @@ import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from poolwise.data.files import load_files
+from poolwise.data.files import load_files, texts_in
+from poolwise.data.parts import find_parts
 from poolwise.data.reading import READERS
 from poolwise.settings import FilesData, UserError
 
@@ -222,6 +223,30 @@ def test_a_pattern_names_files_of_several_kinds(tmp_path, labelled):
     corpus = load_files(settings(train=pattern, dev=pattern, test=pattern))
     assert rows_of(corpus) == 3 * ROWS
     assert rows_of(load_files(settings(train=str(tmp_path / "part/t*"), dev=pattern, test=pattern))) == 2 * ROWS
+
+
+def test_each_file_or_each_line_of_text_files_is_a_text_as_one_says(tmp_path):
+    folder, cache = tmp_path / "reviews", tmp_path / "cache"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"first line {number}\nsecond line {number}\n")
+    files = [f"first line {number}\nsecond line {number}" for number in range(4)]
+    lines = [line for text in files for line in text.split("\n")]
+
+    def texts(path: Path, text_per: str | None = None) -> list[str]:
+        text = load_files(settings(text=str(path), text_per=text_per), cache).text
+        return sorted([*text["train"]["text"], *text["dev"]["text"]])
+
+    assert texts(folder) == texts(folder / "*.txt", "file") == sorted(files)
+    assert texts(folder / "*.txt") == texts(folder, "line") == sorted(lines)
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "a.txt").write_text("one\ntwo\n")
+    rows = [list(texts_in(str(place))) for place in (one, one / "a.txt")]
+    assert rows == [["one\ntwo"], ["one", "two"]]
+    (whole,), (by_line,) = (find_parts(str(place))[""] for place in (one, one / "a.txt"))
+    assert whole.content() != by_line.content()
+    assert whole.fingerprint() != by_line.fingerprint()
 
 
 def test_a_folder_of_tables_is_read_by_the_splits_in_their_names(tmp_path):

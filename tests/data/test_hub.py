@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from helpers import REPOSITORY, settings
 from poolwise.data import hub
 from poolwise.data.hub import load_hub
 from poolwise.settings import HubData, UserError
@@ -96,3 +99,73 @@ def test_a_column_of_lists_is_refused(splits):
 def test_without_network_the_message_says_what_to_do_instead():
     with pytest.raises(UserError, match="use data=demo"):
         load_hub(SETTINGS)
+
+
+TEXT, NUMBER = Value("string"), Value("int64")
+PUBLISHED: dict[str, tuple[dict, dict[str, bool]]] = {
+    "sst2": (
+        {"sentence": TEXT, "label": ClassLabel(names=["negative", "positive"]), "idx": Value("int32")},
+        {"train": True, "validation": True, "test": False},
+    ),
+    "imdb": (
+        {"text": TEXT, "label": ClassLabel(names=["neg", "pos"])},
+        {"train": True, "test": True, "unsupervised": False},
+    ),
+    "rotten_tomatoes": (
+        {"text": TEXT, "label": ClassLabel(names=["neg", "pos"])},
+        {"train": True, "validation": True, "test": True},
+    ),
+    "yelp_polarity": ({"text": TEXT, "label": ClassLabel(names=["1", "2"])}, {"train": True, "test": True}),
+    "amazon_polarity": (
+        {"label": ClassLabel(names=["negative", "positive"]), "title": TEXT, "content": TEXT},
+        {"train": True, "test": True},
+    ),
+    "tweet_eval": (
+        {"text": TEXT, "label": ClassLabel(names=["negative", "neutral", "positive"])},
+        {"train": True, "validation": True, "test": True},
+    ),
+    "sst5": ({"text": TEXT, "label": NUMBER, "label_text": TEXT}, {"train": True, "validation": True, "test": True}),
+    "chnsenticorp": (
+        {"text": TEXT, "label": ClassLabel(names=["negative", "positive"])},
+        {"train": True, "validation": True, "test": True},
+    ),
+}
+"""Columns in their order, and splits with whether their labels are told, as the pages of these data sets have them."""
+
+
+def published(folder: Path, name: str, configuration: str | None) -> None:
+    """A small data set with the columns and splits of a published one."""
+    columns, splits = PUBLISHED[name]
+    classes = len(columns["label"].names) if isinstance(columns["label"], ClassLabel) else 5
+    lines = ["---", "configs:", f"- config_name: {configuration or 'default'}", "  data_files:"]
+    for split, is_told in splits.items():
+        rows = {
+            column: [f"{column} {split} {n}" for n in range(60)] if feature == TEXT else list(range(60))
+            for column, feature in columns.items()
+        } | {"label": [n % classes if is_told else -1 for n in range(60)]}
+        features = Features({column: columns[column] for column in columns})
+        Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{split}.parquet"))
+        lines += [f"  - split: {split}", f"    path: {split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_fits_the_data_set_as_it_is_published(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "hub").mkdir()
+    data = settings("stage=mlm", f"data={name}", f"data.path={tmp_path / 'hub'}").data
+    published(tmp_path / "hub", name, data.configuration)
+    corpus = load_hub(data)
+    column = {"sst2": "sentence", "amazon_polarity": "content"}.get(name, "text")
+    known = PUBLISHED[name][0]["label"]
+    assert corpus.label_names == tuple(known.names if isinstance(known, ClassLabel) else "01234")
+    test, dev = {"sst2": "validation"}.get(name, "test"), "train" if corpus.made_splits else "validation"
+    assert corpus.labelled["test"]["text"][0] == f"{column} {test} 0"
+    assert corpus.labelled["dev"]["text"][0].startswith(f"{column} {dev} ")
+    texts = sum(len(rows) for rows in (corpus.text["train"], *(corpus.text["dev"] for _ in corpus.made_splits)))
+    assert texts == (120 if name == "imdb" else 60)
+
+
+def test_every_preset_of_the_hub_is_held_against_its_data_set():
+    files = (REPOSITORY / "conf/data").glob("*.yaml")
+    assert {file.stem for file in files if "source: hub" in file.read_text()} == {*PUBLISHED}

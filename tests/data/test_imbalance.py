@@ -5,7 +5,8 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from poolwise.data.batching import LengthGroupedBatches
-from poolwise.data.imbalance import balanced_order, class_weights, is_unbalanced
+from poolwise.data.imbalance import balanced_order, class_weights, given_weights, is_unbalanced
+from poolwise.settings import UserError
 
 LABELS = np.repeat([0, 1, 3], [70, 25, 5])
 
@@ -49,3 +50,9 @@ def test_balanced_batches_are_of_like_length_and_change_with_seed_and_epoch():
     assert batches == epoch_of(1, 0)
     assert set(np.concatenate(batches)) != set(np.concatenate(epoch_of(1, 1)))
     assert epoch_of(2, 0) != batches
+
+
+def test_weights_of_ones_own_are_of_the_classes_one_each():
+    assert given_weights({"good": 1.0, "bad": 2.5}, ("bad", "good")).tolist() == [2.5, 1.0]
+    with pytest.raises(UserError, match="no class god; no weight of good; give one for each of the classes bad, good"):
+        given_weights({"god": 1.0, "bad": 2.5}, ("bad", "good"))

@@ -61,6 +61,26 @@ def test_a_warning_leaves_all_in_and_an_error_refuses_it(own):
         corpus_of(data_of(*own, "data.contamination=error"))
 
 
+def test_near_copies_are_dropped_told_and_refused_where_asked_for(own, tmp_path):
+    nearly = "this fine song is one that I would gladly hear again and again"
+    (tmp_path / "dev.csv").write_text("text,label\na dull book,dull\na fine book,fine\n")
+    (tmp_path / "test.csv").write_text(f"text,label\n{nearly},fine\na short one,fine\na dull song,dull\n")
+    with (tmp_path / "text.txt").open("a") as stream:
+        stream.write(f"{nearly} today\nNow {nearly}\nA short one!\n")
+    assert checked_corpus(data_of(*own)).report["dropped_from_stage1"] == 1
+    checked = checked_corpus(data_of(*own, "data.near_copies=true"))
+    near = {"dev": {"in_train": 0, "in_stage1": 0}, "test": {"in_train": 0, "in_stage1": 1}}
+    assert checked.report["near_copies"] == near
+    assert checked.report["dropped_from_stage1"] == 3
+    assert nearly not in " ".join(checked.corpus.text["train"]["text"])
+    assert next(warnings_of(checked.report, "mlm")) == (
+        "1 test text also in the texts of stage 1, 1 test text nearly also in the texts of stage 1; "
+        "3 texts left out there"
+    )
+    with pytest.raises(UserError, match="1 test text nearly also in the texts of stage 1"):
+        corpus_of(data_of(*own, "data.near_copies=true", "data.contamination=error"))
+
+
 def test_a_stage_1_of_which_nothing_is_left_is_told(own, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(TEST) + "\n")
     data = data_of(*own)

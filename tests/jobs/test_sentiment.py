@@ -57,7 +57,7 @@ def test_the_key_of_a_default_run_is_what_it_was():
 
 @pytest.mark.parametrize(
     ("protocol", "imbalance"),
-    [("probe", "class_weights"), ("frozen", "balanced_sampling"), ("finetune", "class_weights")],
+    [("probe", "class_weights"), ("frozen", "balanced_sampling"), ("finetune", {"good": 3.0, "bad": 0.5})],
 )
 def test_figures_of_each_class_are_told_where_classes_are_unbalanced(
     program, tmp_path, capsys, protocol, imbalance, monkeypatch
@@ -67,7 +67,12 @@ def test_figures_of_each_class_are_told_where_classes_are_unbalanced(
     monkeypatch.chdir(tmp_path)
     small = [word for word in SMALL_RUN if not word.startswith("data.")]
     small += [] if protocol == "probe" else ["protocol.epochs=1"]
-    own = ["data=files", "data.train=own.csv", f"protocol={protocol}", f"protocol.imbalance={imbalance}"]
+    own = [
+        "data=files",
+        "data.train=own.csv",
+        f"protocol={protocol}",
+        f"protocol.imbalance={imbalance}".replace("'", ""),
+    ]
     assert program("stage=sentiment", "encoder=base", *small, *own, "logger=csv", "seed=1") == 0
     (run,) = [json.loads(file.read_text()) for file in (tmp_path / "runs/sentiment").glob("*/record.json")]
     assert run["material"]["protocol"]["imbalance"] == imbalance

@@ -65,9 +65,12 @@ def keys_of(texts: Iterable[str]) -> UInt64[ndarray, " N"]:
     return np.frombuffer(digests, dtype=np.uint64)
 
 
-def without_copies(texts: Dataset, keys: UInt64[ndarray, " N"], others: UInt64[ndarray, " M"]) -> Dataset:
-    """The texts whose key is none of the others'; the very same object where that is all of them."""
+def without_copies(
+    texts: Dataset, keys: UInt64[ndarray, " N"], others: UInt64[ndarray, " M"], further: Sequence[int] = ()
+) -> Dataset:
+    """The texts whose key is none of the others', less `further` numbers; the very same object where that is all."""
     copies = np.isin(keys, others)
+    copies[list(further)] = True
     return texts.select(np.flatnonzero(~copies)).flatten_indices() if copies.any() else texts
 
 

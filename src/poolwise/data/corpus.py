@@ -191,32 +191,3 @@ def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iter
         )
     if found:
         raise UserError(*found)
-
-
-LEAST_HELD_OUT = 10
-"""Texts; of fewer short ones it can be that no token is masked, and then there is no dev loss."""
-
-
-def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Dataset]:
-    """Split off a seeded random share; returns what stays and what is held out.
-
-    At least `LEAST_HELD_OUT` texts are held out, or half of them where there are less than twice as many.
-
-    Args:
-        texts: N rows.
-        share: of the rows.
-        source: the setting that names the texts, for messages.
-
-    Raises:
-        UserError: fewer than two rows.
-    """
-    parts = texts.train_test_split(test_size=number_held_out(len(texts), share, source), seed=0)
-    return parts["train"], parts["test"]
-
-
-def number_held_out(texts: int, share: float, source: str) -> int:
-    """How many of so many texts `held_out` takes; its arguments and errors."""
-    if texts < 2:
-        raise UserError(f"{source}: {counted(texts, 'text')}; at least 2 are needed to hold some out for dev")
-    least = min(LEAST_HELD_OUT, texts // 2)
-    return min(max(round(share * texts), least), texts - 1)

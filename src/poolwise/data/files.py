@@ -26,13 +26,11 @@ from poolwise.data.corpus import (
     Corpus,
     TextStream,
     check_classes,
-    held_out,
     label_text,
-    number_held_out,
     tell_empty,
     text_columns,
 )
-from poolwise.data.draws import share_of_texts
+from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
@@ -164,7 +162,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Tab
     tables: dict[str, pyarrow.Table] = {}
 
     def find(split: str, path: str) -> None:
-        found[split] = find_parts(path)
+        found[split] = find_parts(path, text_per=data.text_per)
 
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
@@ -225,7 +223,7 @@ def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cach
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
-    parts = parts_of_split(path, find_parts(path), {"text": "train", "text_dev": "dev"}[name])
+    parts = parts_of_split(path, find_parts(path, text_per=data.text_per), {"text": "train", "text_dev": "dev"}[name])
     table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
@@ -237,7 +235,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, streaming=True), "train")
+    parts = parts_of_split(path, find_parts(path, True, data.text_per), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:

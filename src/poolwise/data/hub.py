@@ -5,7 +5,8 @@ from functools import partial
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from poolwise.data.corpus import Corpus, check_filled, held_out, label_text
+from poolwise.data.corpus import Corpus, check_filled, label_text
+from poolwise.data.draws import held_out
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
 from poolwise.words import first_line, some

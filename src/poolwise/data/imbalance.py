@@ -1,11 +1,16 @@
-"""Classes of unlike size: when they are called so, and two ways to train as if they were not.
+"""Classes of unlike size: when they are called so, and ways to train as if they were not.
 
 Shapes: N examples, C classes.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float, Int, Int64
 from numpy import ndarray
+
+from poolwise.settings import UserError
+from poolwise.words import some
 
 UNBALANCED = 1.5
 """How many times as many examples as the rarest class the most frequent one has where classes are called unbalanced."""
@@ -24,6 +29,19 @@ def class_weights(labels: Int[ndarray, " N"], classes: int) -> Float[ndarray, " 
     """
     counts = np.bincount(labels, minlength=classes)
     return np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
+
+
+def given_weights(weights: Mapping[str, float], names: Sequence[str]) -> Float[ndarray, " C"]:
+    """The weights that a person gives, in the order of the class ids.
+
+    Raises:
+        UserError: they are not of these classes, one each.
+    """
+    wrong = [f"no class {name}" for name in weights if name not in names]
+    wrong += [f"no weight of {name}" for name in names if name not in weights]
+    if wrong:
+        raise UserError(f"protocol.imbalance: {'; '.join(wrong)}; give one for each of the classes {some(names, 20)}")
+    return np.array([weights[name] for name in names])
 
 
 def balanced_order(labels: Int[ndarray, " N"], random: np.random.Generator) -> Int64[ndarray, " N"]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
 
@@ -67,12 +68,15 @@ class Part:
 ENDS = 65_536
 """Bytes of each end of a file that enter its fingerprint: a change between them that keeps its size is not seen."""
 
+TextPer = Literal["line", "file"] | None
 Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 
 
-def find_parts(path: str, streaming: bool = False) -> Found:
+def find_parts(path: str, streaming: bool = False, text_per: TextPer = None) -> Found:
     """What a path, a pattern or a name of the hub stands for; with `streaming` the latter is not downloaded.
+
+    Of `.txt` files each line is a text, or each file, as `text_per` says; None for a file in a folder, else a line.
 
     Raises:
         UserError: there is no such thing, or nothing in it that can be read.
@@ -83,15 +87,15 @@ def find_parts(path: str, streaming: bool = False) -> Found:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if is_folder:
         with damage_told(path):
-            return _in_folder(Path(path))
+            return _in_folder(Path(path), text_per)
     if not is_there and glob.has_magic(path):
         files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
         if not files:
             raise UserError(f"{path}: no file has such a name")
-        return {"": [_file(name) for name in files]}
+        return {"": _files(path, files, text_per)}
     if is_of_hub(path):
         return _streamed_from_hub(path) if streaming else _on_hub(path)
-    return {"": [_file(path)]}
+    return {"": _files(path, [path], text_per)}
 
 
 def is_of_hub(path: str) -> bool:
@@ -116,7 +120,14 @@ def _file(path: str) -> Part:
     return Part(path, partial(read_rows, path), *_hashes_of_files([path]), is_text=kind_of(path) == ".txt")
 
 
-def _in_folder(folder: Path) -> Found:
+def _files(path: str, files: list[str], text_per: TextPer) -> list[Part]:
+    """The files that a path or a pattern stands for, a part each; or one part of `.txt` files that are a text each."""
+    if text_per == "file" and all(kind_of(file) == ".txt" for file in files):
+        return [_texts(Path(path), {"": list(map(Path, files))})]
+    return list(map(_file, files))
+
+
+def _in_folder(folder: Path, text_per: TextPer) -> Found:
     if (folder / SAVED_SPLITS).is_file():
         saved = _saved(folder)
         return {_split_named(name) or name: [_data_set(str(folder / name), saved[name])] for name in saved}
@@ -124,12 +135,14 @@ def _in_folder(folder: Path) -> Found:
         return {"": [_data_set(str(folder), _saved(folder))]}
     own, folders = _readable(folder)
     if not own and list(folders) == ["data"]:
-        return _in_folder(folder / "data")
+        return _in_folder(folder / "data", text_per)
     if not own and folders and all(map(_split_named, folders)):
-        return _by_split({str(folder / name): _of_one_split(folder / name) for name in folders})
+        return _by_split({str(folder / name): _of_one_split(folder / name, text_per) for name in folders})
     if not own and not folders:
         raise UserError(f"{folder} is a folder without files that can be read; they end in {', '.join(READERS)}")
     kinds = Counter(suffixes(file.name)[0] for files in (own, *folders.values()) for file in files)
+    if set(kinds) == {".txt"} and text_per == "line":
+        return {"": [_file(str(file)) for files in (own, *folders.values()) for file in files]}
     if set(kinds) == {".txt"} and not (own and folders):
         return {"": [_texts(folder, folders or {"": own})]}
     if folders or (len(kinds) > 1 and kinds.keys() & {".txt", ".json"}):
@@ -152,13 +165,13 @@ def _holds_data(file: Path, folder: Path) -> bool:
     return known and not is_hidden and file.is_file()
 
 
-def _of_one_split(folder: Path) -> list[Part]:
+def _of_one_split(folder: Path, text_per: TextPer) -> list[Part]:
     """The parts of a folder whose name tells their split.
 
     Raises:
         UserError: names in it tell another split.
     """
-    found = _in_folder(folder)
+    found = _in_folder(folder, text_per)
     own = _split_named(folder.name)
     if others := [split for split in found if split not in ("", own)]:
         raise UserError(f"{folder}: a folder of {own} by its name, with files of {some(others)} by theirs; name files")
@@ -172,7 +185,8 @@ def _mixed(folder: Path, own: list[Path], folders: Mapping[str, list[Path]], kin
     advice = f"a pattern in quotes, such as '{folder}/{'**/' if folders else ''}*{max(kinds, key=kinds.__getitem__)}'"
     return (
         f"{folder} holds files of several kinds or places ({there}; in {some(places)}), and which are meant is not "
-        f"guessed: name a file, one of its folders, or {advice} (of .txt files by a pattern each line is a text)"
+        f"guessed: name a file, one of its folders, or {advice} (where each line of .txt files "
+        "is a text, and with data.text_per=file each file)"
     )
 
 
@@ -202,7 +216,15 @@ def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
     """A text a file, with the name of its folder as label where there are folders."""
     every = [file for several in files.values() for file in several]
     hashes = _hashes_of_files(list(map(str, every)), None if "" in files else folder)
-    return Part(str(folder), partial(_whole_files, files), *hashes, is_text="" in files, columns_named=False)
+    content, fingerprint = (partial(_of_whole_files, each) for each in hashes)
+    return Part(
+        str(folder), partial(_whole_files, files), content, fingerprint, is_text="" in files, columns_named=False
+    )
+
+
+def _of_whole_files(of_files: Callable[[], str]) -> str:
+    """The hash of files that are a text each, which is another than that of their lines."""
+    return f"a text a file {of_files()}"
 
 
 def _whole_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from jaxtyping import Int64, UInt64
 from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
-from poolwise.data.contamination import held_back, text_keys
+from poolwise.data.contamination import held_back, near_copies, signatures, text_keys
 from poolwise.data.corpus import Corpus, batches_of_rows, each_text
 
 SAMPLE = 10_000
@@ -54,6 +54,54 @@ class CorpusKeys:
     def held_back(self) -> UInt64[ndarray, " N"]:
         """Those of dev and test texts."""
         return np.concatenate([*held_back(self.labelled).values(), np.empty(0, dtype=np.uint64)])
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """What is nearly, and not exactly, in two places (see `contamination.near_copies`).
+
+    Attributes:
+        held_back: by split, dev or test, and by place, `in_train` or `in_stage1`: for each text of the split that is
+            nearly among the training texts there, the number of the nearest and their similarity.
+        stage1: numbers of the training texts of stage 1 that are nearly, or exactly, dev or test texts.
+    """
+
+    held_back: dict[tuple[str, str], dict[int, tuple[int, float]]]
+    stage1: tuple[int, ...]
+
+    @classmethod
+    def of(cls, corpus: Corpus, keys: CorpusKeys) -> "NearCopies":
+        """Those of a corpus."""
+        held = held_back(corpus.labelled)
+        if not held:
+            return cls({}, ())
+        signed = {split: signatures(rows) for split, rows in held.items()}
+        training = {
+            "in_train": (corpus.labelled["train"], keys.labelled["train"]),
+            "in_stage1": (corpus.text["train"], keys.text["train"]),
+        }
+        found: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
+        before: UInt64[ndarray, " N"] | None = None
+        for place, (others, other_keys) in training.items():
+            if before is not None and np.array_equal(before, other_keys):
+                found |= {(split, place): found[split, "in_train"] for split in held}
+                continue
+            before, others_signed = other_keys, signatures(others)
+            for split, rows in held.items():
+                exact = np.isin(keys.labelled[split], other_keys)
+                near = near_copies(rows, others, signed[split], others_signed)
+                found[split, place] = {number: pair for number, pair in near.items() if not exact[number]}
+        every = concatenate_datasets([rows.select_columns("text") for rows in held.values()])
+        stage1 = near_copies(corpus.text["train"], every, others_signed, np.concatenate(list(signed.values())))
+        return cls(found, tuple(stage1))
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many there are, by split and place."""
+        found: dict[str, dict[str, int]] = {}
+        for (split, place), pairs in self.held_back.items():
+            found.setdefault(split, {})[place] = len(pairs)
+        return found
 
 
 def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
@@ -105,7 +153,7 @@ class TokenFigures:
         lengths: (N,) word pieces of each text before it is cut, special tokens counted.
         unknown_share: of the word pieces, special ones left out, that stand for what the vocabulary lacks.
         unknown: the most frequent of what these stand for.
-        words: what blanks separate, counted.
+        words: what the tokenizer cuts into pieces, counted: words, numbers and marks of punctuation.
     """
 
     lengths: Int64[ndarray, " N"]
@@ -121,9 +169,10 @@ def token_figures(texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenFi
     unknown: Counter[str] = Counter()
     for rows in batches_of_rows(sample(texts)):
         found = tokenizer(rows["text"], truncation=False, padding=False, return_offsets_mapping=True, verbose=False)
-        for text, ids, places in zip(rows["text"], found["input_ids"], found["offset_mapping"], strict=True):
+        texts_of_rows = zip(rows["text"], found["input_ids"], found["offset_mapping"], strict=True)
+        for number, (text, ids, places) in enumerate(texts_of_rows):
             lengths.append(len(ids))
-            words += len(text.split())
+            words += len({*found.word_ids(number)} - {None})
             if tokenizer.unk_token_id in ids:
                 pairs = zip(ids, places, strict=True)
                 unknown.update(text[begin:end] for id_, (begin, end) in pairs if id_ == tokenizer.unk_token_id)

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from poolwise.data.contamination import without_copies
 from poolwise.data.corpus import Corpus, TextStream
-from poolwise.data.quality import CorpusKeys, corpus_figures
+from poolwise.data.quality import CorpusKeys, NearCopies, corpus_figures
 from poolwise.data.sources import load_corpus
 from poolwise.settings import DataSettings, UserError
 from poolwise.words import counted
@@ -33,15 +33,18 @@ class CheckedCorpus:
 def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorpus:
     """The corpus that the settings name, with `data.contamination` acted on; the jobs of one sweep share it.
 
-    With `drop`, texts of stage 1 that are dev or test texts are left out of stage 1, so that the vocabulary, the
-    weights and the key of a stage-1 run are those of the texts that are left. Of `data.train` stage 2 reads all.
+    With `drop`, texts of stage 1 that are dev or test texts (with `near_copies`, or nearly so) are left out of stage 1,
+    so that the vocabulary, the weights and the key of a stage-1 run are those of the texts that are left. Of
+    `data.train` stage 2 reads all.
 
     Raises:
         UserError: it cannot be read, or `contamination` is `error` and there is some.
     """
     corpus = load_corpus(data, cache)
     keys = CorpusKeys.of(corpus)
+    near = NearCopies.of(corpus, keys) if data.near_copies else None
     report = {"contamination": data.contamination, **corpus_figures(corpus, keys), "dropped_from_stage1": 0}
+    report |= {} if near is None else {"near_copies": near.counts}
     found = [words for place in PLACES if (words := contamination_in_words(report, place))]
     if data.contamination == "error" and found:
         raise UserError(
@@ -49,7 +52,8 @@ def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorp
             "them), or use drop or warn"
         )
     if data.contamination == "drop":
-        left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back)
+        further = () if near is None else near.stage1
+        left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back, further)
         report["dropped_from_stage1"] = len(corpus.text["train"]) - len(left)
         corpus = replace(corpus, text={**corpus.text, "train": left})
     if corpus.stream is not None:
@@ -93,12 +97,18 @@ def stage1_text(data: DataSettings, cache: Path | None = None) -> dict[str, Data
 
 
 def contamination_in_words(report: Mapping[str, Any], place: str) -> str:
-    """Which dev and test texts are also at a place, a key of `PLACES`; empty where none is."""
-    found = {split: copies[place] for split, copies in report["copies"].items() if copies[place]}
-    words = " and ".join(counted(count, f"{split} text") for split, count in found.items())
+    """Which dev and test texts are also, or nearly, at a place, a key of `PLACES`; empty where none is."""
     first = report.get("first_texts_of_stream") if place == "in_stage1" else None
     where = PLACES[place] if first is None else f"the first {counted(first, 'text')} of stage 1"
-    return f"{words} also in {where}" if found else ""
+    kinds = {"also": report["copies"], "nearly also": report.get("near_copies", {})}
+    words = {how: numbers_in_words(found, place) for how, found in kinds.items()}
+    return ", ".join(f"{found} {how} in {where}" for how, found in words.items() if found)
+
+
+def numbers_in_words(found: Mapping[str, Mapping[str, int]], place: str) -> str:
+    """How many texts of each split are at a place: `1 dev text and 2 test texts`; empty where none is."""
+    counts = {split: at[place] for split, at in found.items() if at[place]}
+    return " and ".join(counted(count, f"{split} text") for split, count in counts.items())
 
 
 def warnings_of(report: Mapping[str, Any], stage: str) -> Iterator[str]:

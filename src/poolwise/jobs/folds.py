@@ -3,14 +3,19 @@
 Shapes: N examples, C classes.
 """
 
+from dataclasses import replace
+from functools import cached_property
+
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt64
 from numpy import ndarray
 
-from poolwise.data.draws import stratified_folds
+from poolwise.data.contamination import text_keys
+from poolwise.data.draws import folds_of_texts
 from poolwise.jobs.probe import ProbeJob, some_of
 from poolwise.jobs.sentiment import folds_of
+from poolwise.runs import RunIdentity
 from poolwise.settings import SELECTION_METRIC, SentimentSettings
 from poolwise.stages.loop import Output, plain
 from poolwise.stages.probe import Probe, fit_folds
@@ -25,7 +30,24 @@ class FoldsJob(ProbeJob):
         count = folds_of(settings.protocol)
         assert count is not None
         labels, names = np.array(self.corpus.labelled["train"]["label"]), tuple(self.corpus.label_names)
-        self.folds = stratified_folds(labels, names, count, settings.label_seed)
+        self.folds = folds_of_texts(labels, self.keys, names, count, settings.label_seed)
+
+    @cached_property
+    def keys(self) -> UInt64[ndarray, " N"]:
+        """By which copies of a text are known, which are in one fold."""
+        return text_keys(self.corpus.labelled["train"])
+
+    def _identity(self) -> RunIdentity:
+        """As of any probe; said of data with copies, as these were not always in one fold."""
+        identity = super()._identity()
+        if len(np.unique(self.keys)) == len(self.keys):
+            return identity
+        together = {"folds_of": "texts"}
+        return replace(
+            identity,
+            material={**identity.material, **together},
+            condition_material={**identity.condition_material, **together},
+        )
 
     def carry_out(self, output: Output) -> None:
         """Fit the probes of each fold, and predict every text once."""

@@ -72,8 +72,9 @@ class MLMJob(Job):
             raise UserError(
                 f"{self.start.path}: its tokenizer has no mask token, which masked language modelling needs"
             )
-        texts = stage1_text(settings.data, settings.rows_dir)["train"]
-        check_words(texts, self.start.tokenizer, settings.data.max_length, settings.data.name)
+        self.rows = stage1_text(settings.data, settings.rows_dir)
+        self.stream = stream_of(settings.data, settings.rows_dir)
+        check_words(self.rows["train"], self.start.tokenizer, settings.data.max_length, settings.data.name)
         self.settings: MLMSettings = settled(settings, self.start)
         settings = self.settings
         choice = Stage1Choice(settings.pretraining, settings.objective, settings.seed)
@@ -154,7 +155,7 @@ class MLMJob(Job):
                 encoder.set_vocabulary(model, start.pieces, start.tokenizer.pad_token_id)
         if self.platform["device"] == "cuda" and model.family.can_leave_out_padding:
             model.leave_out_padding()
-        rows, stream = stage1_text(settings.data, settings.rows_dir), stream_of(settings.data, settings.rows_dir)
+        rows, stream = self.rows, self.stream
         texts = (tokenised if stream is None else first_of_stream)(rows, start.tokenizer, settings)
         if reads_ratings(settings.objective):
             texts = with_ratings(texts, ratings_of(rows))

@@ -21,7 +21,7 @@ from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash
 from poolwise.data.draws import balanced_draw
-from poolwise.data.imbalance import class_weights, is_unbalanced
+from poolwise.data.imbalance import class_weights, given_weights, is_unbalanced
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
@@ -78,6 +78,8 @@ class SentimentJob(Job):
         if isinstance(settings.protocol, Finetune):
             self.patience = settings.protocol.early_stopping
         self.corpus = labelled_corpus(settings)
+        if isinstance(settings.protocol.imbalance, dict):
+            given_weights(settings.protocol.imbalance, self.corpus.label_names)  # so that mistakes are told early
         self.data_report = checked_corpus(settings.data, settings.rows_dir).report
         self.data_warnings = list(warnings_of(self.data_report, "sentiment"))
         train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
@@ -269,7 +271,9 @@ class SentimentJob(Job):
         classes = len(self.corpus.label_names)
         classifier = SentimentClassifier(model, representation, classes, protocol.dropout, reads_stored=is_frozen)
         weights = None
-        if protocol.imbalance == "class_weights":
+        if isinstance(protocol.imbalance, dict):
+            weights = torch.from_numpy(given_weights(protocol.imbalance, self.corpus.label_names)).float()
+        elif protocol.imbalance == "class_weights":
             weights = torch.from_numpy(class_weights(texts["train"].labels, classes)).float()
         if isinstance(protocol, Frozen):
             classifier.settle_dense(protocol.dense)

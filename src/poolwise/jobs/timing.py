@@ -1,0 +1,238 @@
+"""How long a run should take: some of its steps on a sample of its texts, timed, times how many there will be."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from datasets import Dataset
+
+from poolwise import machine
+from poolwise.data.module import TextDataModule
+from poolwise.jobs.mlm import MLMJob
+from poolwise.jobs.probe import ProbeJob
+from poolwise.jobs.sentiment import SentimentJob
+from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, UserError
+from poolwise.stages.loop import Job, isolated, limited_batches
+from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
+from poolwise.stages.stage import Stage
+from poolwise.words import counted, roughly
+
+SECONDS = 4.0
+"""After which no further step is timed."""
+STEPS = 8
+"""That are timed, at most, after one that warms up."""
+FEW_TEXTS = 64
+"""Of each split that is evaluated, and of all where a frozen encoder reads them before training."""
+SHORT = 16
+"""Tokens of a text, by which there are enough texts where `batch_tokens` says what a batch holds."""
+
+
+class Clock(lightning.Callback):
+    """Notes time and tokens of training after each step, ends it when there are enough, and times the evaluation.
+
+    Attributes:
+        seconds: of training after each step (see `Stage.seconds`).
+        tokens: read after each step.
+        evaluation: seconds of the last evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.tokens: list[int] = []
+        self.evaluation = 0.0
+        self._begun = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin."""
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step, when the device has done it."""
+        assert isinstance(pl_module, Stage)
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds.append(pl_module.seconds)
+        self.tokens.append(pl_module.tokens)
+        if len(self.seconds) > STEPS or time.perf_counter() - self._begun > SECONDS:
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """An evaluation begins."""
+        self.evaluation = -time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """It ends."""
+        self.evaluation += time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """How many are timed: without the one that warms up, unless there is no other."""
+        return max(len(self.seconds) - 1, 1)
+
+    def of_step(self, figures: list[float] | list[int]) -> float:
+        """The mean of what `seconds` or `tokens` went up by in these."""
+        before = figures[0] if len(figures) > 1 else 0
+        return (figures[-1] - before) / self.steps
+
+
+def estimate_in_words(make: Callable[[], Job]) -> str:
+    """How long the job that is made should take: `about 4 min, from 8 timed steps`; or why that is not known.
+
+    Nothing of it is kept. One step is done however long it takes, and further ones for `SECONDS`. What is done at the
+    end (exports, figures) is not in it.
+    """
+    try:
+        with isolated(), silent(), TemporaryDirectory() as folder:
+            job = make()
+            if not job.trains:
+                return "nothing is trained"
+            lightning.seed_everything(job.seed, workers=True, verbose=False)
+            return _estimate(job, Path(folder))
+    except UserError as error:
+        return f"not known: {error.messages[0]}"
+    except Exception as error:
+        if machine.is_out_of_memory(error):
+            return "not known: memory does not suffice for a step; a smaller batch or data.max_length would do"
+        raise
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Log nothing below errors: what a run warns of is told when it is done."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _estimate(job: Job, folder: Path) -> str:
+    """See `estimate_in_words`; the job is of no use afterwards."""
+    budget, job.budget = job.budget, None
+    reads_first = _reads_first(job)
+    whole = {split: len(rows) for split, rows in _rows(job).items()}
+    _take_sample(job, folder, FEW_TEXTS if reads_first else (STEPS + 1) * _texts_a_batch(job))
+    share = {split: whole[split] / max(len(rows), 1) for split, rows in _rows(job).items()}
+    reading = 0.0
+    if isinstance(job, SentimentJob) and reads_first:
+        model, texts = job.load()[0], job.texts()
+        read = sum(map(len, texts.values()))
+        reading = _seconds(job.stored, model, texts) * sum(whole.values()) / read
+        if isinstance(job, ProbeJob):
+            return f"{roughly(reading)}, from {counted(read, 'text')} that the encoder read"
+    stage, data = job.build()
+    if isinstance(stage, PoolerTraining) and same_rows_each_epoch(stage.objective.needs.arrangement):
+        device, arrangement = job.identity.material["platform"]["device"], stage.objective.needs.arrangement
+        reading = _seconds(cls_states, stage.model, data.texts["train"], device, arrangement) * share["train"]
+    clock = _timed(job, stage, data, STEPS + 1 if reads_first else 1)
+    a_step = clock.of_step(clock.seconds) * (1.0 if reads_first else _work_of_mean_batch(data, len(clock.seconds)))
+    batches = max(round((data.batches_an_epoch or 1) * share["train"]), 1)
+    epochs, steps = _length(job, budget, batches, clock.of_step(clock.tokens))
+    evaluation = clock.evaluation * (share["dev"] * epochs + share.get("test", 0.0))
+    return f"{roughly(reading + steps * a_step + evaluation)}, from {counted(clock.steps, 'timed step')}"
+
+
+def _reads_first(job: Job) -> bool:
+    """Whether the encoder is frozen: for most ways to train it then reads each text once, before training."""
+    if isinstance(job, SentimentJob):
+        return not isinstance(job.settings.protocol, Finetune)
+    return isinstance(job, MLMJob) and job.pooler_only
+
+
+def _rows(job: Job) -> Mapping[str, Dataset]:
+    """The texts of the job by split."""
+    if isinstance(job, SentimentJob):
+        return {**job.corpus.labelled, "train": job.corpus.labelled["train"].select(job.drawn)}
+    assert isinstance(job, MLMJob)
+    return job.rows
+
+
+def _texts_a_batch(job: Job) -> int:
+    """Texts of a training batch, at least."""
+    if isinstance(job, MLMJob):
+        pretraining = job.settings.pretraining
+        return pretraining.batch_size if pretraining.batch_tokens is None else pretraining.batch_tokens // SHORT + 1
+    assert isinstance(job, SentimentJob)
+    assert isinstance(job.settings.protocol, Finetune)
+    return job.settings.protocol.batch_size
+
+
+def _take_sample(job: Job, folder: Path, texts: int) -> None:
+    """Have the job train on some of its texts, evenly spread, and keep what it keeps in a folder."""
+    sample = {
+        split: rows.select(
+            np.unique(np.linspace(0, len(rows) - 1, texts if split == "train" else FEW_TEXTS).astype(int))
+        )
+        for split, rows in _rows(job).items()
+    }
+    job.settings = replace(job.settings, cache_dir=folder, workers=0)
+    if isinstance(job, SentimentJob):
+        job.corpus = replace(job.corpus, labelled=sample)
+        job.drawn = np.arange(len(sample["train"]))
+    elif isinstance(job, MLMJob):
+        job.rows, job.stream = sample, None
+
+
+def _seconds(do: Callable[..., object], *arguments: Any) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    do(*arguments)
+    return time.perf_counter() - began
+
+
+def _timed(job: Job, stage: Stage, data: TextDataModule, epochs: int) -> Clock:
+    """What a clock showed of some steps, and of an evaluation of the sample of dev."""
+    machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
+    clock = Clock()
+    arguments = machine.trainer_arguments(job.settings.trainer)
+    own = ("limit_train_batches", "limit_val_batches", "val_check_interval", "overfit_batches", *TRAINER_LENGTHS)
+    trainer = lightning.Trainer(
+        **{key: value for key, value in arguments.items() if key not in own},
+        logger=False,
+        callbacks=[clock],
+        max_epochs=epochs,
+        enable_checkpointing=False,
+        gradient_clip_val=job.optimisation.gradient_clip_norm,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(stage, data)
+    return clock
+
+
+def _work_of_mean_batch(data: TextDataModule, steps: int) -> float:
+    """How many times as many tokens a batch has as those of the timed ones of so many steps, on average."""
+    lengths = data.texts["train"].lengths
+    order = data.train_dataloader().sampler
+    work = [lengths[[example for _, example in requests]].sum() for requests in order]
+    return float(np.mean(work) / np.mean(work[min(1, steps - 1) : steps]))
+
+
+def _length(job: Job, budget: Budget | None, batches: int, tokens: float) -> tuple[float, float]:
+    """How many epochs the whole of training has, and how many batches.
+
+    Args:
+        job: whose settings say so.
+        budget: of stage 1, in steps or tokens; None for epochs.
+        batches: of an epoch.
+        tokens: of a batch.
+    """
+    an_epoch = limited_batches(job, batches)
+    if budget is None:
+        return float(job.epochs), float(job.epochs * an_epoch)
+    accumulated = job.settings.trainer.get("accumulate_grad_batches", 1)
+    steps = budget.amount * accumulated if budget.unit == "steps" else budget.amount / tokens
+    return steps / an_epoch, float(steps)

@@ -1,0 +1,64 @@
+"""Estimates of how long runs take, from some of their steps."""
+
+import re
+
+import pytest
+
+from helpers import SMALL_STAGE1, SMALL_STAGE2, settings
+from poolwise.app import job_of
+from poolwise.jobs import timing
+from poolwise.jobs.timing import STEPS, Clock, estimate_in_words
+from poolwise.settings import Budget, UserError
+
+STAGE1 = ["stage=mlm", *SMALL_STAGE1, "pretraining.batch_size=4"]
+STAGE2 = ["stage=sentiment", *SMALL_STAGE2, "encoder=base"]
+PROBE = [word for word in STAGE2 if not word.startswith("protocol.")]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([*STAGE1, "objective=views", "pretraining.budget=3000tokens"], "8 timed steps"),
+        ([*STAGE2, "repr=mean", "protocol.batch_size=8"], "7 timed steps"),
+        ([*STAGE2, "repr=pooler", "protocol=frozen"], "8 timed steps"),
+        ([*PROBE, "repr=cls", "protocol=probe"], "136 texts that the encoder read"),
+    ],
+)
+def test_each_way_to_train_is_timed_and_leaves_nothing(words, told, tmp_path):
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "data.seed=5"]
+    found = estimate_in_words(lambda: job_of(settings(*places, *words)))
+    assert re.fullmatch(f"about 5 s, from {told}", found)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_a_mistake_is_told_in_place_of_a_time():
+    def mistaken():
+        raise UserError("no such thing", "and more")
+
+    assert estimate_in_words(mistaken) == "not known: no such thing"
+
+
+def test_the_step_that_warms_up_does_not_count():
+    clock = Clock()
+    clock.seconds, clock.tokens = [9.0, 10.0, 12.0], [100, 150, 220]
+    assert (clock.steps, clock.of_step(clock.seconds), clock.of_step(clock.tokens)) == (2, 1.5, 60)
+    clock.seconds = [9.0]
+    assert (clock.steps, clock.of_step(clock.seconds)) == (1, 9.0)
+
+
+def test_the_length_of_a_run_is_that_of_its_budget():
+    job = job_of(settings(*STAGE1, "pretraining.epochs=3", "+trainer.accumulate_grad_batches=2"))
+    found = [
+        timing._length(job, budget, 50, 200.0) for budget in (None, Budget(100, "steps"), Budget(50_000, "tokens"))
+    ]
+    assert found == [(3, 150), (4, 200), (5, 250)]
+    job.settings.trainer["limit_train_batches"] = 0.5
+    assert timing._length(job, None, 50, 200.0) == (3, 75)
+
+
+def test_an_estimate_is_steps_times_their_time(monkeypatch):
+    """960 steps of 40 epochs of 96 texts: 24 a step, 10 s each, and 1.5 times as long for a mean one."""
+    monkeypatch.setattr(Clock, "of_step", lambda self, figures: 10.0)
+    monkeypatch.setattr(timing, "_work_of_mean_batch", lambda data, steps: 1.5)
+    words = [*STAGE1, "pretraining.epochs=40", "objective=none"]
+    assert estimate_in_words(lambda: job_of(settings(*words))) == f"about 4 h, from {STEPS} timed steps"
