@@ -167,4 +167,4 @@ def test_kills_and_signals_as_in_the_suite(tmp_path):
     command = [sys.executable, suite, "kills", "signals", "--tries=1", f"--results={results}"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert len(results.read_text().splitlines()) == 1 + 3 + 9
+    assert len(results.read_text().splitlines()) == 1 + 5 + 9

@@ -48,6 +48,18 @@ AFTER_STAGE_1 = [
 SWEEP = [*STAGE_2[:3], *SMALL, "protocol.epochs=1", "seed=1,2,3", "-m"]
 FROZEN = [*STAGE_2[:4], *SMALL, "protocol=frozen", "protocol.epochs=2", "repr=layer_mix"]
 COMMANDS = {"stage 1": STAGE_1, "stage 2": STAGE_2, "sweep": SWEEP}
+OFFLINE = ["logger=wandb", "logger.mode=offline"]
+OTHERWISE = {
+    "stage 1, views, accumulated, a worker, W&B": [
+        *(*STAGE_1[:-1], "pretraining.batch_size=8", "objective=views", "trainer.accumulate_grad_batches=2"),
+        *("workers=1", *OFFLINE),
+    ],
+    "stage 2, unfrozen by layers, stopped early, W&B": [
+        *(*STAGE_2[:-1], "protocol.epochs=4", "protocol.gradual_unfreezing=true", "protocol.early_stopping=2"),
+        *OFFLINE,
+    ],
+}
+"""More that has state."""
 CLOCK_FIGURES = ("train/tokens_per_second",)
 SURVIVED, TOLD, FAILED = "survived exactly", "told, nothing damaged", "FAILED"
 
@@ -63,6 +75,7 @@ class Trial:
         code: exit code of the process that met the fault; minus the signal's number for a killed one.
         outcome: one of three.
         note: the message, or what was wrong.
+        went_on_after: steps of the optimiser after which runs went on from a checkpoint; empty where all began anew.
     """
 
     part: str
@@ -71,6 +84,7 @@ class Trial:
     code: int
     outcome: str
     note: str
+    went_on_after: str = ""
 
 
 def load_libraries() -> None:
@@ -148,7 +162,7 @@ def seconds_of(process: int) -> float:
 def run_and_send(arguments: Sequence[str], place: Path, number: int, after: float) -> int:
     """Run the program, and send it a signal when it has had so many seconds of a processor; its exit code.
 
-    Where it ends before, it is run anew and gets the signal earlier.
+    Where it ends before that does anything, it is run anew and gets the signal earlier.
     """
     process, sent = start(arguments, place), False
 
@@ -159,7 +173,7 @@ def run_and_send(arguments: Sequence[str], place: Path, number: int, after: floa
             sent = True
 
     code = wait(process, look)
-    if sent:
+    if sent and code != 0:
         return code
     shutil.rmtree(place)
     return run_and_send(arguments, place, number, 0.8 * after)
@@ -206,6 +220,18 @@ def outcomes(place: Path) -> dict[str, dict[str, Any]]:
             made["predictions"] += repr([logits.tobytes() for logits in predictions["logits"]])
         found[folder.name] = made
     return found
+
+
+def steps_gone_on_after(place: Path) -> str:
+    """After which steps the runs under `place` went on from a checkpoint."""
+    records = (json.loads(file.read_text()) for file in sorted(place.glob("runs/*/*/record.json")))
+    return " ".join(str(step) for record in records for step in record.get("resumed_at_steps", []))
+
+
+def doubled(place: Path) -> str:
+    """The ids of offline W&B runs that lie under `place` more than once: `wandb sync` would upload both as one run."""
+    ids = Counter(folder.name.rpartition("-")[2] for folder in place.glob("runs/wandb/offline-run-*"))
+    return ", ".join(name for name, count in ids.items() if count > 1)
 
 
 def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
@@ -282,7 +308,7 @@ class Suite:
 
     def moments(self, name: str, count: int) -> list[float]:
         """Random moments of a command's run, in seconds of a processor."""
-        seconds = self.reference(COMMANDS[name])[1]
+        seconds = self.reference({**COMMANDS, **OTHERWISE}[name])[1]
         return [self.random.uniform(0.02, 0.98) * seconds for _ in range(count)]
 
     def judge(
@@ -313,20 +339,31 @@ class Suite:
             if again != 0:
                 outcome, note = FAILED, f"cannot go on: {again}, {message(screen_of(place))}"
         wrong = difference(expected, outcomes(place))
+        if twice := doubled(place):
+            wrong += f"; the offline W&B run {twice} is there more than once"
         if wrong and outcome != FAILED:
             outcome, note = FAILED, f"differs in {wrong}; {note}"
-        self.note(part, name, fault, code, outcome, note.replace(str(place), "PLACE"))
+        self.note(part, name, fault, code, outcome, note.replace(str(place), "PLACE"), steps_gone_on_after(place))
         if outcome != FAILED:
             shutil.rmtree(place)
 
 
+MANY = 5
+"""Kills, of which one at least must fall where there is a checkpoint."""
+
+
 def kills(suite: Suite) -> None:
-    """`kill -9` at random moments; the same command again."""
-    for name, count in (("stage 1", suite.tries), ("stage 2", suite.tries), ("sweep", (suite.tries + 1) // 2)):
+    """`kill -9` at random moments; the same command again, which goes on from a checkpoint at times."""
+    counts = {"stage 1": suite.tries, "stage 2": suite.tries, "sweep": (suite.tries + 1) // 2}
+    counts |= dict.fromkeys(OTHERWISE, (suite.tries + 3) // 4)
+    for name, count in counts.items():
+        arguments = {**COMMANDS, **OTHERWISE}[name]
         for moment in suite.moments(name, count):
             place = suite.new_place()
-            code = run_and_send(COMMANDS[name], place, signal.SIGKILL, moment)
-            suite.judge("kill -9", name, f"after {moment:.2f} s", code, COMMANDS[name], place, goes_on=True)
+            code = run_and_send(arguments, place, signal.SIGKILL, moment)
+            suite.judge("kill -9", name, f"after {moment:.2f} s", code, arguments, place, goes_on=True)
+        if count >= MANY and not any(trial.went_on_after for trial in suite.trials if trial.run == name):
+            suite.note("kill -9", name, f"all {count} kills", 0, FAILED, "each began anew: no checkpoint was used")
 
 
 def signals(suite: Suite) -> None:
@@ -478,7 +515,7 @@ def damages(suite: Suite) -> None:
     """Each kind of file cut off, and with bits turned over; then the next command that reads it."""
     table = own_table(suite)
     stopped = {name: stopped_run(suite, COMMANDS[name]) for name in ("stage 1", "stage 2")}
-    stopped["offline W&B"] = stopped_run(suite, offline := [*STAGE_2, "logger=wandb", "logger.mode=offline"])
+    stopped["offline W&B"] = stopped_run(suite, offline := [*STAGE_2, *OFFLINE])
     for name, file in (
         ("stage 1", "runs/mlm/*/resume.ckpt"),
         ("stage 1", "runs/mlm/*/resume.former.ckpt"),
@@ -498,6 +535,7 @@ def damages(suite: Suite) -> None:
     of_stage_2 = next(run.relative_to(done) for run in finished if "frozen" not in run.name and "files" not in run.name)
     damage(suite, "finished stage 2", done, f"{of_stage_2}/record.json", STAGE_2)
     damage(suite, "finished stage 2", done, f"{of_stage_2}/predictions.parquet", STAGE_2)
+    damage(suite, "finished stage 2", done, f"{of_stage_2}/metrics.jsonl", STAGE_2)
     for folder in finished:
         shutil.rmtree(folder)
     damage(suite, "frozen encoder", done, "cache/states/*/first.npy", FROZEN)
@@ -597,11 +635,11 @@ GROWTH_MIB = 32
 
 
 def soak(suite: Suite) -> None:
-    """Many tiny jobs in one process: memory and file handles stay as they are."""
+    """Many tiny jobs in one process, each an offline W&B run: memory and file handles stay as they are."""
     place = suite.new_place()
     seeds = ",".join(map(str, range(1, SOAKED + 1)))
     tiny = ["data.train=16", "data.dev=8", "data.test=8", "data.text=16", "data.text_dev=8"]
-    process = start([*STAGE_2[:3], *SMALL, *tiny, "protocol.epochs=1", f"seed={seeds}", "-m"], place)
+    process = start([*STAGE_2[:3], *SMALL, *tiny, *OFFLINE, "protocol.epochs=1", f"seed={seeds}", "-m"], place)
     read: dict[int, tuple[float, int]] = {}
     looked = 0.0
 
@@ -637,14 +675,16 @@ PARTS = {"kills": kills, "signals": signals, "disks": disks, "damages": damages,
 
 def table_of(trials: Sequence[Trial]) -> Iterator[str]:
     """How many trials of each part ended how, as lines of Markdown."""
-    yield f"| fault | run | tried | {SURVIVED} | {TOLD} | {FAILED} |"
-    yield "|---|---|---|---|---|---|"
-    groups: dict[tuple[str, str], Counter[str]] = {}
+    yield f"| fault | run | tried | went on from a checkpoint | {SURVIVED} | {TOLD} | {FAILED} |"
+    yield "|---|---|---|---|---|---|---|"
+    groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.part, trial.run), Counter())[trial.outcome] += 1
-    for (part, name), counts in groups.items():
+        groups.setdefault((trial.part, trial.run), []).append(trial)
+    for (part, name), found in groups.items():
+        counts = Counter(trial.outcome for trial in found)
         figures = " | ".join(str(counts[outcome]) for outcome in (SURVIVED, TOLD, FAILED))
-        yield f"| {part} | {name} | {counts.total()} | {figures} |"
+        went_on = sum(trial.went_on_after != "" for trial in found)
+        yield f"| {part} | {name} | {len(found)} | {went_on} | {figures} |"
 
 
 def preload() -> None:
