@@ -15,7 +15,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, register_schemas, typed_settings
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, prepared, quieten, typed_settings
 from poolwise.data.contamination import THRESHOLD, near_copies, signatures
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
@@ -64,7 +64,6 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as train.py takes them")
     given = parser.parse_args()
     machine.prepare()
-    register_schemas()
     try:
         settings = settings_of_one(given.settings)
         quieten()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from poolwise import ranks
 from poolwise.durable import draft_of
 from poolwise.settings import UserError
 
@@ -191,7 +192,7 @@ def check_inside(folder: Path, runs: Path) -> None:
 
 @dataclass
 class RunRecord:
-    """The record of one run, a context manager around its work.
+    """The record of one run, a context manager around its work. Of several processes the first one alone writes it.
 
     On entry the record says `running`, on exit `finished`, `interrupted` by person or system, or `failed` with the
     error; the exception goes on. What happens after `finish` changes nothing in it.
@@ -212,8 +213,9 @@ class RunRecord:
     _commit: str | None = None
 
     def __enter__(self) -> "RunRecord":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / METRICS_FILE).write_text("")
+        if ranks.is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
         self._started = time.perf_counter()
         self._is_finished = False
@@ -249,7 +251,8 @@ class RunRecord:
 
     def go_on(self, progress: Mapping[str, Any], step: int) -> None:
         """Be the record of an earlier attempt as it was after so many steps of the optimiser; notes that it was so."""
-        write_atomically(self.folder / METRICS_FILE, progress["metrics"])
+        if ranks.is_first():
+            write_atomically(self.folder / METRICS_FILE, progress["metrics"])
         self._started = time.perf_counter() - progress["wall_seconds"]
         self.results |= progress["results"]
         self.results[RESUMED] = [*self.results.get(RESUMED, []), step]
@@ -281,7 +284,8 @@ class RunRecord:
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
             "git_commit": self._commit,
         }
-        write_record(self.folder, record)
+        if ranks.is_first():
+            write_record(self.folder, record)
 
     def write_predictions(self, predictions: Mapping[str, Mapping[str, "Tensor"]]) -> None:
         """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example.

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared, register_schemas
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared
 from poolwise.command_line import override_in, stage1_command, stage_of
 from poolwise.runs import STUDY, hash_of, read_record
 from poolwise.settings import (
@@ -83,7 +83,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="of the study in all, earlier ones counted (20)")
     given = parser.parse_intermixed_args()
     machine.prepare()
-    register_schemas()
     try:
         tune(given.settings, given.trials)
     except UserError as error:

@@ -173,6 +173,9 @@ class Idle(Stage):
     def trained_modules(self):
         return []
 
+    def counts(self, batch):
+        return {}
+
 
 def test_a_clock_that_goes_back_adds_no_time(monkeypatch):
     stage = Idle(Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0))

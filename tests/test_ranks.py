@@ -1,0 +1,146 @@
+"""Two processes train as one does: weights, figures, predictions and what is written."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers import SMALL_RUN, kept_weights
+from poolwise import app
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+
+QUIET = ["logger=csv", "trainer.log_every_n_steps=1"]
+STAGE1 = ["stage=mlm", *SMALL_RUN, "pretraining.epochs=2", "pretraining.batch_size=32", *QUIET]
+STAGE2 = ["stage=sentiment", "encoder=base", *SMALL_RUN, "protocol.epochs=2", "protocol.dropout=0.0", *QUIET]
+SPEED = "train/tokens_per_second"
+# Not divisible by two, nor are their batches.
+ODD = ["data.text=95", "data.text_dev=35", "data.train=63", "data.dev=31", "data.test=37"]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def as_srun_would(rank: int, processes: int, port: int, log: Path, do: Callable[[], None]) -> None:
+    """Do something as one of the tasks of a job step of SLURM, and end with its exit code."""
+    names = {"JOB_ID": 7001, "STEP_ID": 0, "NTASKS": processes, "NTASKS_PER_NODE": processes, "NNODES": 1}
+    names |= {"PROCID": rank, "LOCALID": rank, "NODEID": 0}
+    os.environ |= {f"SLURM_{name}": str(value) for name, value in names.items()}
+    os.environ |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with log.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        sys.stdout = sys.stderr = stream
+        code: int | str | None = 1
+        try:
+            do()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        stream.flush()
+        os._exit(int(code))
+
+
+def together(folder: Path, do: Callable[[int], None], processes: int = 2) -> list[tuple[int, str]]:
+    """The exit code and the output of each of several processes that do something together."""
+    port, fork = free_port(), multiprocessing.get_context("fork")
+    logs = [folder / f"{rank}.log" for rank in range(processes)]
+    started = [
+        fork.Process(target=as_srun_would, args=(rank, processes, port, logs[rank], lambda rank=rank: do(rank)))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        assert process.exitcode is not None
+    return [(process.exitcode, log.read_text()) for process, log in zip(started, logs, strict=True)]
+
+
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """`train.py` in two processes; returns their exit codes and what they print."""
+    monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
+
+    def run(*arguments: str, processes: int = 2) -> list[tuple[int, str]]:
+        places = [f"runs_dir={tmp_path / 'together'}", f"cache_dir={tmp_path / 'cache'}"]
+
+        def train(rank: int) -> None:
+            sys.argv = ["train.py", *places, *arguments, "trainer=ddp", "trainer.accelerator=cpu"]
+            app.main()
+
+        return together(tmp_path, train, processes)
+
+    return run
+
+
+def folder_of(runs: Path) -> Path:
+    (record,) = runs.glob("*/*/record.json")
+    return record.parent
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+def lines_of(folder: Path) -> pandas.DataFrame:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return pandas.DataFrame(rows).drop(columns=[SPEED])
+
+
+def assert_close(one: Path, several: Path, tolerance: float = 1e-4) -> None:
+    """Both runs ended with the same, but for rounding."""
+    expected, found = record_of(one), record_of(several)
+    assert (found["key"], found["status"], found["processes"]) == (expected["key"], "finished", 2)
+    for name in ("steps", "tokens"):
+        assert found[name] == expected[name]
+    for record in (expected, found):
+        record["metrics"].pop(SPEED, None)
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-2, abs=tolerance)
+    pandas.testing.assert_frame_equal(lines_of(several), lines_of(one), check_like=True, rtol=1e-2, atol=tolerance)
+    of = (lambda run: load_file(run / "export/model.safetensors")) if (one / "export").exists() else kept_weights
+    weights, others = of(one), of(several)
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        if name.endswith("key.bias"):
+            continue  # which changes nothing in a softmax: Adam makes steps of the rounding of its gradient
+        torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=tolerance)
+
+
+@pytest.mark.parametrize("objective", ["views", "halves"])
+def test_stage_1_in_two_processes_ends_as_in_one(program, both, tmp_path, objective):
+    settings = [*STAGE1, *ODD, f"objective={objective}"]
+    assert program(*settings) == 0
+    outcomes = both(*settings)
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    assert_close(folder_of(tmp_path / "runs"), folder_of(tmp_path / "together"))
+
+
+def test_stage_2_in_two_processes_ends_as_in_one(program, both, tmp_path):
+    settings = [*STAGE2, *ODD, "repr=mean", "seed=1"]
+    assert program(*settings) == 0
+    outcomes = both(*settings)
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    one, several = folder_of(tmp_path / "runs"), folder_of(tmp_path / "together")
+    assert_close(one, several)
+    expected, found = (pandas.read_parquet(folder / "predictions.parquet") for folder in (one, several))
+    assert found["example"].tolist() == [*range(31), *range(37)]
+    for column in ("split", "example", "label"):
+        assert found[column].tolist() == expected[column].tolist()
+    assert np.abs(np.stack(found["logits"]) - np.stack(expected["logits"])).max() < 1e-3
