@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from helpers import SMALL_RUN, kept_weights
 from poolwise import app
+from poolwise.stages.mlm import MaskedLanguageModelling
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 
@@ -78,10 +80,13 @@ def both(tmp_path, monkeypatch):
     """`train.py` in two processes; returns their exit codes and what they print."""
     monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
 
-    def run(*arguments: str, processes: int = 2) -> list[tuple[int, str]]:
+    def run(
+        *arguments: str, processes: int = 2, do_first: Callable[[int], None] = lambda rank: None
+    ) -> list[tuple[int, str]]:
         places = [f"runs_dir={tmp_path / 'together'}", f"cache_dir={tmp_path / 'cache'}"]
 
         def train(rank: int) -> None:
+            do_first(rank)
             sys.argv = ["train.py", *places, *arguments, "trainer=ddp", "trainer.accelerator=cpu"]
             app.main()
 
@@ -104,10 +109,10 @@ def lines_of(folder: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows).drop(columns=[SPEED])
 
 
-def assert_close(one: Path, several: Path, tolerance: float = 1e-4) -> None:
+def assert_close(one: Path, several: Path, processes: int | None = 2, tolerance: float = 1e-4) -> None:
     """Both runs ended with the same, but for rounding."""
     expected, found = record_of(one), record_of(several)
-    assert (found["key"], found["status"], found["processes"]) == (expected["key"], "finished", 2)
+    assert (found["key"], found["status"], found.get("processes")) == (expected["key"], "finished", processes)
     for name in ("steps", "tokens"):
         assert found[name] == expected[name]
     for record in (expected, found):
@@ -144,3 +149,43 @@ def test_stage_2_in_two_processes_ends_as_in_one(program, both, tmp_path):
     for column in ("split", "example", "label"):
         assert found[column].tolist() == expected[column].tolist()
     assert np.abs(np.stack(found["logits"]) - np.stack(expected["logits"])).max() < 1e-3
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, before, after):
+    """Within an epoch: the position in it is counted in batches of all processes."""
+    settings = [*STAGE1, *ODD, "objective=none", "pretraining.batch_size=16", "checkpoint_minutes=0"]
+    assert program(*settings) == 0
+
+    def stopped(number: int) -> None:
+        step = MaskedLanguageModelling.training_step
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch, batch_idx)
+
+        MaskedLanguageModelling.training_step = training_step
+
+    first = both(*settings, processes=before, do_first=lambda rank: stopped(4) if rank == before - 1 else None)
+    assert [code for code, _ in first] == [75] * before, first
+    assert record_of(folder_of(tmp_path / "together"))["status"] == "interrupted"
+    second = both(*settings, processes=after)
+    assert [code for code, _ in second] == [0] * after, second
+    several = folder_of(tmp_path / "together")
+    assert record_of(several)["resumed_at_steps"] == [5]
+    assert_close(folder_of(tmp_path / "runs"), several, processes=None if after == 1 else after)
+
+
+def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
+    settings = [*STAGE2, *ODD, "repr=cls", "seed=1,1", "logger=wandb", "-m"]
+    (code, told), (other_code, other_told) = both(*settings)
+    assert (code, other_code) == (0, 0), other_told
+    assert told.count("finished in") == 1
+    assert "in each of 2 processes" in told
+    assert not other_told
+    assert len(list((tmp_path / "together/wandb").glob("offline-run-*"))) == 1
+    assert len(list((tmp_path / "cache/tokens").glob("*.arrow"))) == 3
+    (code, told), (other_code, other_told) = both(*settings)
+    assert (code, other_code, other_told) == (0, 0, "")
+    assert "1 of 1 job finished, 1 of them before" in told
