@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import SMALL_RUN, kept_weights
+from helpers import SMALL_RUN, TEXTS, kept_weights
 from poolwise import app, ranks
 from poolwise.settings import UserError
 from poolwise.stages.mlm import MaskedLanguageModelling
@@ -131,46 +132,66 @@ def assert_close(one: Path, several: Path, processes: int | None = 2, tolerance:
         torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=tolerance)
 
 
-@pytest.mark.parametrize("objective", ["views", "halves"])
-def test_stage_1_in_two_processes_ends_as_in_one(program, both, tmp_path, objective):
-    settings = [*STAGE1, *ODD, f"objective={objective}"]
-    assert program(*settings) == 0
-    outcomes = both(*settings)
-    assert [code for code, _ in outcomes] == [0, 0], outcomes
-    assert_close(folder_of(tmp_path / "runs"), folder_of(tmp_path / "together"))
+MORE_TEXTS = [f"{text} {number} {other}" for number, (text, other) in enumerate(product(TEXTS, TEXTS))]
+WITHOUT_DEMO = [setting for setting in STAGE1 if not re.match(r"data\.(text|text_dev|train|dev|test)=", setting)]
+SETTINGS = {
+    "stage 1": [*STAGE1, *ODD, "objective=views"],
+    "stage 2": [*STAGE2, *ODD, "repr=mean", "seed=1"],
+    "halves and bag of words": [*STAGE1, *ODD, "objective=combined"],
+    "accumulated batches of tokens": [
+        *(*STAGE1, *ODD, "objective=bow", "pretraining.batch_tokens=700", "+trainer.accumulate_grad_batches=2"),
+    ],
+    "pairs, and a budget": [*STAGE1, *ODD, "objective=sop", "budget=9000tokens"],
+    "a stream": [
+        *(*WITHOUT_DEMO, "data=files", "data.text=train.txt", "data.text_dev=dev.txt", "data.streaming=true"),
+        *("data.shuffle_buffer=20", "budget=5steps", "pretraining.batch_size=8", "objective=views"),
+    ],
+    "a frozen encoder": [*STAGE2, *ODD, "protocol=frozen", "repr=layer_mix", "seed=1"],
+    "layers unfrozen one by one, weighted classes": [
+        *(*STAGE2, *ODD, "repr=pooler", "seed=1"),
+        *("protocol.gradual_unfreezing=true", "protocol.imbalance=class_weights"),
+    ],
+}
+QUICK = ("stage 1", "stage 2")
 
 
-def test_stage_2_in_two_processes_ends_as_in_one(program, both, tmp_path):
-    settings = [*STAGE2, *ODD, "repr=mean", "seed=1"]
-    assert program(*settings) == 0
-    outcomes = both(*settings)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])
+def test_two_processes_end_as_one(program, both, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("train.txt").write_text("\n".join(MORE_TEXTS[:31]))
+    Path("dev.txt").write_text("\n".join(MORE_TEXTS[31:]))
+    assert program(*SETTINGS[name]) == 0
+    outcomes = both(*SETTINGS[name])
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     one, several = folder_of(tmp_path / "runs"), folder_of(tmp_path / "together")
     assert_close(one, several)
-    expected, found = (pandas.read_parquet(folder / "predictions.parquet") for folder in (one, several))
-    assert found["example"].tolist() == [*range(31), *range(37)]
-    for column in ("split", "example", "label"):
-        assert found[column].tolist() == expected[column].tolist()
-    assert np.abs(np.stack(found["logits"]) - np.stack(expected["logits"])).max() < 1e-3
+    if name == "stage 2":
+        expected, found = (pandas.read_parquet(folder / "predictions.parquet") for folder in (one, several))
+        assert found["example"].tolist() == [*range(31), *range(37)]
+        for column in ("split", "example", "label"):
+            assert found[column].tolist() == expected[column].tolist()
+        assert np.abs(np.stack(found["logits"]) - np.stack(expected["logits"])).max() < 1e-3
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def stop_in_step(number: int) -> None:
+    """Have this process get a SIGTERM in a step of stage 1."""
+    step = MaskedLanguageModelling.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    MaskedLanguageModelling.training_step = training_step
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, before, after):
     """Within an epoch: the position in it is counted in batches of all processes."""
     settings = [*STAGE1, *ODD, "objective=none", "pretraining.batch_size=16", "checkpoint_minutes=0"]
     assert program(*settings) == 0
 
-    def stopped(number: int) -> None:
-        step = MaskedLanguageModelling.training_step
-
-        def training_step(self, batch, batch_idx):
-            if self.global_step == number:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(self, batch, batch_idx)
-
-        MaskedLanguageModelling.training_step = training_step
-
-    first = both(*settings, processes=before, do_first=lambda rank: stopped(4) if rank == before - 1 else None)
+    first = both(*settings, processes=before, do_first=lambda rank: stop_in_step(4) if rank == before - 1 else None)
     assert [code for code, _ in first] == [75] * before, first
     assert record_of(folder_of(tmp_path / "together"))["status"] == "interrupted"
     second = both(*settings, processes=after)
@@ -178,6 +199,20 @@ def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, b
     several = folder_of(tmp_path / "together")
     assert record_of(several)["resumed_at_steps"] == [5]
     assert_close(folder_of(tmp_path / "runs"), several, processes=None if after == 1 else after)
+
+
+@pytest.mark.slow
+def test_as_many_processes_go_on_bit_for_bit(both, tmp_path):
+    """With dropout, which each process draws for itself."""
+    settings = [*STAGE1, *ODD, "objective=simcse", "model.dropout=0.1", "pretraining.batch_size=16"]
+    assert [code for code, _ in both(*settings, f"runs_dir={tmp_path / 'whole'}")] == [0, 0]
+    stopped = both(*settings, do_first=lambda rank: stop_in_step(4) if rank == 1 else None)
+    assert [code for code, _ in stopped] == [75, 75]
+    assert [code for code, _ in both(*settings)] == [0, 0]
+    whole, resumed = (
+        load_file(folder_of(tmp_path / runs) / "export/model.safetensors") for runs in ("whole", "together")
+    )
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
 def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
@@ -194,7 +229,8 @@ def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
     assert "1 of 1 job finished, 1 of them before" in told
 
 
-def test_a_mistake_is_told_once(both):
+def test_a_mistake_ends_all_processes(both, monkeypatch):
+    monkeypatch.setattr(ranks, "FIRST_SPEAKS_SECONDS", 0.1)
     (code, told), (other_code, _) = both(*STAGE2, "repr=cls", "protocol=probe")
     assert (code, other_code) == (2, 2)
     assert "trainer=ddp: protocol=probe trains in one process" in told

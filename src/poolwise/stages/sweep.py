@@ -1,5 +1,6 @@
 """The jobs of one command, one after the other in one process: one that fails leaves the others running."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -57,6 +58,9 @@ class Sweep:
             self.note(job, error)
         except Exception as error:
             self.note(job, error)
+            if not ranks.is_first():
+                ranks.let_first_speak()
+                print(f"process {ranks.rank()}: {self.failures[job.folder.name]}", file=sys.stderr, flush=True)
             if self.stop_on_failure or ranks.size() > 1:
                 raise SystemExit(1) from None
 
