@@ -21,6 +21,7 @@ from helpers import SMALL_RUN, TEXTS, kept_weights
 from poolwise import app, ranks
 from poolwise.settings import UserError
 from poolwise.stages.mlm import MaskedLanguageModelling
+from poolwise.stages.sentiment import Sentiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 
@@ -227,6 +228,25 @@ def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
     (code, told), (other_code, other_told) = both(*settings)
     assert (code, other_code, other_told) == (0, 0, "")
     assert "1 of 1 job finished, 1 of them before" in told
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_alone_says_so_and_ends_the_sweep(both, tmp_path, monkeypatch):
+    """Nobody waits for it, and no later job is begun by processes that are out of step."""
+    monkeypatch.setattr(ranks, "FIRST_SPEAKS_SECONDS", 0.1)
+
+    def fail(rank: int) -> None:
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("out of luck")
+
+        if rank == 1:
+            monkeypatch.setattr(Sentiment, "training_step", training_step)
+
+    (code, told), (other_code, other_told) = both(*STAGE2, *ODD, "repr=cls", "seed=1,2", "-m", do_first=fail)
+    assert (code, other_code) == (1, 1), told + other_told
+    assert "process 1: RuntimeError: out of luck" in other_told
+    assert record_of(folder_of(tmp_path / "together"))["status"] == "failed"
+    assert "sweep: 0 of 2 jobs finished, 0 of them before, 1 failed" in told
 
 
 def test_a_mistake_ends_all_processes(both, monkeypatch):
