@@ -5,6 +5,7 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 
 import inspect
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -14,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,10 +24,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from poolwise import machine
+from poolwise import machine, ranks
 from poolwise import settings as types
 from poolwise.command_line import (
     DEFAULT_STAGE,
@@ -36,6 +38,7 @@ from poolwise.command_line import (
     override_in,
     overrides_in,
     problem_with_choice,
+    problem_with_launcher,
     problem_with_stage,
     problem_with_sweep,
     program,
@@ -54,6 +57,9 @@ log = logging.getLogger(__name__)
 
 COMPOSING_ERRORS = (HydraException, OmegaConfBaseException)
 """What a config that cannot be composed raises."""
+
+ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+"""Hydra's launcher that runs the jobs of a sweep in this process."""
 
 Plain = dict[str, Any]
 Kind = TypeVar("Kind")
@@ -120,6 +126,9 @@ def default_objective(model: str) -> str:
     return "bow" if model == "tiny" else "combined"
 
 
+register_schemas()  # also in a process that a launcher starts, which imports this module and composes its job
+
+
 def main() -> None:
     """Compose the config from the command line, and train."""
     SweepCheck.sweep = None
@@ -127,8 +136,10 @@ def main() -> None:
         with StopSignals():
             _main()
     except Stopped as stop:
-        if not stop.is_told:  # before a run, between two, or while another process is waited for
+        if not stop.is_told and ranks.is_first():  # before a run, between two, or while another process is waited for
             print(f"stopped by {stop.by}; the same command goes on, and skips what is finished", flush=True)
+        if stop.by_all:
+            ranks.wait()  # torchrun ends all processes with the first
         raise
     except KeyboardInterrupt:  # where this is not the main thread
         raise SystemExit(BY_PERSON) from None
@@ -136,20 +147,27 @@ def main() -> None:
         sweep, SweepCheck.sweep = SweepCheck.sweep, None
         if sweep:
             sweep.conclude()
+    ranks.leave()
     if sweep and sweep.failures:
         raise SystemExit(1)
 
 
 def _main() -> None:
     machine.prepare()
-    register_schemas()
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
-        leave(error)
+        give_up(error)
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
     if SweepCheck.sweep:
+        SweepCheck.sweep.collect()
         SweepCheck.sweep.catch_up()
+
+
+def give_up(error: UserError) -> NoReturn:
+    """End the program with its messages, which several processes do not all tell."""
+    ranks.let_first_speak()
+    leave(error)
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
@@ -169,6 +187,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         problem = (
             problem_with_stage(override, stage)
             or problem_with_choice(override)
+            or problem_with_launcher(override)
             or problem_with_sweep(override, arguments)
             if override
             else None
@@ -250,17 +269,33 @@ def run_job(cfg: DictConfig) -> None:
     """
     from poolwise.stages.loop import run
 
-    sweep = SweepCheck.sweep
+    sweep, here = SweepCheck.sweep, HydraConfig.get()
     if sweep:
-        sweep.do(SweepCheck.planned[HydraConfig.get().job.num])
-        return
+        sweep.do(SweepCheck.planned[here.job.num])
+    elif here.mode == RunMode.MULTIRUN:
+        run_elsewhere(cfg, here.overrides.task)
+    else:
+        try:
+            run(planned(cfg, here.overrides.task))
+        except UserError as error:
+            give_up(error)
+        except Exception:
+            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def run_elsewhere(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Do a job of a sweep in the process that a launcher started for it; the sweep's own reads what came of it."""
+    from poolwise.stages.sweep import Sweep
+
+    os.environ.setdefault("TTY_COMPATIBLE", "0")  # several lines of progress cannot be drawn in one place
+    machine.prepare()
     try:
-        run(planned(cfg, HydraConfig.get().overrides.task))
-    except UserError as error:
-        leave(error)
-    except Exception:
-        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        raise SystemExit(1) from None
+        job = planned(cfg, overrides)
+    except UserError as error:  # it was right when the sweep began
+        print(f"poolwise: {without_secrets(str(error))}", file=sys.stderr)
+    else:
+        Sweep([job], overrides, stop_on_failure=False).do(job)
 
 
 def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
@@ -274,6 +309,8 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
         UserError: a setting is wrong, or data, encoder or room are missing; all that is wrong is told together.
     """
     settings = typed_settings(cfg, overrides)
+    if settings.trainer.get("strategy") == "ddp":
+        ranks.join(settings.trainer["accelerator"])
     quieten()
     return job_of(settings)
 
@@ -321,12 +358,15 @@ class SweepCheck(Callback):
             from poolwise.stages.sweep import Sweep
 
             distinct = list({job.identity.key: job for job in jobs}.values())
-            sweep = Sweep(distinct, list(config.hydra.overrides.task), jobs[0].settings.config["stop_on_failure"])
+            stop, spread = jobs[0].settings.config["stop_on_failure"], config.hydra.launcher._target_ != ONE_BY_ONE
+            if stop and spread:
+                raise UserError("stop_on_failure=true: the jobs of a launcher run at once; allowed: false")
+            sweep = Sweep(distinct, list(config.hydra.overrides.task), stop, spread)
             sweep.begin()
         except UserError as error:
-            leave(error)
+            give_up(error)
         except HydraException as error:
-            leave(UserError(str(error)))  # before Hydra makes the sweep's folder
+            give_up(UserError(str(error)))  # before Hydra makes the sweep's folder
         SweepCheck.planned, SweepCheck.sweep = jobs, sweep
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
@@ -351,6 +391,8 @@ def quieten() -> None:
     # Lightning 2.6 reads its own trees with a class that torch 2.13 renames; nothing is wrong.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype")
+    # What is logged of an epoch is that of all processes already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
 
 
 def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMSettings | types.SentimentSettings:
@@ -406,6 +448,8 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_control(config)
     else:
         found += problems_in_group(config["protocol"], "name", types.PROTOCOLS, "protocol.")
+        if config["protocol"].get("name") == "probe" and config["trainer"].get("strategy") is not None:
+            found.append("trainer=ddp: protocol=probe trains in one process; allowed with it: finetune, frozen")
         found += problems_in_representation(config["repr"])
         found += problems_with_protocol(config)
         found += problems_with_folds(config)
@@ -650,18 +694,29 @@ def problems_in_trainer(trainer: Plain) -> list[str]:
     from poolwise.stages.loop import OWN_TRAINER_ARGUMENTS
 
     allowed = set(inspect.signature(lightning.Trainer).parameters) - set(OWN_TRAINER_ARGUMENTS)
-    devices = trainer.get("devices")
-    found = (
-        []
-        if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
-        else [f"trainer.devices={devices!r}: must be 1, or a list of one device such as [0]"]
-    )
+    found = problems_with_processes(trainer)
     return found + [
         f"trainer.{key} is set by poolwise itself" + (EPOCHS if key == "max_epochs" else "")
         if key in OWN_TRAINER_ARGUMENTS
         else unknown_key(f"trainer.{key}", value, [f"trainer.{name}" for name in sorted(allowed)])
         for key, value in trainer.items()
         if key not in allowed
+    ]
+
+
+def problems_with_processes(trainer: Plain) -> list[str]:
+    """Check on how many devices `trainer.*` trains: on one, or with `trainer=ddp` on one in each process."""
+    devices, strategy = trainer.get("devices"), trainer.get("strategy")
+    if strategy is not None:
+        found = [] if strategy == "ddp" else [f"trainer.strategy={strategy!r}: must be ddp (trainer=ddp)"]
+        return found + ([] if devices == "auto" else [f"trainer.devices={devices!r}: must be auto with trainer=ddp"])
+    several = ranks.started() if ranks.started().by == "torchrun" else ranks.ALONE
+    if several.size > 1:
+        return [f"torchrun started {several.size} processes, and each would do all of this; give trainer=ddp"]
+    if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1):
+        return []
+    return [
+        f"trainer.devices={devices!r}: must be 1, or a list of one device such as [0]; several processes: trainer=ddp"
     ]
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from poolwise.settings import STAGE_2_SEEDS, UserError
@@ -49,7 +50,7 @@ class Override:
     @property
     def root(self) -> str:
         """The group or the first part of the key."""
-        return re.split(r"[.@]", self.key)[0]
+        return re.split(r"[.@/]", self.key)[0]
 
     @property
     def is_choice(self) -> bool:
@@ -132,6 +133,18 @@ def problem_with_sweep(override: Override, arguments: Sequence[str]) -> str | No
     }
     several = override.is_choice and "," in override.value and not _is_place(override.value)
     return f"{override}: several choices need -m at the end of the command" if several and not sweeps else None
+
+
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+"""Of Hydra, that spread a sweep over processes, and the plugin that brings each."""
+
+
+def problem_with_launcher(override: Override) -> str | None:
+    """What to install for a launcher that is not there; None elsewhere."""
+    plugin = LAUNCHERS.get(override.value) if override.key == "hydra/launcher" else None
+    if plugin is None or (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.hydra_{plugin}_launcher")):
+        return None
+    return f"{override}: needs the package; pip install 'poolwise[launchers]'"
 
 
 def problem_with_choice(override: Override) -> str | None:

@@ -22,7 +22,6 @@ from poolwise.app import (
     jobs_of,
     prepared,
     quieten,
-    register_schemas,
     typed_settings,
 )
 from poolwise.command_line import program
@@ -79,7 +78,6 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"as {program()[-1]} takes them")
     given = parser.parse_args()
     machine.prepare()
-    register_schemas()
     try:
         settings = settings_of_one(given.settings)
         quieten()

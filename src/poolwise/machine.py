@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from poolwise import ranks
 from poolwise.settings import UserError
 from poolwise.words import size
 
@@ -31,6 +32,8 @@ def prepare() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if ranks.started().size > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each would tell that a step reached all parameters
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
@@ -68,7 +71,12 @@ TRIES = 5
 
 
 def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of Lightning's trainer with `precision=auto` settled by what this machine multiplies fast."""
+    """Arguments of Lightning's trainer with `precision=auto` settled by what this machine multiplies fast.
+
+    With `strategy=ddp` they are for the processes that have joined (see `ranks`).
+    """
+    if trainer.get("strategy") == "ddp":
+        trainer = {**trainer, **ranks.trainer_arguments()}
     if trainer.get("precision") != "auto":
         return dict(trainer)
     import torch
@@ -95,7 +103,7 @@ def bf16_gain(device: str) -> float:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
         seconds[dtype] = min(times)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    return ranks.first_decides(lambda: seconds[torch.float32] / seconds[torch.bfloat16])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poolwise import ranks
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.families import Family
 from poolwise.geometry import collapsed
@@ -93,9 +94,9 @@ class ProvenanceTracker:
         for loss_name, loss in losses.items():
             if not loss.requires_grad:
                 continue
-            self._loss_sums[loss_name] += float(loss.detach())
+            self._loss_sums[loss_name] += float(ranks.mean(loss.detach()))
             gradients = torch.autograd.grad(loss, reachable, retain_graph=True, allow_unused=True)
-            found = {id(p): g for p, g in zip(reachable, gradients, strict=True) if g is not None}
+            found = {id(p): ranks.mean(g) for p, g in zip(reachable, gradients, strict=True) if g is not None}
             for part, group in self.parts.items():
                 norm = gradient_norm([found[id(parameter)] for parameter in group if id(parameter) in found])
                 if norm.isfinite():

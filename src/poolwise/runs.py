@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from poolwise import ranks
 from poolwise.durable import draft_of, flush
 from poolwise.settings import UserError
 from poolwise.words import kind_and_words, without_secrets
@@ -194,7 +195,7 @@ def check_inside(folder: Path, runs: Path) -> None:
 
 @dataclass
 class RunRecord:
-    """The record of one run, a context manager around its work.
+    """The record of one run, a context manager around its work. Of several processes the first one alone writes it.
 
     On entry the record says `running`, on exit `finished`, `interrupted` by person or system, or `failed` with the
     error; the exception goes on. What happens after `finish` changes nothing in it.
@@ -217,11 +218,12 @@ class RunRecord:
     _commit: str | None = None
 
     def __enter__(self) -> "RunRecord":
-        self.folder.mkdir(parents=True, exist_ok=True)
         earlier = read_record(self.folder)
         if earlier and earlier["key"] == self.identity.key and earlier["status"] in ("running", "interrupted"):
             self.left = earlier
-        (self.folder / METRICS_FILE).write_text("")
+        if ranks.is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / METRICS_FILE).write_text("")
         self.results = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
         self._started = time.perf_counter()
         self._is_finished = False
@@ -257,7 +259,8 @@ class RunRecord:
 
     def go_on(self, progress: Mapping[str, Any], step: int) -> None:
         """Be the record of an earlier attempt as it was after so many steps of the optimiser; notes that it was so."""
-        write_atomically(self.folder / METRICS_FILE, progress["metrics"])
+        if ranks.is_first():
+            write_atomically(self.folder / METRICS_FILE, progress["metrics"])
         self._started = time.perf_counter() - progress["wall_seconds"]
         self.results |= progress["results"]
         self.results[RESUMED] = [*self.results.get(RESUMED, []), step]
@@ -269,8 +272,9 @@ class RunRecord:
     def finish(self) -> None:
         """Write the record in its last state, unless that is done, so that it can be copied before the block ends."""
         if not self._is_finished:
-            flush(self.folder / METRICS_FILE)
-            self.results[METRICS_HASH] = hash_of_file(self.folder / METRICS_FILE)
+            if ranks.is_first():
+                flush(self.folder / METRICS_FILE)
+                self.results[METRICS_HASH] = hash_of_file(self.folder / METRICS_FILE)
             self._write_end("finished")
             self._is_finished = True
 
@@ -295,7 +299,8 @@ class RunRecord:
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
             "git_commit": self._commit,
         }
-        write_record(self.folder, record)
+        if ranks.is_first():
+            write_record(self.folder, record)
 
     def write_predictions(self, predictions: Mapping[str, Mapping[str, "Tensor"]]) -> None:
         """Write `predictions.parquet`: split, example number, label, logits (C numbers) of each example.

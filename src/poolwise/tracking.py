@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from poolwise import machine
+from poolwise import machine, ranks
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RESUMED, RunRecord, check_inside
 from poolwise.settings import LoggerSettings, UserError, WandbLogging
 from poolwise.words import first_line, kind_and_words
@@ -97,8 +98,12 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
     """The loggers of one run; a W&B run is finished on every way out, as failed if an exception goes by.
 
     A W&B run that does not fail gets the files of the run's record, in their last state. Where a run goes on that was
-    stopped, so does its W&B run; all other loggers, which start anew, are told what its record holds so far.
+    stopped, so does its W&B run; all other loggers, which start anew, are told what its record holds so far. Of several
+    processes the first one alone logs.
     """
+    if not ranks.is_first():
+        yield [DummyLogger()]
+        return
     own = RecordLogger(record.folder)
     if settings.name in ("csv", "tensorboard"):
         shutil.rmtree(record.folder / settings.name, ignore_errors=True)  # of an attempt that was stopped

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from poolwise import machine
-from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared, register_schemas
+from poolwise import machine, ranks
+from poolwise.app import COMPOSING_ERRORS, composed, jobs_of, planned, prepared
 from poolwise.command_line import override_in, program, stage1_command, stage_of
 from poolwise.runs import STUDY, hash_of, read_record
 from poolwise.settings import (
@@ -83,7 +83,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="of the study in all, earlier ones counted (20)")
     given = parser.parse_intermixed_args()
     machine.prepare()
-    register_schemas()
     try:
         tune(given.settings, given.trials)
     except UserError as error:
@@ -117,6 +116,8 @@ def tune(words: Sequence[str], trials: int) -> None:
     ends = [[f"{each.key}={each.low}" for each in ranges], [f"{each.key}={each.high}" for each in ranges]]
     jobs: list[Job] = []
     take_all(partial(lambda end: jobs.extend(_jobs([*fixed, *end])), end) for end in ends)
+    if ranks.size() > 1:
+        raise UserError("trainer=ddp: a search trains in one process")
     material = [[job.identity.key for job in jobs], [[each.key, each.low, each.high] for each in ranges]]
     file = jobs[0].settings.runs_dir / "tune" / f"{hash_of(material)[:8]}.jsonl"
     study = _opened(file)

@@ -64,14 +64,12 @@ def test_over_epochs_there_is_no_fixed_order():
     assert np.abs(np.corrcoef(order) - np.eye(4)).max() < 0.4
 
 
-@pytest.mark.parametrize(("size", "tokens", "shards"), [(16, None, 1), (16, None, 3), (1, 700, 1), (1, 700, 4)])
-def test_batches_are_alike_in_size_and_shards_hold_each_example_once(size, tokens, shards):
-    kinds = [LengthGroupedBatches(LENGTHS, size, 1, None, tokens, shard, shards) for shard in range(shards)]
-    assert len({len(kind) for kind in kinds}) == 1
+@pytest.mark.parametrize(("size", "tokens"), [(16, None), (1, 700)])
+def test_batches_are_alike_in_size(size, tokens):
+    sampler = LengthGroupedBatches(LENGTHS, size, 1, None, tokens)
     for epoch in range(3):
-        found = [epoch_of(kind, epoch) for kind in kinds]
-        assert [len(batches) for batches in found] == [len(kinds[0])] * shards
-        batches = [batch for part in found for batch in part]
+        batches = epoch_of(sampler, epoch)
+        assert len(batches) == len(sampler)
         assert Counter(example for batch in batches for example in batch) == Counter(range(1003))
         if tokens is None:
             assert {len(batch) for batch in batches} <= {size - 1, size}
@@ -79,6 +77,36 @@ def test_batches_are_alike_in_size_and_shards_hold_each_example_once(size, token
             held = [LENGTHS[batch].sum() for batch in batches]
             assert np.mean(held) <= tokens
             assert max(held) - min(held) <= 2 * LENGTHS.max()
+
+
+@pytest.mark.parametrize("tokens", [None, 700])
+def test_shards_hold_the_batches_of_one_in_like_shares(tokens):
+    whole = LengthGroupedBatches(LENGTHS, 16, 1, None, tokens)
+    shards = [LengthGroupedBatches(LENGTHS, 16, 1, None, tokens, shard, 3) for shard in range(3)]
+    for epoch in range(2):
+        expected, found = epoch_of(whole, epoch), [epoch_of(shard, epoch) for shard in shards]
+        for batch, *parts in zip(expected, *found, strict=True):
+            assert sorted(example for part in parts for example in part) == sorted(batch)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_every_shard_has_a_text_of_every_batch():
+    """Held away: a process without a text would not take part in a step, and the others would wait for ever."""
+    lengths = np.array([500] * 3 + [5] * 20)
+    shards = [LengthGroupedBatches(lengths, 1, 1, None, 100, shard, 4) for shard in range(4)]
+    for epoch in range(5):
+        found = [epoch_of(shard, epoch) for shard in shards]
+        assert {len(batches) for batches in found} == {5}
+        assert min(len(part) for batches in found for part in batches) == 1
+        assert Counter(example for batches in found for part in batches for example in part) == Counter(range(23))
+
+
+@pytest.mark.parametrize(("texts", "size", "batches"), [(13, 6, [6, 7]), (14, 6, [6, 6, 2]), (2, 1, [2])])
+def test_evaluation_is_shared_without_drops_or_copies(texts, size, batches):
+    """A last batch with fewer texts than shards joins the one before."""
+    shards = [[[n for _, n in part] for part in SortedBatches(LENGTHS[:texts], size, shard, 2)] for shard in range(2)]
+    assert [len(first) + len(second) for first, second in zip(*shards, strict=True)] == batches
+    assert sorted(n for parts in shards for part in parts for n in part) == list(range(texts))
 
 
 def test_a_text_longer_than_a_batch_shall_be_has_a_batch_of_its_own():

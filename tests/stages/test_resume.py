@@ -368,8 +368,8 @@ def is_running(record: Path) -> bool:
 def test_a_loss_that_is_no_number_stops_the_run(program, tmp_path, monkeypatch, capfd, settings):
     part = Stage.as_part
 
-    def spoiled(self, loss, count):
-        return part(self, loss * (float("nan") if self.global_step == 3 else 1), count)
+    def spoiled(self, loss, *counted):
+        return part(self, loss * (float("nan") if self.global_step == 3 else 1), *counted)
 
     monkeypatch.setattr(Stage, "as_part", spoiled)
     assert program(*settings) == 2

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
-from poolwise.runs import HeldElsewhereError, claimed
+from poolwise.runs import HeldElsewhereError, claimed, write_record
 from poolwise.settings import UserError
 from poolwise.stages.sentiment import Sentiment
 
@@ -169,3 +169,37 @@ def test_two_sweeps_at_once_do_each_job_once(tmp_path, stage):
     records = [json.loads(file.read_text()) for file in tmp_path.glob(f"runs/{stage}/*/record.json")]
     assert [record["status"] for record in records] == ["finished"] * 3
     assert list(tmp_path.rglob("*draft*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]]
+)
+def test_a_launcher_leaves_the_records_of_a_sweep_in_one_process(program, tmp_path, capsys, launcher):
+    """And fails as it does: one run that failed before is left alone, and is the reason for exit code 1."""
+    elsewhere = [f"runs_dir={tmp_path / 'elsewhere'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert program(*TRAINED, "seed=1,2") == 0
+    capsys.readouterr()
+    assert program(*TRAINED, *launcher, *elsewhere, "seed=1,2") == 0
+    assert "sweep: 2 of 2 jobs finished, 0 of them before" in capsys.readouterr().out
+    here, there = (
+        {file.parent.name: json.loads(file.read_text()) for file in (tmp_path / place).glob("sentiment/*/record.json")}
+        for place in ("runs", "elsewhere")
+    )
+    assert here.keys() == there.keys()
+    for name, record in here.items():
+        same = ("key", "status", "steps", "tokens", "metrics", "predictions_sha256", "condition", "seed")
+        speed = "train/tokens_per_second"
+        assert {part: record[part] for part in same} | {"metrics": {**record["metrics"], speed: 0}} == {
+            part: there[name][part] for part in same
+        } | {"metrics": {**there[name]["metrics"], speed: 0}}
+    name, record = next(iter(there.items()))
+    write_record(tmp_path / "elsewhere/sentiment" / name, {**record, "status": "failed", "error": "out of luck"})
+    assert program(*TRAINED, *launcher, *elsewhere, "seed=1,2", "retry_failed=false") == 1
+    summary = capsys.readouterr().out.split("sweep: 1 of 2 jobs finished, 1 of them before, 1 failed")[1]
+    assert "failed: out of luck" in summary
+
+
+def test_a_launcher_cannot_stop_jobs_that_run_already(program, capsys):
+    assert program(*TRAINED, "hydra/launcher=joblib", "seed=1,2", "stop_on_failure=true") == 2
+    assert "stop_on_failure=true: the jobs of a launcher run at once" in capsys.readouterr().err

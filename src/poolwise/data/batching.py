@@ -46,8 +46,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
     """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
 
     An epoch has the same number of batches each time, with like numbers of texts, or of tokens (`batch_tokens`). With
-    `topics` (N,), a batch holds texts of one topic first, and of like length second. Several shards yield as many
-    batches each, and together each example once.
+    `topics` (N,), a batch holds texts of one topic first, and of like length second. Of several shards each yields its
+    share of every batch: together they hold the batches that one alone would.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         topics: (N,), or None for one topic.
         batch_tokens: the most real tokens a batch holds on average over an epoch.
         shard: which of the shards this is, counted from 0.
-        shards: how many there are.
+        shards: how many there are; a batch has a text for each of them at least.
         balanced: (N,), class ids; then an epoch holds as many texts of each class, some of them not or more than once.
         start: where a run goes on that was stopped: an epoch, and how many of its batches are done.
         """
@@ -88,7 +88,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.batches // self.shards
+        return self.batches
 
     def __iter__(self) -> Iterator[list[Request]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -96,40 +96,49 @@ class LengthGroupedBatches(Sampler[list[Request]]):
             random.permutation(len(self.lengths)) if self.balanced is None else balanced_order(self.balanced, random)
         )
         pools = -(-self.batches // BATCHES_PER_POOL)
-        firsts = [self.batches * pool // pools for pool in range(pools + 1)]
+        firsts = [self.batches * pool // pools for pool in range(pools + 1)] if pools else []
         batches: list[ndarray] = []
         for first, last in pairwise(firsts):
             start, end = (len(order) * batch // self.batches for batch in (first, last))
             pool = order[start:end]
             alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
-            batches += cut(alike, self.weights[alike], last - first)
+            batches += cut(alike, self.weights[alike], last - first, self.shards)
         done = self.start[1] if self.epoch == self.start[0] else 0
-        for number in random.permutation(len(batches))[self.shard :: self.shards][done:]:
-            yield [(self.epoch, int(example)) for example in batches[number]]
+        for number in random.permutation(len(batches))[done:]:
+            yield [(self.epoch, int(example)) for example in batches[number][self.shard :: self.shards]]
 
 
 def batches_an_epoch(
     lengths: Int64[ndarray, " N"], batch_size: int, batch_tokens: int | None = None, shards: int = 1
 ) -> int:
-    """The fewest batches, as many in each shard, that hold so many texts at most, or so many tokens on average."""
+    """The fewest batches that hold so many texts at most, or so many tokens on average, and one for each shard."""
     least = len(lengths) / batch_size if batch_tokens is None else lengths.sum() / batch_tokens
-    return min(math.ceil(least / shards), len(lengths) // shards) * shards
+    return min(math.ceil(least), len(lengths) // shards)
 
 
-def cut(examples: Int64[ndarray, " N"], weights: Int64[ndarray, " N"], parts: int) -> list[ndarray]:
-    """Cut an order into so many parts of like weight, none of them empty."""
+def cut(examples: Int64[ndarray, " N"], weights: Int64[ndarray, " N"], parts: int, least: int = 1) -> list[ndarray]:
+    """Cut an order into so many parts of like weight, each of so many examples at least."""
     middles = np.cumsum(weights) - weights / 2
     bounds = np.searchsorted(middles, weights.sum() * np.arange(1, parts) / parts)
-    number = np.arange(1, parts)
-    bounds = np.maximum.accumulate(np.maximum(bounds, number) - number) + number
-    return np.split(examples, np.minimum(bounds, len(examples) - parts + number))
+    taken = np.arange(1, parts) * least
+    bounds = np.maximum.accumulate(np.maximum(bounds, taken) - taken) + taken
+    return np.split(examples, np.minimum(bounds, len(examples) - parts * least + taken))
 
 
 class SortedBatches(Sampler[list[Request]]):
-    """Batches for evaluation: sorted by length, the same each time, epoch 0."""
+    """Batches for evaluation: sorted by length, the same each time, epoch 0; of each, one shard's share."""
 
-    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int) -> None:
-        self.batches = _chunks(np.argsort(lengths, kind="stable"), batch_size)
+    def __init__(self, lengths: Int64[ndarray, " N"], batch_size: int, shard: int = 0, shards: int = 1) -> None:
+        """Args:
+        lengths: (N,), in tokens.
+        batch_size: the most texts a batch holds, where there are as many as shards.
+        shard: which of the shards this is, counted from 0.
+        shards: how many there are, N at most; a last batch with no text for some of them joins the one before.
+        """
+        batches = _chunks(np.argsort(lengths, kind="stable"), max(batch_size, shards))
+        if len(batches) > 1 and len(batches[-1]) < shards:
+            batches[-2:] = [np.concatenate(batches[-2:])]
+        self.batches = [batch[shard::shards] for batch in batches]
 
     def __len__(self) -> int:
         return len(self.batches)

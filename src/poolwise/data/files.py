@@ -17,6 +17,7 @@ import pyarrow.compute
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from datasets.table import InMemoryTable
 
+from poolwise import ranks
 from poolwise.data.columns import Wanted, found_columns
 from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import (
@@ -275,10 +276,11 @@ def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
         return pyarrow.Table.from_batches(_pieces(part, wanted), _schema(wanted))
     key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
     file = cache / "rows" / f"{key}.arrow"
-    if not is_whole(file):
-        if file.exists():
-            log.warning("%s: not what was written, and made anew", file)
-        _write(file, _pieces(part, wanted), _schema(wanted))
+    with ranks.first_alone():
+        if not is_whole(file):
+            if file.exists():
+                log.warning("%s: not what was written, and made anew", file)
+            _write(file, _pieces(part, wanted), _schema(wanted))
     return _mapped(file)
 
 

@@ -7,6 +7,7 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
+from poolwise import ranks
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import (
     Batch,
@@ -87,12 +88,21 @@ class TextDataModule(lightning.LightningDataModule):
         """What `start` must be to go on after so many batches of an epoch."""
         return (epoch, done)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Have the stage see what a training batch of this process counts in that of all, before it is on a GPU."""
+        if ranks.size() == 1 or not self.trainer.training:  # type: ignore[union-attr]
+            return batch
+        whole: Batch = self.trainer.lightning_module.with_totals(batch)  # type: ignore[union-attr, operator]
+        return whole
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
         train, start = self.texts["train"], (self.start[0], self.start[1])
         balanced = train.labels if self.balanced else None
         sampler = LengthGroupedBatches(
-            train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, balanced=balanced, start=start
+            *(train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, ranks.rank(), ranks.size()),
+            balanced=balanced,
+            start=start,
         )
         return loader(self.batches["train"], sampler, self.workers)
 
@@ -105,7 +115,7 @@ class TextDataModule(lightning.LightningDataModule):
         return self._in_order("test")
 
     def _in_order(self, split: str) -> DataLoader[Batch]:
-        sampler = SortedBatches(self.texts[split].lengths, self.batch_size)
+        sampler = SortedBatches(self.texts[split].lengths, self.batch_size, ranks.rank(), ranks.size())
         return loader(self.batches[split], sampler, self.workers)
 
 

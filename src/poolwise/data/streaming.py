@@ -37,15 +37,19 @@ class BatchMaking:
     needs: BatchNeeds
     batch_size: int
     batch_tokens: int | None
+    shard: int = 0
+    shards: int = 1
 
     def of(self, texts: list[str], epoch: int) -> tuple[MaskedBatches, list[list[Request]]]:
-        """What makes the batches of some texts, and their order in an epoch; no batch where there is no text."""
+        """What makes the batches of some texts, and their order in an epoch; none of fewer texts than shards."""
         tokens = tokenised_in_memory(texts, self.tokenizer, self.max_length, self.long_texts).windows
         batches = MaskedBatches(tokens, self.tokenizer, self.masking, self.seed, self.needs)
-        if not texts:
+        if len(tokens) < self.shards:
             return batches, []
         topics = topics_of(tokens, len(self.tokenizer)) if self.needs.topics else None
-        order = LengthGroupedBatches(tokens.lengths, self.batch_size, self.seed, topics, self.batch_tokens)
+        order = LengthGroupedBatches(
+            tokens.lengths, self.batch_size, self.seed, topics, self.batch_tokens, self.shard, self.shards
+        )
         order.set_epoch(epoch)
         return batches, list(order)
 

@@ -26,6 +26,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
+from poolwise import ranks
 from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
 from poolwise.durable import draft_of, is_whole, seal
@@ -145,10 +146,11 @@ def tokenise(
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{key}.arrow"
-    if not is_whole(kept):
-        if kept.exists():
-            log.warning("%s: not what was written, and made anew", kept)
-        _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
+    with ranks.first_alone():
+        if not is_whole(kept):
+            if kept.exists():
+                log.warning("%s: not what was written, and made anew", kept)
+            _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
     rows = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
     return _flat(rows, int(tokenizer.pad_token_id), long_texts.window(max_length))
 

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 from datasets import Dataset
 
-from poolwise import checkpoints, encoder
+from poolwise import checkpoints, encoder, ranks
 from poolwise.card import model_card
 from poolwise.command_line import overrides_in, stage2_command
 from poolwise.controls import check_own_pooler, time_of
@@ -211,6 +211,8 @@ class MLMJob(Job):
             needs,
             pretraining.batch_size,
             pretraining.batch_tokens,
+            ranks.rank(),
+            ranks.size(),
         )
         dev = DevBatches(texts["dev"], self.start.tokenizer, pretraining.masking, needs)
         return StreamedDataModule(texts, dev, stream, making, settings.workers)
@@ -250,7 +252,7 @@ class MLMJob(Job):
         if self.budget is None:
             return self.epochs
         pretraining = self.settings.pretraining
-        batches = batches_an_epoch(texts.lengths, pretraining.batch_size, pretraining.batch_tokens)
+        batches = batches_an_epoch(texts.lengths, pretraining.batch_size, pretraining.batch_tokens, ranks.size())
         share = max(limited_batches(self, batches), 1) / batches
         steps = batches * share / self.settings.trainer.get("accumulate_grad_batches", 1)
         an_epoch = {"steps": math.ceil(steps), "tokens": share * copies * len(texts.ids), "seconds": self.budget.amount}
@@ -259,6 +261,8 @@ class MLMJob(Job):
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
         """Export the model with its provenance."""
         assert isinstance(stage, MaskedLanguageModelling)
+        if not ranks.is_first():
+            return
         asked_for = isinstance(stage.objective, NoObjective)
         warning = pooler_warning(stage.proof, wants_training=not asked_for)
         hidden = stage.model.family.hidden_pooler

@@ -15,7 +15,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from poolwise import checkpoints, encoder, representations
+from poolwise import checkpoints, encoder, ranks, representations
 from poolwise.command_line import pooler_command, stage1_command
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
@@ -206,7 +206,8 @@ class SentimentJob(Job):
             weights = [chosen.fingerprint, None if chosen.path else settings.seed]
             device = self.identity.material["platform"]["device"]
             folder = settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
-            found[split] = stored_states(model, texts[split], folder, device)
+            with ranks.first_alone():
+                found[split] = stored_states(model, texts[split], folder, device)
         return found
 
     def encoder(self) -> tuple[Any, str]:
@@ -289,6 +290,8 @@ class SentimentJob(Job):
             raise UserError("dev was never evaluated (see your +trainer settings), so no epoch can be chosen")
         best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
         trainer.test(stage, data, ckpt_path=best, verbose=False, weights_only=True)
+        if not ranks.is_first():
+            return
         record.results["epochs"] = trainer.current_epoch
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)

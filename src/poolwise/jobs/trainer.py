@@ -19,7 +19,9 @@ from poolwise.settings import (
 )
 from poolwise.words import first_line
 
-SPEED_ONLY_TRAINER_ARGUMENTS = {"log_every_n_steps", "profiler", "benchmark", "accelerator", "devices", "precision"}
+SPEED_ONLY_TRAINER_ARGUMENTS = set(
+    "log_every_n_steps profiler benchmark accelerator devices precision strategy".split()
+)
 """Left out of a run's key: they change no number, or enter it resolved (device class, precision)."""
 
 NEUTRAL = {"accumulate_grad_batches": 1, "max_steps": -1, "overfit_batches": 0.0}
@@ -39,6 +41,7 @@ TRAINER_COUNTS = {
 }
 """Arguments that Lightning takes unchecked, and fails on when it trains."""
 
+SHARED = ("accelerator", "devices", "precision", "strategy")
 CPU_PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
 
 
@@ -79,7 +82,7 @@ def platform(trainer: dict[str, Any]) -> dict[str, Any]:
 
 def shared_trainer(settings: CommonSettings) -> dict[str, Any]:
     """The trainer settings that both stages have; a stage-1 run with others is named by its folder in stage 2."""
-    return {key: settings.trainer[key] for key in ("accelerator", "devices", "precision")}
+    return {key: settings.trainer[key] for key in SHARED if key in settings.trainer}
 
 
 def check_trainer(settings: CommonSettings) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from poolwise import ranks
 from poolwise.data.arrangement import BatchNeeds, uncut
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler, draw_dense
@@ -72,6 +73,7 @@ class Contrast(PoolerLoss):
         """
         super().__init__(surroundings, **shared)
         self.needs = replace(self.needs, topics=topic_neighbours)
+        self.pad_id = surroundings.texts.pad_id
         self.temperature = temperature
         hidden, size = surroundings.config.hidden_size, projection_size
         self.projection = (
@@ -88,10 +90,17 @@ class Contrast(PoolerLoss):
     def contrast(self, pooler_output: Float[Tensor, "R H"], token_ids: Int[Tensor, "R T"]) -> Float[Tensor, ""]:
         """InfoNCE between the two halves of 2 B rows: row i and row B + i are views of one text.
 
+        Of several processes each sees the texts of all, with their gradients, and forms the loss of the whole batch.
         `token_ids` are those of the unmasked rows: batches of texts of like length bring equal ones together.
         """
-        first, second = self.projection(pooler_output).chunk(2)
-        return info_nce(first, second, self.temperature, same_texts(token_ids))
+        first, second = (ranks.gathered(part) for part in self.projection(pooler_output).chunk(2))
+        return info_nce(first, second, self.temperature, same_texts(self.of_all(token_ids)))
+
+    def of_all(self, token_ids: Int[Tensor, "R T"]) -> Int[Tensor, "all_rows longest"]:
+        """The rows of all processes, padded to the longest of them, in the order that `contrast` gathers texts."""
+        longest = int(ranks.greatest({"tokens": token_ids.shape[1]})["tokens"]) - token_ids.shape[1]
+        padded = functional.pad(token_ids, (0, longest), value=self.pad_id)
+        return torch.cat([ranks.gathered(part) for part in padded.chunk(2)])
 
 
 class MaskedViews(Contrast):

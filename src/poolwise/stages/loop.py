@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from poolwise import machine
+from poolwise import machine, ranks
 from poolwise.data.module import TextDataModule
 from poolwise.data.tokens import TokenisedTexts, truncation
 from poolwise.durable import DISK_FULL
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 OWN_TRAINER_ARGUMENTS = (
     "logger callbacks max_epochs default_root_dir enable_checkpointing gradient_clip_val num_sanity_val_steps "
-    "use_distributed_sampler enable_model_summary enable_progress_bar strategy num_nodes fast_dev_run"
+    "use_distributed_sampler enable_model_summary enable_progress_bar num_nodes fast_dev_run"
 ).split()
 """Arguments of `lightning.Trainer` that this loop sets itself: from settings of its own, or to train on one device."""
 GROUPS = {"mlm": "pretraining", "sentiment": "protocol"}
@@ -114,6 +114,7 @@ class Job(ABC):
         stage, data = self.build()
         machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
+        self.check_shares(data)
         output.announce(start_facts(self, trainer, data))
         self.note_truncation(output.record, data.texts)
         if self.trains:
@@ -123,11 +124,18 @@ class Job(ABC):
             stage.on_train_end()
         record = output.record
         record.results["metrics"] = plain(trainer.callback_metrics)
+        record.results |= {"processes": ranks.size()} if ranks.size() > 1 else {}
         record.results["steps"] = trainer.global_step
         record.results["tokens"] = stage.tokens
         record.results["training_seconds"] = round(stage.seconds, 3)
         record.results["tokens_per_second"] = round(stage.throughput, 1)
         self.conclude(trainer, stage, data, record)
+
+    def check_shares(self, data: TextDataModule) -> None:
+        """Raise a UserError unless each split has a text for each process."""
+        for split, texts in data.texts.items():
+            if len(texts) < ranks.size():
+                raise UserError(f"{split} has {counted(len(texts), 'text')} for {ranks.size()} processes; start fewer")
 
     def note_truncation(self, record: RunRecord, texts: Mapping[str, TokenisedTexts]) -> None:
         """Note the share of each split's texts that are cut, and warn once where it is large."""
@@ -192,12 +200,28 @@ def run(job: Job, sweep: Sequence[Job] = (), wait: bool = True) -> None:
     """
     number = [other.identity.key for other in sweep].index(job.identity.key) + 1 if sweep else 0
     place = f"job {number} of {len(sweep)}: " if sweep else ""
-    if not tell_finished(job, place, bool(sweep)):
+
+    def is_finished() -> bool:
+        return ranks.first_decides(lambda: tell_finished(job, place, bool(sweep)))
+
+    check_same(job)
+    if not is_finished():
         machine.check_room(job.settings.runs_dir, job.kept_bytes())
-        with claimed(job.folder, job.settings.runs_dir, wait):
-            if not tell_finished(job, place, bool(sweep)):  # by now, by another process
-                check_retried(job)
+        with ExitStack() as held:
+            ranks.first_decides(lambda: held.enter_context(claimed(job.folder, job.settings.runs_dir, wait)))
+            if not is_finished():  # by now, by another process
+                ranks.first_decides(lambda: check_retried(job))
                 _do(job, place, sweep, number)
+
+
+def check_same(job: Job) -> None:
+    """Raise a UserError unless all processes of a training are about to do the same run."""
+    keys = ranks.of_each(job.identity.key)
+    if len(set(keys)) > 1:
+        raise UserError(
+            f"{job.identity.name}: the processes do not read the same settings, texts or weights; are the files and "
+            "libraries of all machines the same?"
+        )
 
 
 def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
@@ -215,8 +239,9 @@ def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
         raise UserError(
             f"{job.identity.name}: the disk of {job.folder} is full; make room, and give the same command again"
         ) from error
-    resume.remove(job.folder)
-    show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
+    if ranks.is_first():
+        resume.remove(job.folder)
+        show_end(f"finished in {duration(results['wall_seconds'])}", job, results, bool(sweep))
 
 
 def tell_finished(job: Job, place: str, in_sweep: bool) -> bool:
@@ -265,7 +290,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
                 if machine.is_out_of_memory(error):
                     raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error
                 raise
-            if isinstance(settings.logger, WandbLogging) and settings.logger.upload_texts:
+            if isinstance(settings.logger, WandbLogging) and settings.logger.upload_texts and ranks.is_first():
                 log_mistakes(run_loggers, job.mistakes())
     return record.results
 
@@ -316,6 +341,7 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
     device = trainer.strategy.root_device
     others = "; ".join(f"{split} {len(texts):,}" for split, texts in data.texts.items() if split != "train")
     threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+    threads += f" in each of {ranks.size()} processes" if ranks.size() > 1 else ""
     return {
         "train": job.task,
         "on": f"{job.settings.data.name}: {data.all_of_train}; {others}",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from poolwise import ranks
 from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.geometry import dev_geometries
@@ -18,6 +19,8 @@ from poolwise.provenance import ProvenanceTracker, pooler_figures
 from poolwise.settings import Budget, Optimisation
 from poolwise.stages.stage import Stage, weight_decay_groups
 
+MLM = "mlm"
+"""The name of its loss, beside those of objectives."""
 PROBES = 8
 """Steps, from the first to the last, at which the gradient of each loss alone is measured: one more backward pass a
 loss, so with two losses about as long as 11 steps in all. (A backward pass takes two thirds of a step.)"""
@@ -102,20 +105,27 @@ class MaskedLanguageModelling(Stage):
         Of batches that are accumulated for one step, each counts by its masked positions.
         """
         output = self.encode(batch)
-        mlm: Tensor = output.loss
-        losses = self.objective.losses(output.pooler_output, batch, self.model)
-        weighted = {"mlm": mlm, **self.weighted(losses)}
+        objectives = self.objective.losses(output.pooler_output, batch, self.model)
+        losses = self.of_whole({MLM: output.loss, **objectives}, batch)
+        mlm = losses.pop(MLM)
+        weighted = {MLM: mlm, **self.weighted(losses)}
         self.probe(weighted)
         if self.logs_this_step:
+            accuracy = self.of_whole({MLM: masked_accuracy(output.logits, targets(batch))}, batch)[MLM]
+            mlm = ranks.mean(mlm.detach())
             self.log_training(
                 {
-                    "mlm_loss": mlm.detach(),
-                    "perplexity": mlm.detach().exp(),
-                    "masked_accuracy": masked_accuracy(output.logits, targets(batch)),
-                    **loss_figures({name: loss.detach() for name, loss in losses.items()}),
+                    "mlm_loss": mlm,
+                    "perplexity": mlm.exp(),
+                    "masked_accuracy": ranks.mean(accuracy),
+                    **loss_figures({name: ranks.mean(loss.detach()) for name, loss in losses.items()}),
                 }
             )
-        return self.as_part(torch.stack(list(weighted.values())).sum(), len(batch["masked_positions"]))
+        return self.as_part(torch.stack(list(weighted.values())).sum(), MLM, batch)
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """Masked positions, and the rows that each objective is a mean over."""
+        return {MLM: len(batch["masked_positions"]), **self.objective.counts(batch)}
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight x loss of each objective, at the weights of this share of training."""
@@ -179,7 +189,8 @@ class MaskedLanguageModelling(Stage):
 
     def log_dev_objectives(self) -> None:
         """Log the objectives' dev figures, less those that no dev text says anything of."""
-        known = {name: metric.compute() for name, metric in self.dev_objectives.items() if metric.weight > 0}
+        rows = ranks.totals({name: metric.weight for name, metric in self.dev_objectives.items()})
+        known = {name: metric.compute() for name, metric in self.dev_objectives.items() if rows[name] > 0}
         figures = loss_figures(known) if known else {}
         self.log_dict({f"dev/{name}": value for name, value in figures.items()})
         for metric in self.dev_objectives.values():

@@ -7,6 +7,7 @@ Shapes: B texts, N examples, R rows of a batch, T tokens, H hidden size.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from poolwise import ranks
 from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
@@ -28,6 +30,7 @@ from poolwise.words import counted
 log = logging.getLogger(__name__)
 
 BATCH = 64
+ROWS = "rows"
 
 
 class PoolerTraining(MaskedLanguageModelling):
@@ -62,11 +65,16 @@ class PoolerTraining(MaskedLanguageModelling):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weight x loss of each objective, at the weights of this share of training."""
-        losses = self.losses(batch)
+        losses = self.of_whole(self.losses(batch), batch)
         weighted = self.weighted(losses)
         self.probe(weighted)
-        self.log_training(loss_figures({name: loss.detach() for name, loss in losses.items()}))
-        return self.as_part(torch.stack(list(weighted.values())).sum(), len(batch["labels"]))
+        if self.logs_this_step:
+            self.log_training(loss_figures({name: ranks.mean(loss.detach()) for name, loss in losses.items()}))
+        return self.as_part(torch.stack(list(weighted.values())).sum(), ROWS, batch)
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """All rows, and those that each objective is a mean over."""
+        return {ROWS: len(batch["labels"]), **self.objective.counts(batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the objectives, by the rows that they are means over."""
@@ -102,6 +110,13 @@ def kept_cls_states(
     Raises:
         UserError: the disk has no room.
     """
+    with ranks.first_alone():
+        return _kept_cls_states(model, texts, file, device, arrangement)
+
+
+def _kept_cls_states(
+    model: MaskedLMWithPooler, texts: TokenisedTexts, file: Path, device: str, arrangement: Arrangement | None
+) -> Float[Tensor, "K N H"]:
     if is_whole(file):
         return torch.from_numpy(np.load(file, allow_pickle=False))
     if file.exists():

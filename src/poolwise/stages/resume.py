@@ -4,7 +4,7 @@ One is written between two steps, as the next batch is about to be trained on, a
 gradients are accumulated. Lightning's part of it is weights, optimiser, schedule, scaler, callbacks and progress;
 `resume` is all else that a later step depends on. Order and masks of the texts are functions of (seed, epoch, example),
 so that epoch and batch are the position in them; in a stream, which is read from its beginning up to there, also the
-block.
+block. A batch is that of all processes together, so that another number of them can go on.
 """
 
 import logging
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from poolwise import ranks
 from poolwise.durable import BrokenFileError, is_whole, load_checked, save_checked
 from poolwise.runs import RESUMED, RunRecord
 from poolwise.stages.stage import Stage
-from poolwise.stages.stopping import StopSignals
+from poolwise.stages.stopping import Stopped, StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ class Checkpoints(lightning.Callback):
         self.record = record
         self.every_seconds = 60 * every_minutes
         self.signals = signals
-        self.path, checkpoint = latest(record.folder, record.identity.key)
+        self.path, checkpoint = latest(record.folder, record.identity.key) if ranks.is_first() else (None, None)
+        self.path = ranks.first_decides(lambda: self.path)
+        if checkpoint is None and self.path is not None:
+            checkpoint = load_checked(self.path)
         self.state: dict[str, Any] | None = None
         if checkpoint is not None:
             self.state = checkpoint[RESUME]
@@ -74,7 +78,9 @@ class Checkpoints(lightning.Callback):
             trainer.datamodule.start = tuple(checkpoint[RESUME]["position"])  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """From here on a signal waits for a checkpoint; Lightning has set handlers of its own."""
+        """From here on a signal waits for a checkpoint; Lightning has set handlers of its own, and one seed for all."""
+        if ranks.rank():
+            torch.manual_seed(torch.initial_seed() + ranks.rank() * 2**40)  # dropout of its own
         self.signals.waits = True
         self.signals.listen()
         self.written = time.monotonic()
@@ -87,19 +93,31 @@ class Checkpoints(lightning.Callback):
         if self.state is not None:
             self._bring_back(self.state, trainer, pl_module)
             self.state = None
-        stops = self.signals.received is not None
-        if (stops or self._is_due()) and batch_idx % trainer.accumulate_grad_batches == 0:
+        is_due = self._is_due()
+        if batch_idx % trainer.accumulate_grad_batches == 0 and self._all_agree_to_write(is_due):
             pl_module.check_loss()
             pl_module.check_weights()
             with pl_module.off_the_clock():
                 self._write(trainer)
             self.written = time.monotonic()
-            self.signals.check()
+            self._stop_if_asked()
+
+    def _all_agree_to_write(self, is_due: bool) -> bool:
+        """Whether it is time by the clock of process 0, or one of the processes was asked to stop, and so all are."""
+        found = ranks.greatest({"due": is_due and ranks.is_first(), "signal": self.signals.received or 0})
+        if found["signal"]:
+            self.signals.received = int(found["signal"])
+        return bool(found["due"] or found["signal"])
+
+    def _stop_if_asked(self) -> None:
+        if self.signals.received is not None:
+            raise Stopped(self.signals.received, by_all=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """From here on a signal stops the run at once; so does one that came after the last step."""
         self.signals.waits = False
-        self.signals.check()
+        self._all_agree_to_write(is_due=False)
+        self._stop_if_asked()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -111,6 +129,7 @@ class Checkpoints(lightning.Callback):
         for count in (batches["current"], batches["total"]):
             count["ready"] = count["completed"]
         batches["is_last_batch"] = False
+        own, *others = ranks.of_each(generators())
         checkpoint[RESUME] = {
             "has_best": bool(getattr(trainer.checkpoint_callback, "best_model_path", "")),
             "position": trainer.datamodule.position(  # type: ignore[attr-defined]
@@ -119,7 +138,8 @@ class Checkpoints(lightning.Callback):
             "logged_steps": loop._batches_that_stepped,
             "figures": dict(trainer.callback_metrics),
             "stage": pl_module.progress_state(),
-            "generators": generators(),
+            "generators": own,
+            "generators_of_others": others,
             "record": self.record.progress(),
             "key": self.record.identity.key,
             "format": FORMAT,
@@ -131,12 +151,16 @@ class Checkpoints(lightning.Callback):
         stage.load_progress_state(state["stage"])
         trainer.fit_loop.epoch_loop._batches_that_stepped = state["logged_steps"]
         trainer.callback_metrics.update(state["figures"])
-        set_generators(state["generators"])
+        of_ranks = [state["generators"], *state.get("generators_of_others", [])]
+        if len(of_ranks) == ranks.size():
+            set_generators(of_ranks[ranks.rank()])
+        elif ranks.is_first():
+            set_generators(of_ranks[0])
 
     def _write(self, trainer: lightning.Trainer) -> None:
         """Write a checkpoint; the one before it is kept, in case that this one is not finished or gets damaged."""
         path = self.record.folder / CHECKPOINT
-        if path.exists():
+        if ranks.is_first() and path.exists():
             path.replace(self.record.folder / FORMER_CHECKPOINT)
         trainer.save_checkpoint(path)
 

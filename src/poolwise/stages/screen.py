@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
+from poolwise import ranks
 from poolwise.stages.stage import Stage
 from poolwise.words import roughly
 
@@ -34,7 +35,7 @@ def show(title: str, facts: Mapping[str, str], places: Mapping[str, str] | None 
         facts: prose; what is longer than the terminal is wide goes on below itself.
         places: paths and commands; they are left unbroken, so that they can be copied.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=not ranks.is_first())
     places = places or {}
     indent = max(map(len, [*facts, *places]), default=0) + 4
     console.print(Text(title, style="bold"), soft_wrap=True)
@@ -57,7 +58,7 @@ class TrainingScreen(lightning.Callback):
         later: how many jobs of the sweep come after this one, for the estimate of the whole; 0 for a single run.
         """
         self.later = later
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, quiet=not ranks.is_first())
         self.progress: Progress | None = None
         self.estimated = False
         self.batch_shape: tuple[int, ...] | None = None

@@ -22,6 +22,7 @@ from torchmetrics.classification import (
 )
 from transformers import PreTrainedModel
 
+from poolwise import ranks
 from poolwise.data.batching import Batch
 from poolwise.families import family_of
 from poolwise.geometry import TEXTS, spread
@@ -29,6 +30,8 @@ from poolwise.representations import Representation, mean_over_windows
 from poolwise.settings import SELECTION_METRIC, Optimisation
 from poolwise.stages.stage import Stage, weight_decay_groups
 from poolwise.stages.vectors import layers_of
+
+LOSS = "loss"
 
 
 class SentimentClassifier(nn.Module):
@@ -148,7 +151,9 @@ class Scores(nn.Module):
         """The figures, and `examples` (N,), `labels` (N,) and `logits` (N, C) in the examples' order; start anew."""
         figures = {**self.figures.compute(), f"{self.split}/loss": self.loss.compute()}
         figures = {name: value.float() for name, value in figures.items()}  # Matthews can be an integer 0
-        columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
+        columns = {
+            name: ranks.gathered(torch.cat([part[name] for part in self._collected])) for name in self._collected[0]
+        }
         guesses = columns["logits"].argmax(dim=1)
         if any((column == column[0]).all() for column in (guesses, columns["labels"])):
             # By definition (0 / 0 := 0); torchmetrics 1.9 gives a small positive number.
@@ -247,9 +252,15 @@ class Sentiment(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross entropy in nats, mean over the batch, and over all texts of batches that are accumulated."""
-        loss = self.loss(self.classifier(batch), batch["labels"])
-        self.log_training({"loss": loss.detach()})
-        return self.as_part(loss, len(batch["labels"]))
+        losses = self.of_whole({LOSS: self.loss(self.classifier(batch), batch["labels"])}, batch)
+        loss = losses[LOSS]
+        if self.logs_this_step:
+            self.log_training({"loss": ranks.mean(loss.detach())})
+        return self.as_part(loss, LOSS, batch)
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        """The texts."""
+        return {LOSS: len(batch["labels"])}
 
     def loss(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
         """Cross entropy in nats, mean over the batch; with `class_weights` each text's is multiplied by its class's.
@@ -285,7 +296,7 @@ class Sentiment(Stage):
     def on_test_epoch_end(self) -> None:
         """Log the test figures, and put the vectors that were kept into the examples' order."""
         self._finish(self.test_scores)
-        examples, vectors = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        examples, vectors = (ranks.gathered(torch.cat(parts)) for parts in zip(*self._kept, strict=True))
         order = examples.argsort()
         self.vectors = {"examples": examples[order], "vectors": vectors[order]}
         self._kept = []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from poolwise import ranks
 from poolwise.data.batching import Batch
 from poolwise.settings import Budget, Optimisation, UserError
 
@@ -58,7 +59,7 @@ class Stage(lightning.LightningModule, ABC):
         self._batch_tokens = 0
         self._resumed_at: float | None = None
         self.logs_this_step = False
-        self._counted = 0
+        self._counted: int | float = 0
         self._whole: int | float = 1
         self._unchecked: list[SeenLoss] = []
         self._gradient_norm: Tensor | None = None
@@ -111,27 +112,52 @@ class Stage(lightning.LightningModule, ABC):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def as_part(self, loss: Tensor, count: int) -> Tensor:
-        """A batch's mean loss over `count` things, as its part of the mean over all that make one step.
+    @abstractmethod
+    def counts(self, batch: Batch) -> Mapping[str, Any]:
+        """How many things of a training batch each of its losses is a mean over, by the loss's name."""
+
+    def with_totals(self, batch: Batch) -> Batch:
+        """A training batch of one of several processes, and what that counts in the whole batch.
+
+        Adds `totals`, the counts of the whole batch, and `shares`, by which the mean over processes of what is a mean
+        over the parts becomes the mean over the whole; `tokens` is then the whole batch's.
+        """
+        own = {name: int(count) for name, count in self.counts(batch).items()}
+        totals = ranks.totals({**own, "tokens": batch["tokens"]})
+        shares = {name: ranks.size() * count / max(totals[name], 1) for name, count in own.items()}
+        return {**batch, "tokens": int(totals.pop("tokens")), "totals": totals, "shares": shares}
+
+    @staticmethod
+    def of_whole(losses: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Losses of this process's part of a batch, whose mean over processes is the loss of the whole batch."""
+        shares = batch.get("shares")
+        return dict(losses) if shares is None else {name: loss * shares[name] for name, loss in losses.items()}
+
+    def as_part(self, loss: Tensor, name: str, batch: Batch) -> Tensor:
+        """A batch's mean loss over what `counts` says of `name`, as its part of the mean over all that make one step.
 
         With `accumulate_grad_batches` Lightning divides each loss by the number of batches and adds up gradients, so
         that a batch of few tokens counts like one of many. What is there already makes room for this batch here.
+        The counts are those of whole batches, in several processes too.
 
         Raises:
-            UserError: a loss is not finite. A GPU is asked at logged steps only, as no other step waits for it.
+            UserError: a loss is not finite. A GPU, and other processes, are asked at logged steps only, as no other
+                step waits for them.
         """
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._unchecked.append(SeenLoss(self.global_step + 1, loss.detach(), rate, self._gradient_norm))
-        if self.logs_this_step or loss.device.type == "cpu":
+        if self.logs_this_step or (loss.device.type == "cpu" and ranks.size() == 1):
             self.check_loss()
         batches = self.trainer.accumulate_grad_batches
         if batches == 1:
             return loss
+        count: int | float = (batch["totals"] if "totals" in batch else self.counts(batch))[name]
         before, self._counted = self._counted, self._counted + count
         if before:
             gradients = [p.grad for module in self.trained_modules() for p in module.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, before / self._counted)
-        return loss * (batches * count / max(self._counted, 1))
+        weighted: Tensor = loss * (batches * count / max(self._counted, 1))
+        return weighted
 
     def check_loss(self) -> None:
         """See that each loss since the last look is a finite number.
@@ -140,7 +166,7 @@ class Stage(lightning.LightningModule, ABC):
             UserError: one is not; what is known of the steps before the first such one is told.
         """
         seen, self._unchecked = self._unchecked, []
-        losses = torch.stack([step.loss for step in seen]).tolist() if seen else []
+        losses = ranks.mean(torch.stack([step.loss for step in seen])).tolist() if seen else []
         for step, loss in zip(seen, losses, strict=True):
             if not math.isfinite(loss):
                 raise UserError(
@@ -260,6 +286,8 @@ class Stage(lightning.LightningModule, ABC):
         if self._resumed_at is not None:
             now = time.perf_counter()
             self.seconds += max(now - self._resumed_at, 0.0)  # on some virtual machines clocks go back
+            if self.budget is not None and self.budget.unit == "seconds":
+                self.seconds = ranks.first_decides(lambda: self.seconds)  # all stop at the same step
             self._resumed_at = now
 
     def _stop_clock(self) -> None:

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from poolwise import ranks
+
 RESUME_ME = 75
 """The exit code after SIGTERM and SIGUSR1: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
 BY_PERSON = 130
@@ -20,13 +22,15 @@ class Stopped(SystemExit):
 
     Attributes:
         by: the signal, as a person calls it.
+        by_all: whether all processes of a training stop at the same place.
         code: the exit code.
         is_told: whether a run has said what it means for it.
     """
 
     is_told = False
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, by_all: bool = False) -> None:
+        self.by_all = by_all
         super().__init__(BY_PERSON if number == signal.SIGINT else RESUME_ME)
         self.by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
@@ -86,9 +90,13 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader's worker, which inherits the handlers; it ends with this process
-        if not self.waits or (number == signal.SIGINT and self.received == signal.SIGINT):
+        again = number == signal.SIGINT and self.received == signal.SIGINT
+        if again and ranks.size() > 1:
+            return  # torchrun hands a Ctrl-C on that has reached this process already
+        if not self.waits or again:
             self.received = number
             raise Stopped(number)
-        if self.received is None and number == signal.SIGINT:
-            print("stopping, as soon as a checkpoint is written; Ctrl-C again stops at once", flush=True)
+        if self.received is None and number == signal.SIGINT and ranks.is_first():
+            at_once = "; Ctrl-C again stops at once" if ranks.size() == 1 else ""
+            print(f"stopping, as soon as a checkpoint is written{at_once}", flush=True)
         self.received = number if self.received is None else self.received

@@ -1,9 +1,11 @@
 """The jobs of one command, one after the other in one process: one that fails leaves the others running."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from poolwise.runs import RECORD_FILE, HeldElsewhereError
+from poolwise import ranks
+from poolwise.runs import RECORD_FILE, HeldElsewhereError, held_by, read_record
 from poolwise.stages.loop import FailedBeforeError, Job, announce, run, summarise, to_do
 from poolwise.stages.screen import show
 from poolwise.words import first_line, kind_and_words
@@ -17,6 +19,7 @@ class Sweep:
         jobs: each once.
         overrides: the command line that asked for them.
         stop_on_failure: whether the first job that fails ends the sweep.
+        spread: whether a launcher has the jobs done by other processes.
         to_do: how many jobs were not finished when it began.
         failures: why jobs failed, by the name of the run's folder.
         put_off: jobs that another process held when it was their turn.
@@ -25,6 +28,7 @@ class Sweep:
     jobs: Sequence[Job]
     overrides: Sequence[str]
     stop_on_failure: bool
+    spread: bool = False
     to_do: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     put_off: list[Job] = field(default_factory=list)
@@ -42,7 +46,8 @@ class Sweep:
         """Do a job and note how it failed, if it does; put it off if another process does it, unless told to `wait`.
 
         Raises:
-            SystemExit: the person or the system stopped it, or it failed and `stop_on_failure` is set.
+            SystemExit: the person or the system stopped it, or it failed, and `stop_on_failure` is set or several
+                processes train, which may have failed at different places.
         """
         try:
             run(job, self.jobs, wait)
@@ -53,7 +58,10 @@ class Sweep:
             self.note(job, error)
         except Exception as error:
             self.note(job, error)
-            if self.stop_on_failure:
+            if not ranks.is_first():
+                ranks.let_first_speak()
+                print(f"process {ranks.rank()}: {self.failures[job.folder.name]}", file=sys.stderr, flush=True)
+            if self.stop_on_failure or ranks.size() > 1:
                 raise SystemExit(1) from None
 
     def note(self, job: Job, error: Exception) -> None:
@@ -64,6 +72,17 @@ class Sweep:
         reason = first_line(error) if isinstance(error, FailedBeforeError) else kind_and_words(error)
         self.failures[job.folder.name] = reason
         show(f"{job.identity.name} failed: {reason}", {}, {"record": str(job.folder / RECORD_FILE)})
+
+    def collect(self) -> None:
+        """Note how jobs failed that a launcher had done elsewhere, by their records, and which were put off."""
+        for job in to_do(self.jobs) if self.spread else ():
+            record = read_record(job.folder) or {}
+            if held_by(job.folder):
+                self.put_off.append(job)
+            elif record.get("status") == "failed":
+                self.failures[job.folder.name] = str(record.get("error"))
+            else:
+                self.failures[job.folder.name] = f"{record.get('status', 'not started')}; its process said why, above"
 
     def catch_up(self) -> None:
         """Do the jobs that were put off, when the process that holds them lets go; most are finished by then."""
