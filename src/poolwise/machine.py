@@ -47,12 +47,17 @@ ONE_THREAD_BELOW = 5_000_000
 
 
 def fit_threads(parameters: int) -> None:
-    """Compute a small model with one thread and a larger one with all, unless `OMP_NUM_THREADS` says otherwise."""
+    """Compute a small model with one thread and a larger one with all, unless `OMP_NUM_THREADS` says otherwise.
+
+    Several processes on a machine share its threads.
+    """
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        everything = _threads_at_first()
-        torch.set_num_threads(1 if parameters < ONE_THREAD_BELOW else everything)
+        threads = 1 if parameters < ONE_THREAD_BELOW else max(_threads_at_first() // ranks.on_this_machine(), 1)
+        torch.set_num_threads(threads)
+        if ranks.is_joined():
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses
 
 
 @cache

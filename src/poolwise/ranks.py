@@ -151,6 +151,16 @@ def size() -> int:
     return _joined.size
 
 
+def is_joined() -> bool:
+    """Whether `join` was called, by one process that is all there is, too."""
+    return _joined is not ALONE
+
+
+def on_this_machine() -> int:
+    """How many of the processes this machine has."""
+    return _joined.size // _joined.nodes
+
+
 def is_first() -> bool:
     """Whether this is process 0, which alone writes files and speaks."""
     return _joined.rank == 0

@@ -17,6 +17,7 @@ from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.mlm import PROBES, MaskedLanguageModelling, masked_accuracy
+from poolwise.stages.stage import Stage
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
@@ -241,11 +242,13 @@ class WaitsForDevice(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ["bow", "halves", "views", "decoder"])
-def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_batch, name):
+def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_batch, monkeypatch, name):
     """But once, in a pass with padding: transformers asks whether a mask is all ones."""
     objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
     stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
     stage.trainer = quiet_trainer(1, Watcher())
+    stage.trainer.strategy.optimizers = [torch.optim.SGD(model.parameters())]
+    monkeypatch.setattr(Stage, "is_at_hand", lambda stage, loss: False)  # as on a GPU
     batch = training_batch(objective.needs)
     stage.training_step(batch, 0).backward()  # what is made at the first step
     with WaitsForDevice() as waits:

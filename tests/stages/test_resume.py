@@ -401,7 +401,7 @@ def test_a_signal_that_python_swallows_says_nothing_and_stops_the_run_all_the_sa
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1], {"resume": {"key": "of another run"}}, {"resume": None}, "text"])
 def test_a_whole_file_that_is_no_checkpoint_of_this_run_is_passed_over(tmp_path, caplog, content):
-    good = {"resume": {"key": "mine", "has_best": False}, "global_step": 3}
+    good = {"resume": {"key": "mine", "has_best": False, "format": FORMAT}, "global_step": 3}
     save_checked(good, tmp_path / FORMER_CHECKPOINT)
     save_checked(content, tmp_path / CHECKPOINT)
     assert latest(tmp_path, "mine")[1]["global_step"] == 3

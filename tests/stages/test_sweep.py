@@ -120,7 +120,7 @@ def test_a_lock_is_held_once_and_that_of_a_dead_process_is_taken_over(tmp_path):
     folder = tmp_path / "runs/mlm/a"
     code = (
         "import sys, pathlib; from poolwise.runs import claimed; folder = pathlib.Path(sys.argv[1])\n"
-        "with claimed(folder, folder, wait=False): print('held', flush=True); sys.stdin.read()"
+        "with claimed(folder, folder.parent, wait=False): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -171,6 +171,8 @@ class MaskedLanguageModelling(Stage):
     def on_validation_epoch_end(self) -> None:
         """Log the dev figures; perplexity is exp of the mean loss over all masked positions."""
         loss = self.dev_loss.compute()
+        if self.dev_loss.weight > 0:  # few short texts may have no masked position
+            self.check_measured_loss(loss, "dev/mlm_loss")
         self.log_dict(
             {
                 "dev/mlm_loss": loss,

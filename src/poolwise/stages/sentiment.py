@@ -306,6 +306,8 @@ class Sentiment(Stage):
 
     def _finish(self, scores: Scores) -> None:
         figures, predictions = scores.finish()
+        loss = f"{scores.split}/loss"
+        self.check_measured_loss(figures[loss], loss)
         self.log_dict(figures)
         best = self.figures.get(scores.split, {}).get(SELECTION_METRIC)
         if best is None or figures[SELECTION_METRIC] > best:

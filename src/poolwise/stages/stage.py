@@ -146,7 +146,7 @@ class Stage(lightning.LightningModule, ABC):
         """
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._unchecked.append(SeenLoss(self.global_step + 1, loss.detach(), rate, self._gradient_norm))
-        if self.logs_this_step or (loss.device.type == "cpu" and ranks.size() == 1):
+        if self.logs_this_step or self.is_at_hand(loss):
             self.check_loss()
         batches = self.trainer.accumulate_grad_batches
         if batches == 1:
@@ -158,6 +158,11 @@ class Stage(lightning.LightningModule, ABC):
             torch._foreach_mul_(gradients, before / self._counted)
         weighted: Tensor = loss * (batches * count / max(self._counted, 1))
         return weighted
+
+    @staticmethod
+    def is_at_hand(loss: Tensor) -> bool:
+        """Whether a loss can be looked at without waiting for a GPU or for another process."""
+        return loss.device.type == "cpu" and ranks.size() == 1
 
     def check_loss(self) -> None:
         """See that each loss since the last look is a finite number.
@@ -258,15 +263,13 @@ class Stage(lightning.LightningModule, ABC):
         if self.trainer.optimizers:  # something is trained
             self.check_weights()
 
-    def on_validation_end(self) -> None:
-        """Start the clock again; what was read of it before dev may have spent the budget.
+    def check_measured_loss(self, loss: Tensor, name: str) -> None:
+        """Raise a UserError if a loss on dev or test is no finite number, as of weights far too large."""
+        if not math.isfinite(loss):
+            raise UserError(f"{name} is {float(loss)} after step {self.global_step}. {DIVERGED}")
 
-        Raises:
-            UserError: a loss on dev is no finite number, as of weights that are finite and far too large.
-        """
-        for name, value in self.trainer.callback_metrics.items():
-            if name.startswith("dev/") and name.endswith("loss") and not math.isfinite(value):
-                raise UserError(f"{name} is {float(value)} after step {self.global_step}. {DIVERGED}")
+    def on_validation_end(self) -> None:
+        """Start the clock again; what was read of it before dev may have spent the budget."""
         self._resumed_at = time.perf_counter()
         self._stop_where_spent()
 
