@@ -131,13 +131,16 @@ def test_a_signal_outside_of_training_ends_a_sweep_with_its_summary(program, mon
 
 
 @pytest.mark.parametrize("where", ["while jobs are planned", "while data are read"])
-def test_a_signal_that_a_library_swallows_is_not_lost(program, monkeypatch, capfd, where):
-    """What is raised while the collector calls back, for one, is printed and forgotten."""
+@pytest.mark.parametrize("made_of_it", [None, AttributeError("_invalidate_flags_cache")])
+def test_a_signal_that_a_library_swallows_is_not_lost(program, monkeypatch, capfd, where, made_of_it):
+    """What is raised while the collector calls back, for one, is forgotten; OmegaConf makes errors of it."""
 
     def swallowing(function):
         def instead(*given):
             with suppress(SystemExit):
                 os.kill(os.getpid(), signal.SIGTERM)
+            if made_of_it:
+                raise made_of_it
             return function(*given)
 
         return instead

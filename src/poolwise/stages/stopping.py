@@ -68,8 +68,8 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         sys.unraisablehook = self._unraisable_before
-        if self.received is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
-            # Swallowed, or the signal reached a worker, too, whose end is an error here.
+        if self.received is not None and not isinstance(error, Stopped | KeyboardInterrupt):
+            # Swallowed, or made an error of by a library, for which Hydra leaves with 1.
             raise Stopped(self.received) from error
 
     def _swallowed(self, unraisable: Any) -> None:
