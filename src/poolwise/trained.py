@@ -354,8 +354,8 @@ def place_of(noted: str, folder: Path) -> str:
     """
     runs = folder.resolve().parent.parent
     beside = runs / noted
-    if Path(noted).is_absolute() or not beside.is_dir():
+    if Path(noted).is_absolute():
         return noted
     if not beside.resolve().is_relative_to(runs):
         raise UserError(f"{folder}: the encoder {noted} that it names lies outside of {runs}, and is not read")
-    return str(beside)
+    return str(beside) if beside.is_dir() else noted

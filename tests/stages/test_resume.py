@@ -101,7 +101,11 @@ def assert_same(whole: Path, stopped: Path) -> None:
 
 
 SETTINGS = {
-    "stage 1": (STAGE1, 3, [2, 4]),
+    "stage 1": (
+        [*STAGE1, "objective.weight_schedule=decay", "pretraining.masking.final_mask_probability=0.3"],
+        3,
+        [2, 4],
+    ),
     "accumulated and evaluated within epochs": (
         [*STAGE1, "pretraining.batch_size=8", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
         *(5, [2, 4, 6, 8, 10]),

@@ -230,6 +230,8 @@ def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
     except Stopped as stop:
         kept = (job.folder / resume.CHECKPOINT).exists()
         does = "goes on where it was stopped" if kept else "starts this run anew"
+        if finished(job.identity, job.settings.runs_dir):  # while W&B took it in
+            does = "finds this run finished"
         show(f"stopped by {stop.by}; the same command {does}, and skips what is finished", {})
         stop.is_told = True
         raise

@@ -71,7 +71,8 @@ class Sweep:
         """
         reason = first_line(error) if isinstance(error, FailedBeforeError) else kind_and_words(error)
         self.failures[job.folder.name] = reason
-        show(f"{job.identity.name} failed: {reason}", {}, {"record": str(job.folder / RECORD_FILE)})
+        record = job.folder / RECORD_FILE
+        show(f"{job.identity.name} failed: {reason}", {}, {"record": str(record)} if record.exists() else {})
 
     def collect(self) -> None:
         """Note how jobs failed that a launcher had done elsewhere, by their records, and which were put off."""
