@@ -226,7 +226,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "no column of a known name": (
         "column.csv",
         b"words,label\nx,1\n",
-        "no column text; it has words, label (name yours",
+        "no column text; it has words, label in its first line, which holds the names (name yours",
     ),
     "no label of a known name": ("column.jsonl", b'{"text": "x", "labl": 1}\n', "no column label (did you mean labl?)"),
     "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "the header has text twice"),
@@ -291,6 +291,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "Parquet texts that are lists": ("lists.parquet", parquet(text=[["a"]], label=[1]), "row 1: text is a list"),
     "Parquet texts that are bytes": ("bytes.parquet", parquet(text=[b"a"], label=[1]), "row 1: text is a bytes"),
     # labels
+    "labels that differ in case": (
+        "case.csv",
+        b"text,label\nx,Good\ny,good\nz,bad\n",
+        "labels 'Good', 'good' differ in upper and lower case only; write those of a class alike",
+    ),
     "one class": ("one.csv", b"text,label\nx,1\ny,1\n", "all labels are '1'; a classifier needs at least two classes"),
     "empty texts and labels": (
         "blank.csv",
@@ -432,7 +437,9 @@ def test_what_cannot_be_read_is_told_and_leaves_nothing(tmp_path, case):
     assert any(str(file) in told and message in told for told in error.value.messages), str(error.value)
     assert "".join(error.value.messages).isprintable()
     assert len(list((tmp_path / "cache").rglob("*.draft"))) == 0
-    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == (case in ("one class", "a scale in place of classes"))
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == (
+        case in ("one class", "a scale in place of classes", "labels that differ in case")
+    )
 
 
 @pytest.mark.parametrize("case", READ)

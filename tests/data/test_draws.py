@@ -72,6 +72,16 @@ def test_the_seed_draws_what_is_held_out():
     assert len({stratified_share(labels, 0.2, seed).tobytes() for seed in range(20)}) == 20
 
 
+def test_a_class_of_copies_alone_stays_in_what_is_not_held_out():
+    """Their first copies have other labels, by which they are drawn."""
+    labels = np.array([0, 1] * 20 + [2, 2])
+    keys = np.array([*range(40), 0, 2], dtype=np.uint64)
+    for seed in range(40):
+        out = share_of_texts(labels, keys, 0.2, seed)
+        assert set(labels[~out]) == {0, 1, 2}
+        assert not set(keys[out]) & set(keys[~out])
+
+
 def test_copies_of_a_text_are_held_out_together():
     labels, keys = np.arange(200) % 2, np.arange(200, dtype=np.uint64)[::-1].copy()
     for seed in range(5):

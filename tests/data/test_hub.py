@@ -46,7 +46,8 @@ def test_dev_is_carved_from_train_and_kept_out_of_stage_1(splits):
     assert set(corpus.text["train"]["text"]) == train
     assert set(corpus.text["dev"]["text"]) == dev
     assert corpus.label_names == ("negative", "positive")
-    assert corpus.made_splits == {"dev": {"from": "train", "share": 0.2, "seed": 0, "stratified": False, "texts": 10}}
+    assert sorted(corpus.labelled["dev"]["label"]) == [0] * 5 + [1] * 5
+    assert corpus.made_splits == {"dev": {"from": "train", "share": 0.2, "seed": 0, "stratified": True, "texts": 10}}
 
 
 def test_hidden_test_labels_are_refused(splits):

@@ -54,5 +54,6 @@ def test_balanced_batches_are_of_like_length_and_change_with_seed_and_epoch():
 
 def test_weights_of_ones_own_are_of_the_classes_one_each():
     assert given_weights({"good": 1.0, "bad": 2.5}, ("bad", "good")).tolist() == [2.5, 1.0]
+    assert given_weights({"True": 2.5, "False": 1.0}, ("false", "true")).tolist() == [1.0, 2.5]  # as Hydra reads them
     with pytest.raises(UserError, match="no class god; no weight of good; give one for each of the classes bad, good"):
         given_weights({"god": 1.0, "bad": 2.5}, ("bad", "good"))

@@ -89,7 +89,8 @@ def _advice(path: str, name: str, names: Iterable[str]) -> str:
             f"; it seems to be separated by {others[0]}, and {Path(path).suffix} files are by "
             f"{SEPARATOR_NAMES[separator]}"
         )
+    where = "" if separator is None else " in its first line, which holds the names"
     return (
-        f"{nearest(name, names)}; it has {some(names)} (name yours with data.text_column=, data.label_column= and "
-        f"data.rating_column=){other_sheets(path)}"
+        f"{nearest(name, names)}; it has {some(names)}{where} (name yours with data.text_column=, data.label_column= "
+        f"and data.rating_column=){other_sheets(path)}"
     )

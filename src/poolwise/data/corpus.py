@@ -178,11 +178,20 @@ def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iter
         messages: what else is wrong with labels.
 
     Raises:
-        UserError: there is one class only, or nearly as many as rows; or there are other messages.
+        UserError: there is one class only, or nearly as many as rows, or names of two differ in case only; or there are
+            other messages.
     """
     found = list(messages)
     if len(names) < 2:
         found.insert(0, f"{source}: all labels are {names[0]!r}; a classifier needs at least two classes")
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    found += [
+        f"{source}: labels {some(map(repr, group))} differ in upper and lower case only; write those of a class alike"
+        for group in alike.values()
+        if len(group) > 1
+    ]
     if len(names) > max(FEW_CLASSES, rows // 2):
         found.insert(
             0,

@@ -91,6 +91,8 @@ def share_of_texts(
 ) -> Bool[ndarray, " N"]:
     """As `stratified_share`, where it draws the first of each text's copies and the others go with it.
 
+    A class all of whose texts are copies of others', with other labels, keeps a text, too.
+
     Args:
         labels: (N,) class ids.
         keys: (N,) the same of copies of a text (`poolwise.data.contamination.text_keys`).
@@ -98,7 +100,12 @@ def share_of_texts(
         seed: of the draw.
     """
     firsts, text = different(keys)
-    return np.take(stratified_share(labels[firsts], share, seed), text)
+    out = np.take(stratified_share(labels[firsts], share, seed), text)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        if out[own].all():
+            out[text == text[own[0]]] = False
+    return out
 
 
 def different(keys: UInt64[ndarray, " N"]) -> tuple[Int64[ndarray, " U"], Int64[ndarray, " N"]]:

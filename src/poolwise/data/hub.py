@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
+from poolwise.data.contamination import text_keys
 from poolwise.data.corpus import Corpus, check_filled, label_text
-from poolwise.data.draws import held_out
+from poolwise.data.draws import share_of_texts
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
 from poolwise.words import first_line, some
@@ -30,8 +32,10 @@ def load_hub(data: HubData) -> Corpus:
     )
     train, made = splits[data.train], {}
     if data.dev is None:
-        train, dev = held_out(train, data.dev_share, f"data={data.name}")
-        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": False, "texts": len(dev)}
+        ids = _with_ids(data, train)
+        out = share_of_texts(np.asarray(ids["label"]), text_keys(train), data.dev_share, seed=0)
+        train, dev = (train.select(np.flatnonzero(chosen)) for chosen in (~out, out))
+        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": len(dev)}
     else:
         dev = splits[data.dev]
     labelled = {"train": train, "dev": dev, "test": splits[data.test]}
@@ -41,6 +45,17 @@ def load_hub(data: HubData) -> Corpus:
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
     labelled = {split: _as_ids(rows, names) for split, rows in labelled.items()}
     return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, names, made_splits=made)
+
+
+def _with_ids(data: HubData, train: Dataset) -> Dataset:
+    """The rows of train with class ids as labels.
+
+    Raises:
+        UserError: labels are hidden, or there is one class only.
+    """
+    names = _label_names(data, train)
+    _check_labels(data, data.train, train, names)
+    return _as_ids(train, names)
 
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:

@@ -31,12 +31,17 @@ def class_weights(labels: Int[ndarray, " N"], classes: int) -> Float[ndarray, " 
     return np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
 
 
+AS_LABELS = {"True": "true", "False": "false"}
+"""Names that Hydra takes for something else, as labels are called."""
+
+
 def given_weights(weights: Mapping[str, float], names: Sequence[str]) -> Float[ndarray, " C"]:
     """The weights that a person gives, in the order of the class ids.
 
     Raises:
         UserError: they are not of these classes, one each.
     """
+    weights = {AS_LABELS.get(name, name): weight for name, weight in weights.items()}
     wrong = [f"no class {name}" for name in weights if name not in names]
     wrong += [f"no weight of {name}" for name in names if name not in weights]
     if wrong:
