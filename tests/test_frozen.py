@@ -33,6 +33,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted((tmp_path / "runs/sentiment").glob("*/record.json"))]
 
 
+@pytest.mark.slow
 def test_texts_are_read_once_for_all_representations_and_both_protocols(program, tmp_path, monkeypatch):
     read = []
     encode = vectors.encode

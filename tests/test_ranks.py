@@ -186,7 +186,8 @@ def stop_in_step(number: int) -> None:
     MaskedLanguageModelling.training_step = training_step
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, before, after):
     """Within an epoch: the position in it is counted in batches of all processes."""
     settings = [*STAGE1, *ODD, "objective=none", "pretraining.batch_size=16", "checkpoint_minutes=0"]
@@ -216,6 +217,7 @@ def test_as_many_processes_go_on_bit_for_bit(both, tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
     settings = [*STAGE2, *ODD, "repr=cls", "seed=1,1", "logger=wandb", "-m"]
     (code, told), (other_code, other_told) = both(*settings)

@@ -74,6 +74,7 @@ def streamed(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_stream_is_trained_on_until_the_budget_is_spent_and_stage_2_reads_the_export(program, tmp_path, capsys):
     settings = streamed(tmp_path)
     stage1 = ["pretraining.batch_size=16", "objective=combined", "workers=2"]
