@@ -45,7 +45,7 @@ from poolwise.command_line import (
     stage_of,
     with_paths_quoted,
 )
-from poolwise.settings import UserError, leave, problems_with, take_all, typed, unknown_key
+from poolwise.settings import UserError, leave, problems_with, take_all, tell, typed, unknown_key
 from poolwise.stages.stopping import BY_PERSON, Stopped, StopSignals
 from poolwise.words import nearest, without_secrets
 
@@ -293,7 +293,7 @@ def run_elsewhere(cfg: DictConfig, overrides: Sequence[str]) -> None:
     try:
         job = planned(cfg, overrides)
     except UserError as error:  # it was right when the sweep began
-        print(f"poolwise: {without_secrets(str(error))}", file=sys.stderr)
+        tell(error)
     else:
         Sweep([job], overrides, stop_on_failure=False).do(job)
 

@@ -15,8 +15,6 @@ from typing import IO, Any
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a disk, or of a person's share of it, that has no room."""
 DIGEST_BYTES = hashlib.sha256().digest_size
-
-
 ABANDONED_SECONDS = 7 * 24 * 3600
 """After so long nobody writes a draft any more."""
 

@@ -34,9 +34,14 @@ class OutOfMemoryError(UserError):
     """A run asked for more memory than there is; smaller settings would do."""
 
 
+def tell(error: UserError) -> None:
+    """Show the messages."""
+    print(f"poolwise: {without_secrets(str(error))}", file=sys.stderr)
+
+
 def leave(error: UserError) -> NoReturn:
     """Show the messages and end the program."""
-    print(f"poolwise: {without_secrets(str(error))}", file=sys.stderr)
+    tell(error)
     raise SystemExit(2)
 
 
@@ -304,6 +309,7 @@ class PretrainedModel(SuitsEncoder):
 
 
 Contamination = Literal["error", "warn", "drop"]
+TextPer = Literal["line", "file"] | None
 """What is done about dev and test texts that are also among those of stage 1, or of train: refuse the data, warn, or
 leave them out of stage 1. Texts of train stay, with a warning."""
 
@@ -400,7 +406,7 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
-    text_per: Literal["line", "file"] | None = None
+    text_per: TextPer = None
     """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
     streaming: bool = False
     """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""

@@ -236,7 +236,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, True, data.text_per), "train")
+    parts = parts_of_split(path, find_parts(path, streaming=True, text_per=data.text_per), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_data
 from datasets.exceptions import DatasetNotFoundError
 
 from poolwise.data.contamination import text_keys
-from poolwise.data.corpus import Corpus, check_filled, label_text
+from poolwise.data.corpus import SPLITS, Corpus, check_filled, label_text
 from poolwise.data.draws import share_of_texts
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
@@ -30,32 +30,21 @@ def load_hub(data: HubData) -> Corpus:
         partial(check_filled, f"{data.path}, split {name}", {what: splits[name][what] for what in ("text", "label")})
         for name in dict.fromkeys((data.train, data.dev or data.train, data.test))
     )
-    train, made = splits[data.train], {}
+    given = {"train": splits[data.train], "test": splits[data.test]}
+    given |= {"dev": splits[data.dev]} if data.dev is not None else {}
+    names = _label_names(data, given["train"])
+    take_all(partial(_check_labels, data, split, rows, names) for split, rows in given.items())
+    labelled, made = {split: _as_ids(rows, names) for split, rows in given.items()}, {}
     if data.dev is None:
-        ids = _with_ids(data, train)
-        out = share_of_texts(np.asarray(ids["label"]), text_keys(train), data.dev_share, seed=0)
-        train, dev = (train.select(np.flatnonzero(chosen)) for chosen in (~out, out))
-        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": len(dev)}
-    else:
-        dev = splits[data.dev]
-    labelled = {"train": train, "dev": dev, "test": splits[data.test]}
-    names = _label_names(data, labelled["train"])
-    take_all(partial(_check_labels, data, split, rows, names) for split, rows in labelled.items())
-    texts = [train if name == data.train else splits[name] for name in data.text]
+        train = labelled["train"]
+        out = share_of_texts(np.asarray(train["label"]), text_keys(train), data.dev_share, seed=0)
+        labelled |= {split: train.select(np.flatnonzero(at)) for split, at in (("train", ~out), ("dev", out))}
+        found = len(labelled["dev"])
+        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": found}
+    texts = [labelled["train"] if name == data.train else splits[name] for name in data.text]
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
-    labelled = {split: _as_ids(rows, names) for split, rows in labelled.items()}
-    return Corpus({"train": text, "dev": dev.select_columns("text")}, labelled, names, made_splits=made)
-
-
-def _with_ids(data: HubData, train: Dataset) -> Dataset:
-    """The rows of train with class ids as labels.
-
-    Raises:
-        UserError: labels are hidden, or there is one class only.
-    """
-    names = _label_names(data, train)
-    _check_labels(data, data.train, train, names)
-    return _as_ids(train, names)
+    labelled = {split: labelled[split] for split in SPLITS}
+    return Corpus({"train": text, "dev": labelled["dev"].select_columns("text")}, labelled, names, made_splits=made)
 
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:

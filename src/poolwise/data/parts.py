@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
 
@@ -27,7 +26,7 @@ from poolwise.data.reading import (
     suffixes,
 )
 from poolwise.machine import is_plain_name, stay_offline_without_hub
-from poolwise.settings import UserError
+from poolwise.settings import TextPer, UserError
 from poolwise.words import first_line, some
 
 SPLIT_WORDS = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -68,7 +67,6 @@ class Part:
 ENDS = 65_536
 """Bytes of each end of a file that enter its fingerprint: a change between them that keeps its size is not seen."""
 
-TextPer = Literal["line", "file"] | None
 Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 

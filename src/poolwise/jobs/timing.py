@@ -20,7 +20,7 @@ from poolwise.jobs.mlm import MLMJob
 from poolwise.jobs.probe import ProbeJob
 from poolwise.jobs.sentiment import SentimentJob
 from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, UserError
-from poolwise.stages.loop import Job, isolated, limited_batches
+from poolwise.stages.loop import Job, choices_of, isolated, limited_batches
 from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
 from poolwise.words import counted, roughly
@@ -203,11 +203,7 @@ def _timed(job: Job, stage: Stage, data: TextDataModule, epochs: int) -> Clock:
         callbacks=[clock],
         max_epochs=epochs,
         enable_checkpointing=False,
-        gradient_clip_val=job.optimisation.gradient_clip_norm,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
+        **choices_of(job),
     )
     trainer.fit(stage, data)
     return clock

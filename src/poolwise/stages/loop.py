@@ -459,6 +459,17 @@ def summarise(sweep: Sequence[Job], next_steps: dict[str, str], before: int, fai
     show(f"sweep: {', '.join(counts)}", facts | missing, places | next_steps)
 
 
+def choices_of(job: Job) -> dict[str, Any]:
+    """The project's own arguments of Lightning's Trainer, wherever a job's steps are done."""
+    return {
+        "gradient_clip_val": job.optimisation.gradient_clip_norm,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
+
+
 def make_trainer(job: Job, output: Output, steps_per_epoch: int | None) -> lightning.Trainer:
     """Lightning's Trainer with the project's own arguments and those of `trainer.*`; logs at least once an epoch."""
     arguments = machine.trainer_arguments(job.settings.trainer)
@@ -479,11 +490,7 @@ def make_trainer(job: Job, output: Output, steps_per_epoch: int | None) -> light
         max_epochs=job.epochs if budget is None else -1,  # the stage ends it
         default_root_dir=job.folder,
         enable_checkpointing=job.selection_metric is not None,
-        gradient_clip_val=job.optimisation.gradient_clip_norm,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
+        **choices_of(job),
     )
     trainer.strategy.checkpoint_io = CheckedFiles()
     return trainer
