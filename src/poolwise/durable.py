@@ -3,6 +3,7 @@
 import errno
 import glob
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+log = logging.getLogger(__name__)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a disk, or of a person's share of it, that has no room."""
@@ -149,6 +152,14 @@ def load_checked(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise BrokenFileError(f"{path} holds something else than tensors and plain data") from error
+
+
+def is_kept(path: Path) -> bool:
+    """Whether what is kept in a file need not be made; says so where it must be made anew, as the file is damaged."""
+    whole = is_whole(path)
+    if not whole and path.exists():
+        log.warning("%s: not what was written, and made anew (it was broken)", path)
+    return whole
 
 
 def is_whole(path: Path) -> bool:

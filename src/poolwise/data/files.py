@@ -34,7 +34,7 @@ from poolwise.data.corpus import (
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
-from poolwise.durable import DIGEST_BYTES, draft_of, is_whole, seal
+from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
 
@@ -277,9 +277,7 @@ def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
     key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
     file = cache / "rows" / f"{key}.arrow"
     with ranks.first_alone():
-        if not is_whole(file):
-            if file.exists():
-                log.warning("%s: not what was written, and made anew", file)
+        if not is_kept(file):
             _write(file, _pieces(part, wanted), _schema(wanted))
     return _mapped(file)
 

@@ -5,7 +5,6 @@ Shapes: B texts, T tokens, N examples, P word pieces, W windows of all texts, R 
 
 import hashlib
 import json
-import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -29,10 +28,8 @@ from transformers.utils import PaddingStrategy
 from poolwise import ranks
 from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.durable import draft_of, is_whole, seal
+from poolwise.durable import draft_of, is_kept, seal
 from poolwise.settings import LongTexts
-
-log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
@@ -147,9 +144,7 @@ def tokenise(
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"{key}.arrow"
     with ranks.first_alone():
-        if not is_whole(kept):
-            if kept.exists():
-                log.warning("%s: not what was written, and made anew", kept)
+        if not is_kept(kept):
             _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
     rows = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
     return _flat(rows, int(tokenizer.pad_token_id), long_texts.window(max_length))

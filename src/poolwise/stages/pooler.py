@@ -21,7 +21,7 @@ from poolwise import ranks
 from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.durable import draft_of, is_whole, seal
+from poolwise.durable import draft_of, is_kept, seal
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.machine import check_room
 from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
@@ -117,10 +117,8 @@ def kept_cls_states(
 def _kept_cls_states(
     model: MaskedLMWithPooler, texts: TokenisedTexts, file: Path, device: str, arrangement: Arrangement | None
 ) -> Float[Tensor, "K N H"]:
-    if is_whole(file):
+    if is_kept(file):
         return torch.from_numpy(np.load(file, allow_pickle=False))
-    if file.exists():
-        log.warning("%s: broken (not what was written), and made anew", file)
     log.info("reading %s once with the frozen encoder", counted(len(texts), "text"))
     states = cls_states(model, texts, device, arrangement)
     file.parent.mkdir(parents=True, exist_ok=True)
