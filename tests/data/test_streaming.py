@@ -138,7 +138,7 @@ def test_copies_of_dev_and_test_texts_are_left_out_or_counted(batches, tokenizer
         one_pass(batches(held_back=keys_of(LINES), drops=True))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])  # which take 10 s to end
 def test_a_mistake_in_a_late_row_is_one_message(batches, tmp_path, workers):
     rows = [json.dumps({"text": line}) for line in LINES]
     (tmp_path / "a.jsonl").write_text("\n".join([*rows[:30], "{broken", *rows[30:]]))

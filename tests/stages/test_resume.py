@@ -329,7 +329,7 @@ def test_a_run_that_was_stopped_while_test_is_read_goes_on(program, tmp_path, st
 @pytest.mark.parametrize(
     ("settings", "first", "last"),
     [
-        ([*STAGE1, "pretraining.epochs=8"], 4, 20),
+        pytest.param([*STAGE1, "pretraining.epochs=8"], 4, 20, marks=pytest.mark.slow),
         ([*STAGE2, "protocol.epochs=4", "seed=1,2", "-m"], 18, 30),  # in the second run, which begins at the 17th line
     ],
 )

@@ -149,7 +149,7 @@ def test_a_budget_of_time_ends_with_the_step_that_spends_it(trained):
     assert record["steps"] == len(notes.tokens) > 6
     assert notes.progress == sorted(notes.progress)
     assert notes.progress[-2] < 1.0 == notes.progress[-1]
-    assert notes.rates[-1] == 0.0
+    assert notes.rates[-1] < 0.1  # 0, or what was left where an epoch's end took the last moments
     assert record["metrics"]["dev/perplexity"] > 1
     assert record["material"]["pretraining"]["budget"] == {"amount": 0.6, "unit": "seconds"}
 

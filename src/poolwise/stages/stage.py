@@ -250,7 +250,8 @@ class Stage(lightning.LightningModule, ABC):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log throughput and learning rate; end training where the budget is spent, after a last look at dev.
 
-        The clock is as it was when the learning rate was set, so that the last one is 0.
+        The clock is as it was when the learning rate was set, so that the last one is 0 (or next to it, where the
+        moments between an epoch's last step and its look at dev spend the rest).
         """
         self._stop_where_spent()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
