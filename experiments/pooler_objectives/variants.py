@@ -2,8 +2,8 @@
 
     python experiments/pooler_objectives/variants.py FOLDER [--rows variants.csv]
 
-`FOLDER` is that of `grid.py`; what is done already is left alone. Without `--rows` the variants are carried out; with it
-those that are done are written as rows: dev accuracy (%) at 8, 32 and 128 labels a class and with all, C chosen on
+`FOLDER` is that of `grid.py`; what is done already is left alone. Without `--rows` the variants are carried out; with
+it those that are done are written as rows: dev accuracy (%) at 8, 32 and 128 labels a class and with all, C chosen on
 dev.
 """
 
