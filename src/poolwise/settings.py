@@ -408,6 +408,8 @@ class FilesData(CommonData):
     """Draws them."""
     text_per: TextPer = None
     """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
+    header: bool = True
+    """Whether the first row of a table names its columns; else they are called 1, 2, 3, ..."""
     streaming: bool = False
     """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
     shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000

@@ -1,8 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from poolwise.data.corpus import check_filled, content_hash, label_text, text_columns
-from poolwise.settings import UserError
+from poolwise.data.corpus import content_hash, label_text, text_columns
 
 
 @pytest.mark.parametrize(
@@ -20,16 +19,6 @@ from poolwise.settings import UserError
 )
 def test_labels_that_mean_the_same_are_one_class(label, expected):
     assert label_text(label) == expected
-
-
-def test_empty_texts_and_labels_are_told_with_their_rows():
-    check_filled("x.csv", {"text": ["a", "b"], "label": [0, False]})
-    with pytest.raises(UserError) as error:
-        check_filled("x.csv", {"text": ["a", " ", None], "label": [0, 1, ""]})
-    assert error.value.messages == (
-        "x.csv: 2 texts empty (rows 2, 3); fill them in or leave the rows out",
-        "x.csv: 1 label empty (row 3); fill them in or leave the rows out",
-    )
 
 
 def test_stage_1_reads_text_and_rating_only():

@@ -8,12 +8,13 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from poolwise.data.files import load_files, texts_in
-from poolwise.data.parts import find_parts
+from poolwise.data.parts import Layout, find_parts
 from poolwise.data.reading import READERS
 from poolwise.settings import FilesData, UserError
 
@@ -247,6 +248,54 @@ def test_each_file_or_each_line_of_text_files_is_a_text_as_one_says(tmp_path):
     (whole,), (by_line,) = (find_parts(str(place))[""] for place in (one, one / "a.txt"))
     assert whole.content() != by_line.content()
     assert whole.fingerprint() != by_line.fingerprint()
+    (folder / "more.csv").write_text("text\nof a table\n")
+    assert texts(folder / "*", "file") == sorted([*files, "of a table"])
+
+
+def test_each_line_of_the_files_of_a_class_is_a_text_where_one_says_so(tmp_path):
+    for label, lines in {"neg": ["bad", "worse"], "pos": ["good", "", "better", "best"]}.items():
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            (tmp_path / label / f"{number}.txt").write_text(
+                "".join(f"{line} {number}\n" if line else "\n" for line in lines)
+            )
+    corpus = load_files(settings(train=str(tmp_path), text_per="line"))
+    rows = [(row["text"], corpus.label_names[row["label"]]) for split in corpus.labelled.values() for row in split]
+    good = [(f"{word} {n}", "pos") for word in ("good", "better", "best") for n in range(10)]
+    assert sorted(rows) == sorted([*good, *((f"{word} {n}", "neg") for word in ("bad", "worse") for n in range(10))])
+    with pytest.raises(UserError, match=r"no column stars \(data.rating_column\): .txt files hold text only"):
+        load_files(settings(text=str(tmp_path), text_per="line", rating_column="stars"))
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".xlsx"])
+def test_a_table_without_a_header_has_columns_by_number(tmp_path, kind):
+    rows = [(n % 2 * 4, f"user{n}", f"text {n}, and more") for n in range(40)]
+    file = tmp_path / f"tweets{kind}"
+    table = pandas.DataFrame(rows)
+    if kind == ".xlsx":
+        table.to_excel(file, header=False, index=False)
+    else:
+        table.to_csv(file, sep={".csv": ",", ".tsv": "\t"}[kind], header=False, index=False)
+    corpus = load_files(settings(train=str(file), header=False, text_column="3", label_column="1"))
+    found = [(corpus.label_names[row["label"]], row["text"]) for split in corpus.labelled.values() for row in split]
+    assert sorted(found) == sorted((str(label), text) for label, _, text in rows)
+    with pytest.raises(UserError, match="no column text; it has 1, 2, 3"):
+        load_files(settings(train=str(file), header=False))
+    assert len({find_parts(str(file), layout=Layout(header=header))[""][0].content() for header in (True, False)}) == 2
+
+
+def test_near_copies_are_in_one_split_where_they_are_looked_for(tmp_path):
+    texts = [f"a long enough film of the year {100 + 7 * n} was seen by number {n}" for n in range(60)]
+    texts += [f"{text} times" for text in texts]
+    file = tmp_path / "all.csv"
+    pandas.DataFrame({"text": texts, "label": [n % 2 for n in range(120)]}).to_csv(file, index=False)
+    across = []
+    for near in (False, True):
+        splits = load_files(settings(train=str(file), near_copies=near)).labelled
+        of = {text: split for split, rows in splits.items() for text in rows["text"]}
+        assert len(of) == 120
+        across.append(sum(of[text] != of[f"{text} times"] for text in texts[:60]))
+    assert across[0] > 0 == across[1]
 
 
 def test_a_folder_of_tables_is_read_by_the_splits_in_their_names(tmp_path):

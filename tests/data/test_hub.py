@@ -84,11 +84,27 @@ def test_a_column_that_is_not_there_is_told(splits):
         load_hub(HubData(**{**SETTINGS.__dict__, "text_column": "text"}))
 
 
-def test_empty_texts_are_told_with_split_and_row(splits):
-    rows = {"sentence": ["x", " ", "y"], "label": [0, 1, 1]}
+def test_rows_without_text_or_label_are_left_out_and_told(splits, caplog):
+    rows = {"sentence": ["x", " ", "y", None, "z"], "label": [0, 1, 1, 0, None]}
     splits["validation"] = Dataset.from_dict(rows, features=FEATURES)
-    with pytest.raises(UserError, match=r"nyu-mll/glue, split validation: 1 text empty \(row 2\)"):
-        load_hub(SETTINGS)
+    assert list(load_hub(SETTINGS).labelled["test"]["text"]) == ["x", "y"]
+    corpus = load_hub(HubData(**{**SETTINGS.__dict__, "text": ("validation", "test"), "test": "train"}))
+    assert list(corpus.text["train"]["text"]) == ["x", "y", "z", *splits["test"]["sentence"]]
+    told = "nyu-mll/glue, split validation: {} left out"
+    assert caplog.messages == [told.format("3 rows without text or label"), told.format("2 rows without text")]
+
+
+def test_near_copies_of_dev_go_with_it_where_they_are_looked_for(splits):
+    texts = [f"a long enough film of the year {100 + 7 * n} was seen by number {n}" for n in range(50)]
+    texts[10:20] = [f"{text} times" for text in texts[:10]]
+    splits["train"] = Dataset.from_dict({"sentence": texts, "label": [n % 2 for n in range(50)]}, features=FEATURES)
+    across = []
+    for near in (False, True):
+        labelled = load_hub(HubData(**{**SETTINGS.__dict__, "near_copies": near})).labelled
+        train, dev = (set(labelled[name]["text"]) for name in ("train", "dev"))
+        assert len(train | dev) == 50
+        across.append(sum((texts[n] in dev) != (texts[n + 10] in dev) for n in range(10)))
+    assert across[0] > 0 == across[1]
 
 
 def test_a_column_of_lists_is_refused(splits):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from datasets import Dataset
-from jaxtyping import Int64, UInt32, UInt64
+from jaxtyping import Bool, Int, Int64, UInt32, UInt64
 from numpy import ndarray
 
 from poolwise.data.corpus import batches_of_rows, each_text
@@ -159,6 +159,17 @@ def near_copies(
         if similarity >= THRESHOLD:
             found[int(number)] = (int(best[number]), similarity)
     return found
+
+
+def with_near_copies(texts: Dataset, labels: Int[ndarray, " N"], out: Bool[ndarray, " N"]) -> Bool[ndarray, " N"]:
+    """What is held out of the texts, and their near-copies with it, unless these are the last texts of a class."""
+    stay, held = np.flatnonzero(~out), np.flatnonzero(out)
+    signed = signatures(texts)
+    near = near_copies(texts.select(stay), texts.select(held), signed[stay], signed[held])
+    more = out.copy()
+    more[stay[list(near)]] = True
+    emptied = [label for label in np.unique(labels) if more[labels == label].all()]
+    return np.where(np.isin(labels, emptied), out, more)
 
 
 def _band_keys(band: UInt32[ndarray, "N R"]) -> UInt64[ndarray, " N"]:

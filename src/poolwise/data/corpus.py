@@ -117,25 +117,6 @@ def label_text(label: object) -> str:
     return text.lower() if isinstance(label, bool) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", text)
 
 
-def check_filled(source: str, columns: Mapping[str, Iterable[object]]) -> None:
-    """Check that no text and no label is empty.
-
-    Args:
-        source: the file or split, for messages.
-        columns: N values by what they are, such as `text`.
-
-    Raises:
-        UserError: some are; with the rows, counted from 1.
-    """
-    tell_empty(
-        source,
-        {
-            what: [f"row {row}" for row, value in enumerate(values, start=1) if value is None or not str(value).strip()]
-            for what, values in columns.items()
-        },
-    )
-
-
 def tell_empty(source: str, places: Mapping[str, Sequence[str]], spellings: Iterable[str] = ()) -> None:
     """Raise a UserError if there are rows with nothing in them.
 

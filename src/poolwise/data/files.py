@@ -19,7 +19,7 @@ from datasets.table import InMemoryTable
 
 from poolwise import ranks
 from poolwise.data.columns import Wanted, found_columns
-from poolwise.data.contamination import text_keys
+from poolwise.data.contamination import text_keys, with_near_copies
 from poolwise.data.corpus import (
     RATING,
     ROWS_AT_A_TIME,
@@ -32,7 +32,7 @@ from poolwise.data.corpus import (
     text_columns,
 )
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
-from poolwise.data.parts import UNLABELLED, Found, Part, find_parts, parts_of_split
+from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
 from poolwise.settings import FilesData, UserError, take_all
@@ -52,10 +52,9 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     """Read what `data` names; stage-1 text is `text`, or the training texts where it is not given.
 
     Rows are streamed to Arrow files, which are mapped into memory: a corpus may be larger than it. Of a train without
-    dev or test, these are made: a share of each class, drawn by `split_seed`, with all copies of a text in one split;
-    `Corpus.made_splits` says so. With
-    `streaming`, of `text` no more than `shuffle_buffer` texts are read here, and dev is made of the first of them
-    where it is not given.
+    dev or test, these are made: a share of each class, drawn by `split_seed`, with all copies of a text in one split
+    (near ones too with `near_copies`); `Corpus.made_splits` says so. With `streaming`, of `text` no more than
+    `shuffle_buffer` texts are read here, and dev is made of the first of them where it is not given.
 
     Args:
         data: the settings.
@@ -141,7 +140,9 @@ def _with_made_splits(
         if given and split not in given:
             rows = splits["train"]
             whole = len(given["train"])
-            out = share_of_texts(np.array(rows["label"]), text_keys(rows), share * whole / len(rows), data.split_seed)
+            labels = np.array(rows["label"])
+            out = share_of_texts(labels, text_keys(rows), share * whole / len(rows), data.split_seed)
+            out = with_near_copies(rows, labels, out) if data.near_copies else out
             if not out.any() or out.all():
                 raise UserError(
                     f"data.train={data.train}: {counted(len(rows), 'text')} are too few to hold some of a class out as "
@@ -163,7 +164,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Tab
     tables: dict[str, pyarrow.Table] = {}
 
     def find(split: str, path: str) -> None:
-        found[split] = find_parts(path, text_per=data.text_per)
+        found[split] = find_parts(path, layout=_layout(data))
 
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
@@ -224,7 +225,7 @@ def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cach
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
-    parts = parts_of_split(path, find_parts(path, text_per=data.text_per), {"text": "train", "text_dev": "dev"}[name])
+    parts = parts_of_split(path, find_parts(path, layout=_layout(data)), {"text": "train", "text_dev": "dev"}[name])
     table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
@@ -236,7 +237,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, streaming=True, text_per=data.text_per), "train")
+    parts = parts_of_split(path, find_parts(path, streaming=True, layout=_layout(data)), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:
@@ -260,16 +261,21 @@ def _path(data: FilesData, name: str) -> str | None:
     return None if path in ("", ".") else path
 
 
+def _layout(data: FilesData) -> Layout:
+    return Layout(data.text_per, data.header)
+
+
 def _rating(data: FilesData) -> dict[str, str | None]:
     return {} if data.rating_column is None else {RATING: data.rating_column}
 
 
 def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
     """The wanted columns of a part as texts, from the Arrow file that keeps them, or written to it."""
-    if part.is_text and len(wanted) > 1:
-        lacking = next(name or what for what, name in wanted.items() if what != "text")
-        setting = "label" if "label" in wanted else RATING
-        raise UserError(f"{part.path} has no column {lacking} (data.{setting}_column): .txt files hold text only")
+    held = ("text",) if part.is_text else ("text", "label")
+    lacking = [what for what in wanted if what not in held]
+    if lacking and (part.is_text or not part.columns_named):
+        name = wanted[lacking[0]] or lacking[0]
+        raise UserError(f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only")
     if not part.columns_named:
         wanted = dict.fromkeys(wanted)
     if cache is None:

@@ -1,17 +1,20 @@
 """Data sets of the Hugging Face hub."""
 
+import logging
 from functools import partial
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from poolwise.data.contamination import text_keys
-from poolwise.data.corpus import SPLITS, Corpus, check_filled, label_text
+from poolwise.data.contamination import text_keys, with_near_copies
+from poolwise.data.corpus import SPLITS, Corpus, batches_of_rows, label_text
 from poolwise.data.draws import share_of_texts
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
-from poolwise.words import first_line, some
+from poolwise.words import counted, first_line, some
+
+log = logging.getLogger(__name__)
 
 
 def load_hub(data: HubData) -> Corpus:
@@ -21,15 +24,11 @@ def load_hub(data: HubData) -> Corpus:
     labels (-1, as in GLUE) are refused.
 
     Raises:
-        UserError: the data set cannot be had, lacks a split, column, text or label, or its test labels are hidden.
+        UserError: the data set cannot be had, lacks a split or a column, or its test labels are hidden.
     """
     stay_offline_without_hub()
-    wanted = {*data.text, data.train, data.test, *([data.dev] if data.dev else [])}
-    splits = {name: _load_split(data, name) for name in wanted}
-    take_all(
-        partial(check_filled, f"{data.path}, split {name}", {what: splits[name][what] for what in ("text", "label")})
-        for name in dict.fromkeys((data.train, data.dev or data.train, data.test))
-    )
+    labelled_splits = dict.fromkeys((data.train, data.dev or data.train, data.test))
+    splits = {name: _load_split(data, name, name in labelled_splits) for name in {*data.text, *labelled_splits}}
     given = {"train": splits[data.train], "test": splits[data.test]}
     given |= {"dev": splits[data.dev]} if data.dev is not None else {}
     names = _label_names(data, given["train"])
@@ -37,7 +36,9 @@ def load_hub(data: HubData) -> Corpus:
     labelled, made = {split: _as_ids(rows, names) for split, rows in given.items()}, {}
     if data.dev is None:
         train = labelled["train"]
-        out = share_of_texts(np.asarray(train["label"]), text_keys(train), data.dev_share, seed=0)
+        labels = np.asarray(train["label"])
+        out = share_of_texts(labels, text_keys(train), data.dev_share, seed=0)
+        out = with_near_copies(train, labels, out) if data.near_copies else out
         labelled |= {split: train.select(np.flatnonzero(at)) for split, at in (("train", ~out), ("dev", out))}
         found = len(labelled["dev"])
         made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": found}
@@ -79,7 +80,8 @@ def _as_ids(rows: Dataset, names: tuple[str, ...]) -> Dataset:
     return rows.remove_columns("label").add_column("label", ids).cast_column("label", ClassLabel(names=list(names)))
 
 
-def _load_split(data: HubData, split: str) -> Dataset:
+def _load_split(data: HubData, split: str, labelled: bool) -> Dataset:
+    """A split, without the rows that hold no text, or no label where there must be one: nobody can fill these in."""
     try:
         rows = load_dataset(data.path, data.configuration, split=split)
     except (OSError, ValueError, DatasetNotFoundError) as error:
@@ -99,8 +101,18 @@ def _load_split(data: HubData, split: str) -> Dataset:
                 f"data={data.name}: column {column} of {data.path} holds lists; it must hold one value a row"
             )
     rows = rows.select_columns([data.text_column, data.label_column])
-    return (
-        rows.rename_columns({data.text_column: "text", data.label_column: "label"})
-        if ((data.text_column, data.label_column) != ("text", "label"))
-        else rows
+    renamed = {data.text_column: "text", data.label_column: "label"}
+    rows = rows.rename_columns({old: new for old, new in renamed.items() if old != new})
+    columns = ("text", "label") if labelled else ("text",)
+    filled = np.array(
+        [
+            all(value is not None and str(value).strip() for value in values)
+            for batch in batches_of_rows(rows)
+            for values in zip(*(batch[what] for what in columns), strict=True)
+        ]
     )
+    if filled.all():
+        return rows
+    without = counted(int((~filled).sum()), "row")
+    log.warning("%s, split %s: %s without %s left out", data.path, split, without, " or ".join(columns))
+    return rows.select(np.flatnonzero(filled))

@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
 
 from poolwise.data.corpus import ROWS_AT_A_TIME, is_whole_stream
 from poolwise.data.reading import (
+    HEADLESS,
     READERS,
     PlacedRow,
     arrow_rows,
@@ -64,6 +67,19 @@ class Part:
     columns_named: bool = True
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How files are laid out, where they do not say it themselves.
+
+    Attributes:
+        text_per: of `.txt` files, whether each line is a text or each file; None for a file in a folder, else a line.
+        header: whether the first row of a table names its columns; where not, their names are 1, 2, 3, ...
+    """
+
+    text_per: TextPer = None
+    header: bool = True
+
+
 ENDS = 65_536
 """Bytes of each end of a file that enter its fingerprint: a change between them that keeps its size is not seen."""
 
@@ -71,10 +87,8 @@ Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 
 
-def find_parts(path: str, streaming: bool = False, text_per: TextPer = None) -> Found:
+def find_parts(path: str, streaming: bool = False, layout: Layout = Layout()) -> Found:
     """What a path, a pattern or a name of the hub stands for; with `streaming` the latter is not downloaded.
-
-    Of `.txt` files each line is a text, or each file, as `text_per` says; None for a file in a folder, else a line.
 
     Raises:
         UserError: there is no such thing, or nothing in it that can be read.
@@ -85,20 +99,21 @@ def find_parts(path: str, streaming: bool = False, text_per: TextPer = None) -> 
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if is_folder:
         with damage_told(path):
-            return _in_folder(Path(path), text_per)
+            return _in_folder(Path(path), layout)
     if not is_there and glob.has_magic(path):
         files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
         if not files:
             raise UserError(f"{path}: no file has such a name")
-        return {"": _files(path, files, text_per)}
+        return {"": _files(path, list(map(Path, files)), layout)}
     if is_of_hub(path):
         return _streamed_from_hub(path) if streaming else _on_hub(path)
-    return {"": _files(path, [path], text_per)}
+    return {"": _files(path, [Path(path)], layout)}
 
 
 def is_of_hub(path: str) -> bool:
-    """Whether this is not there on disk and has the form of a data set's name on the hub."""
-    return not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not suffixes(path)[0]
+    """Whether this is not on disk and has the form of a name of the hub: `OWNER/NAME`, `OWNER/NAME:CONFIGURATION`."""
+    named = re.fullmatch(r"([\w.-]+/[\w.-]+)(:[\w.-]+)?", path)
+    return not Path(path).exists() and named is not None and not suffixes(named[1])[0]
 
 
 def parts_of_split(path: str, found: Found, split: str) -> list[Part]:
@@ -114,18 +129,21 @@ def parts_of_split(path: str, found: Found, split: str) -> list[Part]:
     return found[split]
 
 
-def _file(path: str) -> Part:
-    return Part(path, partial(read_rows, path), *_hashes_of_files([path]), is_text=kind_of(path) == ".txt")
+def _file(file: Path, layout: Layout) -> Part:
+    path, hashes = str(file), _hashes_of_files([str(file)])
+    if not layout.header and kind_of(path) in HEADLESS:
+        hashes = partial(_as, "headless", hashes[0]), partial(_as, "headless", hashes[1])
+    return Part(path, partial(read_rows, path, layout.header), *hashes, is_text=kind_of(path) == ".txt")
 
 
-def _files(path: str, files: list[str], text_per: TextPer) -> list[Part]:
-    """The files that a path or a pattern stands for, a part each; or one part of `.txt` files that are a text each."""
-    if text_per == "file" and all(kind_of(file) == ".txt" for file in files):
-        return [_texts(Path(path), {"": list(map(Path, files))})]
-    return list(map(_file, files))
+def _files(path: str, files: list[Path], layout: Layout) -> list[Part]:
+    """The files that a path or a pattern stands for, a part each; those of `.txt` as one where each is a text."""
+    texts = [file for file in files if layout.text_per == "file" and kind_of(str(file)) == ".txt"]
+    parts = [_texts(Path(path), {"": texts}, "file")] if texts else []
+    return [*parts, *(_file(file, layout) for file in files if file not in texts)]
 
 
-def _in_folder(folder: Path, text_per: TextPer) -> Found:
+def _in_folder(folder: Path, layout: Layout) -> Found:
     if (folder / SAVED_SPLITS).is_file():
         saved = _saved(folder)
         return {_split_named(name) or name: [_data_set(str(folder / name), saved[name])] for name in saved}
@@ -133,19 +151,18 @@ def _in_folder(folder: Path, text_per: TextPer) -> Found:
         return {"": [_data_set(str(folder), _saved(folder))]}
     own, folders = _readable(folder)
     if not own and list(folders) == ["data"]:
-        return _in_folder(folder / "data", text_per)
+        return _in_folder(folder / "data", layout)
     if not own and folders and all(map(_split_named, folders)):
-        return _by_split({str(folder / name): _of_one_split(folder / name, text_per) for name in folders})
+        return _by_split({str(folder / name): _of_one_split(folder / name, layout) for name in folders})
     if not own and not folders:
         raise UserError(f"{folder} is a folder without files that can be read; they end in {', '.join(READERS)}")
     kinds = Counter(suffixes(file.name)[0] for files in (own, *folders.values()) for file in files)
-    if set(kinds) == {".txt"} and text_per == "line":
-        return {"": [_file(str(file)) for files in (own, *folders.values()) for file in files]}
-    if set(kinds) == {".txt"} and not (own and folders):
-        return {"": [_texts(folder, folders or {"": own})]}
+    if set(kinds) == {".txt"} and (not own or not folders or layout.text_per == "line"):
+        files = {"": [*own, *chain(*folders.values())]} if own else folders
+        return {"": [_texts(folder, files, layout.text_per or "file")]}
     if folders or (len(kinds) > 1 and kinds.keys() & {".txt", ".json"}):
         raise UserError(_mixed(folder, own, folders, kinds))
-    return _by_split({str(file): [_file(str(file))] for file in own})
+    return _by_split({str(file): [_file(file, layout)] for file in own})
 
 
 def _readable(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -163,13 +180,13 @@ def _holds_data(file: Path, folder: Path) -> bool:
     return known and not is_hidden and file.is_file()
 
 
-def _of_one_split(folder: Path, text_per: TextPer) -> list[Part]:
+def _of_one_split(folder: Path, layout: Layout) -> list[Part]:
     """The parts of a folder whose name tells their split.
 
     Raises:
         UserError: names in it tell another split.
     """
-    found = _in_folder(folder, text_per)
+    found = _in_folder(folder, layout)
     own = _split_named(folder.name)
     if others := [split for split in found if split not in ("", own)]:
         raise UserError(f"{folder}: a folder of {own} by its name, with files of {some(others)} by theirs; name files")
@@ -210,19 +227,18 @@ def _split_named(name: str) -> str | None:
     return next((split for split, known in SPLIT_WORDS.items() if words.intersection(known)), None)
 
 
-def _texts(folder: Path, files: Mapping[str, list[Path]]) -> Part:
-    """A text a file, with the name of its folder as label where there are folders."""
+def _texts(folder: Path, files: Mapping[str, list[Path]], text_per: Literal["line", "file"]) -> Part:
+    """Texts of `.txt` files, a file or a line each, with the name of their folder as label where there are folders."""
     every = [file for several in files.values() for file in several]
     hashes = _hashes_of_files(list(map(str, every)), None if "" in files else folder)
-    content, fingerprint = (partial(_of_whole_files, each) for each in hashes)
-    return Part(
-        str(folder), partial(_whole_files, files), content, fingerprint, is_text="" in files, columns_named=False
-    )
+    content, fingerprint = (partial(_as, f"a text a {text_per}", each) for each in hashes)
+    rows = {"file": _whole_files, "line": _lines_of_files}[text_per]
+    return Part(str(folder), partial(rows, files), content, fingerprint, is_text="" in files, columns_named=False)
 
 
-def _of_whole_files(of_files: Callable[[], str]) -> str:
-    """The hash of files that are a text each, which is another than that of their lines."""
-    return f"a text a file {of_files()}"
+def _as(form: str, of_files: Callable[[], str]) -> str:
+    """The hash of files that are read in another form than others of the same content."""
+    return f"{form} {of_files()}"
 
 
 def _whole_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
@@ -230,6 +246,15 @@ def _whole_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
         for file in several:
             text = "".join(read_lines(str(file))).strip()
             yield str(file), {"text": text} | ({"label": label} if label else {})
+
+
+def _lines_of_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
+    """A row for each line that is not blank."""
+    for label, several in files.items():
+        for file in several:
+            for place, row in read_rows(str(file)):
+                if row["text"].strip():
+                    yield f"{file}, {place}", row | ({"label": label} if label else {})
 
 
 def _saved(folder: Path) -> Dataset | DatasetDict:
@@ -265,7 +290,7 @@ def _refuse_leading_away(file: Path, names: Iterable[object]) -> None:
 def _on_hub(name: str) -> Found:
     stay_offline_without_hub()
     try:
-        found = load_dataset(name)
+        found = load_dataset(*name.split(":"))
     except Exception as error:  # of network, service and data set, each with types of its own
         raise UserError(
             f"{name} cannot be read: No such file or directory, and the hub does not give it ({first_line(error)})"
@@ -276,7 +301,7 @@ def _on_hub(name: str) -> Found:
 def _streamed_from_hub(name: str) -> Found:
     stay_offline_without_hub()
     try:
-        builder = load_dataset_builder(name)
+        builder = load_dataset_builder(*name.split(":"))
         found = builder.as_streaming_dataset()
     except Exception as error:  # as in `_on_hub`
         raise UserError(f"{name} cannot be streamed: the hub does not give it ({first_line(error)})") from error

@@ -137,12 +137,18 @@ def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[str, 
     """The split and number of each labelled text that has another label elsewhere, copies next to each other."""
     if not labelled:
         return []
-    places = [(split, number) for split, rows in labelled.items() for number in range(len(rows))]
     labels = np.concatenate([np.array(rows["label"]) for rows in labelled.values()])
     all_keys = np.concatenate([keys[split] for split in labelled])
     _, first, texts = np.unique(all_keys, return_index=True, return_inverse=True)
     several = np.flatnonzero(np.isin(texts, texts[labels != labels[first][texts]]))
-    return [places[place] for place in several[np.argsort(texts[several], kind="stable")]]
+    begins = np.cumsum([0, *map(len, labelled.values())])
+    places = several[np.argsort(texts[several], kind="stable")]
+    splits = np.searchsorted(begins, places, side="right") - 1
+    names = list(labelled)
+    return [
+        (names[split], place - int(begins[split]))
+        for split, place in zip(splits.tolist(), places.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,12 @@ def suffixes(path: str) -> tuple[str, str]:
     return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
 
-def read_rows(path: str) -> Iterator[PlacedRow]:
+def read_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     """The rows of a file, by the reader of its kind.
+
+    Args:
+        path: of the file.
+        header: whether the first row of a table names its columns; else their names are 1, 2, 3, ...
 
     Raises:
         UserError: the file is missing, empty, of another kind, damaged, no text, or a row cannot be read.
@@ -86,7 +90,7 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
         raise UserError(f"{path}: a {kind} file is compressed inside; unpack it and name the {kind} file")
     place = None
     with damage_told(path, (Exception,) if kind in PACKED else BROKEN):
-        for place, row in READERS[kind](path):
+        for place, row in (READERS if header else READERS | HEADLESS)[kind](path):
             yield place, row
     if place is None:
         raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}")
@@ -122,22 +126,22 @@ def text_lines(path: str) -> Iterator[PlacedRow]:
         yield f"line {number}", {"text": line.rstrip("\r\n")}
 
 
-def comma_rows(path: str) -> Iterator[PlacedRow]:
-    """The rows of a CSV file, quoted where texts hold commas; of semicolons where the header has these alone."""
-    header = next((line for line in read_lines(path) if line.strip()), "")
-    return _table_rows(path, ";" if ";" in header and "," not in header else ",", csv.QUOTE_MINIMAL)
+def comma_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
+    """The rows of a CSV file, quoted where texts hold commas; of semicolons where the first row has these alone."""
+    first = next((line for line in read_lines(path) if line.strip()), "")
+    return _table_rows(path, ";" if ";" in first and "," not in first else ",", csv.QUOTE_MINIMAL, header)
 
 
-def tab_rows(path: str) -> Iterator[PlacedRow]:
+def tab_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts."""
-    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE)
+    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE, header)
 
 
 def _is_quoted(path: str) -> bool:
-    """Whether fields are in quotes: those of the header are, or some are and every row then has the header's fields."""
+    """Whether fields are in quotes: the first one is, or some are and every row then has the first's fields."""
     lines = read_lines(path)
-    header = next((line for line in lines if line.strip()), "")
-    if header.startswith('"'):
+    first = next((line for line in lines if line.strip()), "")
+    if first.startswith('"'):
         return True
     if not any(field.startswith('"') for line in lines for field in line.split("\t")):
         return False
@@ -153,28 +157,38 @@ def _csv_reader(lines: Iterable[str], separator: str, quoting: Any) -> Any:
     return csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
 
 
-def _table_rows(path: str, separator: str, quoting: Any) -> Iterator[PlacedRow]:
-    reader, named = _csv_reader(read_lines(path), separator, quoting), SEPARATOR_NAMES[separator]
+def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterator[PlacedRow]:
+    reader, separated = _csv_reader(read_lines(path), separator, quoting), SEPARATOR_NAMES[separator]
     begin, number = 1, 0
-    header: list[str] = []
+    names: list[str] = []
     try:
         for fields in reader:
-            if fields and not header:
-                header = fields
-                check_names(path, header)
-            elif fields:
+            if fields and not names:
+                names = named_columns(path, fields, header)
+                if header:
+                    continue
+            if fields:
                 number += 1
-                if len(fields) > len(header):
+                if len(fields) > len(names):
                     raise UserError(
-                        f"{path}, row {number}: {counted(len(fields), 'field')}, and the header has {len(header)}; "
-                        + ("texts cannot hold tabs" if separator == "\t" else f"quote texts that hold {named}")
+                        f"{path}, row {number}: {counted(len(fields), 'field')}, and the "
+                        f"{'header' if header else 'first row'} has {len(names)}; "
+                        + ("texts cannot hold tabs" if separator == "\t" else f"quote texts that hold {separated}")
                     )
-                yield f"row {number}", {**dict.fromkeys(header), **dict(zip(header, fields, strict=False))}
+                yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False))}
             begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
             f"{path}, line {begin}: not a table that can be read ({error}); is a quote in this row left open?"
         ) from error
+
+
+def named_columns(path: str, first: list[str], header: bool) -> list[str]:
+    """The names of a table's columns: what its first row holds, or numbers from 1 where that is no header."""
+    if not header:
+        return [str(number) for number in range(1, len(first) + 1)]
+    check_names(path, first)
+    return first
 
 
 def check_names(path: str, header: list[str]) -> None:
@@ -328,8 +342,8 @@ def _class_name(place: str, column: str, label: int | None, names: list[str]) ->
     return names[label]
 
 
-def sheet_rows(path: str) -> Iterator[PlacedRow]:
-    """The rows of the first sheet of an Excel file below its header; of formulas, the values that were saved.
+def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
+    """The rows of the first sheet of an Excel file, below its header; of formulas, the values that were saved.
 
     Raises:
         UserError: openpyxl is not installed, the file is no workbook or too large, or a cell holds an error.
@@ -343,7 +357,7 @@ def sheet_rows(path: str) -> Iterator[PlacedRow]:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
     unsaved = cache(partial(_unsaved_formulas, path))
     with _workbook(path) as workbook:
-        yield from _sheet_rows(path, _cells(workbook), unsaved)
+        yield from _sheet_rows(path, _cells(workbook), unsaved, header)
 
 
 @contextmanager
@@ -396,9 +410,9 @@ def other_sheets(path: str) -> str:
 
 
 def _sheet_rows(
-    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]
+    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]], header: bool
 ) -> Iterator[PlacedRow]:
-    header: list[str] = []
+    names: list[str] = []
     for number, saved in enumerate(rows, start=1):
         cells = [
             UNSAVED if cell is None and (number, column) in unsaved() else cell
@@ -409,12 +423,12 @@ def _sheet_rows(
         wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
         if wrong:
             raise UserError(f"{path}, row {number} of the sheet: a cell holds the error {wrong}; mend it in the sheet")
-        if not header:
-            header = ["" if cell is None else str(cell) for cell in cells]
-            check_names(path, header)
-        else:
-            row = dict.fromkeys(header) | dict(zip(header, cells, strict=False))
-            yield f"row {number} of the sheet", filled(row)
+        if not names:
+            names = named_columns(path, ["" if cell is None else str(cell) for cell in cells], header)
+            if header:
+                continue
+        row = dict.fromkeys(names) | dict(zip(names, cells, strict=False))
+        yield f"row {number} of the sheet", filled(row)
 
 
 Reader = Callable[[str], Iterator[PlacedRow]]
@@ -429,6 +443,11 @@ READERS: dict[str, Reader] = {
     ".xlsx": sheet_rows,
 }
 """What reads each kind of file."""
+HEADLESS: dict[str, Reader] = {
+    kind: partial(reader, header=False)
+    for kind, reader in ((".csv", comma_rows), (".tsv", tab_rows), (".tab", tab_rows), (".xlsx", sheet_rows))
+}
+"""What reads the kinds of tables whose columns have names in the first row, where they have none."""
 
 
 def _open_gzip(path: str) -> io.BufferedReader:
