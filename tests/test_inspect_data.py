@@ -16,6 +16,26 @@ DEV_LIKE = "nothing of this is known"
 LONG = "a kettle of the better kind which I would buy again without a second thought number"
 
 
+ENGLISH = """
+about after again against almost along already although always among another anything around because become before
+behind being below between both bring brought build building called cannot carry certain change children church city
+clear close common company complete could country course days different does done door down during each early earth
+eight either enough even every example eyes face family father felt field find first five follow found four friends
+from full gave general getting give given going good government great ground group half hand hard have head heard heart
+help here high himself history home house however hundred idea important interest into just keep kind knew know known
+land large last later learn leave left less letter life light like line little live living long look looking made make
+many matter mean might mind moment money more morning most mother mountain much music must name near need never next
+night nothing number often once only open order other over own paper part people perhaps person picture place plan
+play point power present problem public question quite rather reason remember right river room round same school
+second seemed sentence service several shall should side simple since small some something sometimes soon sound south
+stand started state still stood stop story street strong study such summer sure system table take talk tell than that
+their them themselves then there these they thing think this those though thought thousand three through time together
+told took toward town tree turn turned under until upon used usually very voice walk want wanted watch water well went
+were what when where whether which while white whole whose will wind with within without woman women wood word words
+work world would write written year years young your yourself
+"""
+
+
 @pytest.fixture
 def inspected(tmp_path, monkeypatch, capsys):
     """Runs `poolwise.inspect_data`; returns the exit code and what was printed."""
@@ -65,7 +85,8 @@ def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
     assert "2 labelled texts with another label elsewhere (test 2, test 11)" in told
     assert "1 text with mojibake in train of stage 1 and 2 (62)" in told
     found = r"about 5 s, from [1-9] timed steps?"
-    assert re.search(f"time stage 1: {found}; stage 2: {found}", told), told[told.index("time stage") :]
+    reading = "time reading took about 5 s; tokenising: about 5 s"
+    assert re.search(f"{reading}; stage 1: {found}; stage 2: {found}", told), told[told.index("time ") :]
     assert not (tmp_path / "runs").exists()
     assert [place.name for place in (tmp_path / "cache").iterdir()] == ["rows"]
 
@@ -82,7 +103,7 @@ def test_classes_and_windows_as_train_py_takes_them(inspected, tmp_path):
     lines = [line.split() for line in printed.splitlines()]
     assert lines[2][-2:] == ["windows", "unknown"]
     assert lines[3][:5] == ["1,", "2", "train", "30", "0"]
-    page = inspect_data.DataPage(inspect_data.settings_of_one([*words, f"cache_dir={tmp_path / 'cache'}"]))
+    page = inspect_data.DataPage(*inspect_data.settings_of_one([*words, f"cache_dir={tmp_path / 'cache'}"]))
     read = tokenise(page.splits[0].rows, page.tokenizer, 16, tmp_path / "tokens", page.settings.data.reading)
     assert lines[3][-2] == str(len(read.windows)) == "34"
     assert [line[0] for line in lines if len(line) == 4 and line[0] in ("1", "2", "10")] == ["1", "2", "10"]
@@ -125,6 +146,30 @@ def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, to
     assert "unknown word pieces: " in told
     assert "of train of stage 1, " in told
     assert "(often хороший фильм номер" in told
+
+
+def test_the_time_of_a_sweep_is_that_of_its_runs(inspected, own):
+    told = " ".join(inspected(*own, "repr=cls,mean", "-m", "seed=1,2,3")[1].split())
+    stage1, stage2 = (
+        r"about 5 s, from [1-9] timed steps?",
+        r"about 5 s a run, from [1-9] timed steps?, so about \d+ s for 6 runs",
+    )
+    assert re.search(f"stage 1: {stage1}; stage 2: {stage2}", told), told[told.index("time ") :]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("una habitación muy pequeña y un servicio bastante malo, el número", "es"), ("a very small room, number", "en")],
+)
+def test_texts_in_another_language_than_the_vocabulary_are_told(inspected, tmp_path, text, language):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *sorted(set(ENGLISH.split())), *"0123456789"]) + "\n")
+    (tmp_path / "text.txt").write_text("\n".join(f"{text} {n}" for n in range(40)) + "\n")
+    words = ["stage=mlm", "data=files", *MODEL, f"data.text={tmp_path / 'text.txt'}", "data.max_length=32"]
+    told = " ".join(inspected(*words, f"model.vocabulary={tmp_path / 'vocab.txt'}")[1].split())
+    assert f"language texts {language} 100.0%; words of the vocabulary en 100.0%" in told
+    finding = "the texts seem to be in another language (es) than this vocabulary (en)"
+    assert (finding in told) == (language == "es")
 
 
 @pytest.mark.parametrize(("text", "pieces"), [("a short review of a film", "1.0"), ("ein kurzer Bericht", "3.2")])

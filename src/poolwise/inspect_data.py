@@ -4,6 +4,7 @@ import argparse
 import re
 import shutil
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
@@ -28,6 +29,7 @@ from poolwise.command_line import program
 from poolwise.data.contamination import THRESHOLD
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
+from poolwise.data.language import languages_of_texts, languages_of_vocabulary
 from poolwise.data.quality import (
     NAMED_UNKNOWN,
     SAMPLE,
@@ -57,6 +59,8 @@ FOREIGN_SHARE = 0.1
 """Of letters, from which on a script counts ..."""
 FEW_PIECES = 0.03
 """... and the share of the vocabulary's pieces below which that script is strange to it."""
+MAIN_LANGUAGE = 0.5
+"""Share of texts, or of a vocabulary's words, from which on they are said to be in a language."""
 MANY_PIECES = 1.5
 """Word pieces a word from which on a vocabulary is told to be made for other text. With the vocabulary of English BERT
 film reviews have 1.06 and 1.11 and some tweets 1.4; French, Spanish and German of reviews have 1.6, 1.8 and 2.0."""
@@ -67,6 +71,8 @@ WIDEST = 96
 SHOWN_CLASSES = 8
 SHOWN_SCRIPTS = 4
 LEAST_SHOWN = 0.001
+LEAST_GUESSED = 0.02
+"""Share of a language; of short texts so many are guessed wrongly."""
 SHOWN_COPIES = 2
 WITHOUT_BLANKS = ("CJK", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 """Scripts whose words no blank separates."""
@@ -76,12 +82,13 @@ def main() -> None:
     """Print the page; exit with 1 where `data.contamination=error` will refuse the data, 2 at a mistake."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect_data", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"as {program()[-1]} takes them")
-    given = parser.parse_args()
+    parser.add_argument("-m", "--multirun", action="store_true", help="several values are several runs")
+    given = parser.parse_intermixed_args()
     machine.prepare()
     try:
-        settings = settings_of_one(given.settings)
+        settings, runs = settings_of_one(given.settings, given.multirun)
         quieten()
-        page = DataPage(settings)
+        page = DataPage(settings, runs)
         for line in page.lines():
             print(line)
     except UserError as error:
@@ -91,16 +98,17 @@ def main() -> None:
     raise SystemExit(1 if page.is_refused else 0)
 
 
-def settings_of_one(words: Sequence[str]) -> MLMSettings | SentimentSettings:
-    """The settings that a command line asks for, of its first job.
+def settings_of_one(words: Sequence[str], sweeps: bool = False) -> tuple[MLMSettings | SentimentSettings, int]:
+    """The settings that a command line asks for, of its first job, and how many jobs there are.
 
     Raises:
         UserError: one is wrong, or jobs differ in data or model.
     """
-    every = [typed_settings(composed(overrides), overrides) for overrides in jobs_of(prepared(words))]
+    settings = [word for word in prepared([*words, *(["-m"] if sweeps else [])]) if word != "-m"]
+    every = [typed_settings(composed(overrides), overrides) for overrides in jobs_of(settings)]
     if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
         raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
-    return every[0]
+    return every[0], len(every)
 
 
 def stage1_of(settings: SentimentSettings) -> MLMSettings:
@@ -142,12 +150,15 @@ class Split:
 class DataPage:
     """All that is said of the data of a run, computed when it is asked for."""
 
-    def __init__(self, settings: MLMSettings | SentimentSettings) -> None:
+    def __init__(self, settings: MLMSettings | SentimentSettings, runs: int = 1) -> None:
+        began = time.perf_counter()
         self.settings = settings
+        self.runs = runs
         self.corpus: Corpus = load_corpus(settings.data, settings.rows_dir)
         self.keys = CorpusKeys.of(self.corpus)
         self.figures = corpus_figures(self.corpus, self.keys)
         refuses = settings.data.contamination == "error"
+        self.reading_seconds = time.perf_counter() - began
         self.start = starting_point(
             replace(settings, data=replace(settings.data, contamination="warn")) if refuses else settings
         )
@@ -158,7 +169,12 @@ class DataPage:
             for (split, place), pairs in self.near.items():
                 counts[split][place] = len(pairs)
             self.figures["near_copies"] = counts
+        began = time.perf_counter()
         self.tokens = [token_figures(split.rows, self.tokenizer) for split in self.splits]
+        share = sum(len(tokens.lengths) for tokens in self.tokens) / max(
+            sum(len(split.rows) for split in self.splits), 1
+        )
+        self.tokenising_seconds = (time.perf_counter() - began) / max(share, 1e-9)
 
     def _splits(self) -> Iterator[Split]:
         text, labelled = self.keys.text, self.keys.labelled
@@ -326,11 +342,24 @@ class DataPage:
         """Shares of the vocabulary's pieces."""
         return scripts_of_vocabulary(self.tokenizer)
 
+    @cached_property
+    def languages(self) -> dict[str, float]:
+        """Shares of the training texts of stage 1, as they are guessed."""
+        return languages_of_texts(self.corpus.text["train"])
+
+    @cached_property
+    def known_languages(self) -> dict[str, float]:
+        """Shares of the vocabulary's words; empty where no blank separates these, in texts or vocabulary."""
+        characters = any(next(iter(shares), "") in WITHOUT_BLANKS for shares in (self.scripts, self.known_scripts))
+        return {} if characters else languages_of_vocabulary(self.tokenizer)
+
     def facts(self) -> Iterator[str]:
-        """Encoding, scripts and time, a fact a line."""
+        """Encoding, scripts, language, words and time, a fact a line."""
+        known = _shares(self.known_languages, LEAST_GUESSED) if self.known_languages else "not told"
         facts = {
             "encoding": "; ".join(self.encoding()) or "no U+FFFD and no mojibake",
             "letters": f"texts {_shares(self.scripts)}; word pieces {_shares(self.known_scripts)}",
+            "language": f"texts {_shares(self.languages, LEAST_GUESSED)}; words of the vocabulary {known}",
             "words": self.words(),
             "time": "; ".join(self.times()),
         }
@@ -362,26 +391,27 @@ class DataPage:
         return f"{self.pieces_a_word:.2f} word pieces each; {USUAL_PIECES}"
 
     def times(self) -> Iterator[str]:
-        """How long a run of each stage should take; stage 2 is timed on the encoder that is not adapted, as large."""
+        """How long reading and a run of each stage should take; stage 2 is timed on the unadapted encoder, as large."""
         settings = self.settings
+        yield f"reading took {roughly(self.reading_seconds)}; tokenising: {roughly(self.tokenising_seconds)}"
         if self.is_refused:
             yield "not known: train.py refuses the data"
             return
         if isinstance(settings, SentimentSettings):
             if settings.encoder == "stage1":
-                yield f"stage 1: {self._time(stage1_of(settings))}"
+                yield f"stage 1: {self._time(stage1_of(settings), runs=1)}"
                 settings = replace(settings, encoder="base")
-            yield f"stage 2: {self._time(settings)}"
+            yield f"stage 2: {self._time(settings, self.runs)}"
         else:
-            yield f"stage 1: {self._time(settings)}"
+            yield f"stage 1: {self._time(settings, self.runs)}"
 
-    def _time(self, settings: MLMSettings | SentimentSettings) -> str:
+    def _time(self, settings: MLMSettings | SentimentSettings, runs: int) -> str:
         budget = settings.pretraining.budget if isinstance(settings, MLMSettings) else None
         if budget is not None and budget.unit == "seconds":
             return f"{roughly(budget.amount)} by the budget"
         if isinstance(settings, SentimentSettings) and not self.corpus.labelled:
             return "no labels"
-        return estimate_in_words(partial(job_of, settings))
+        return estimate_in_words(partial(job_of, settings), runs)
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""
@@ -461,6 +491,12 @@ class DataPage:
                     f"{_percent(share)} of the letters are {script}, as are {known} of the word pieces: this "
                     "vocabulary seems to be made for another language"
                 )
+        language, other = (_main(shares) for shares in (self.languages, self.known_languages))
+        if language and other and self.known_languages.get(language, 0.0) < FEW_PIECES:
+            yield (
+                f"the texts seem to be in another language ({language}) than this vocabulary ({other}); take a model "
+                "of theirs, or train a vocabulary (model.vocabulary_size=)"
+            )
         model = self.settings.model
         is_own = model.vocabulary is None if isinstance(model, ScratchModel) else model.vocabulary_size is not None
         if self.pieces_a_word >= MANY_PIECES and not is_own:
@@ -496,9 +532,14 @@ def _cut(tokens: TokenFigures, longest: int) -> float:
     return float(np.mean(tokens.lengths > longest)) if len(tokens.lengths) else 0.0
 
 
-def _shares(shares: Mapping[str, float]) -> str:
+def _main(shares: Mapping[str, float]) -> str | None:
+    """The language that most are in, if one is."""
+    return next((language for language, share in shares.items() if share >= MAIN_LANGUAGE), None)
+
+
+def _shares(shares: Mapping[str, float], least: float = LEAST_SHOWN) -> str:
     """The most frequent ones, in words; a few letters of another script are left out."""
-    shown = [f"{name} {_percent(share)}" for name, share in shares.items() if share >= LEAST_SHOWN]
+    shown = [f"{name} {_percent(share)}" for name, share in shares.items() if share >= least]
     return ", ".join(shown[:SHOWN_SCRIPTS]) or "none"
 
 

@@ -85,11 +85,11 @@ class Clock(lightning.Callback):
         return (figures[-1] - before) / self.steps
 
 
-def estimate_in_words(make: Callable[[], Job]) -> str:
+def estimate_in_words(make: Callable[[], Job], runs: int = 1) -> str:
     """How long the job that is made should take: `about 4 min, from 8 timed steps`; or why that is not known.
 
-    Nothing of it is kept. One step is done however long it takes, and further ones for `SECONDS`. What is done at the
-    end (exports, figures) is not in it.
+    With several `runs` like it, how long these take too. Nothing of it is kept. One step is done however long it
+    takes, and further ones for `SECONDS`. What is done at the end (exports, figures) is not in it.
     """
     try:
         with isolated(), silent(), TemporaryDirectory() as folder:
@@ -97,7 +97,10 @@ def estimate_in_words(make: Callable[[], Job]) -> str:
             if not job.trains:
                 return "nothing is trained"
             lightning.seed_everything(job.seed, workers=True, verbose=False)
-            return _estimate(job, Path(folder))
+            seconds, source = _estimate(job, Path(folder))
+        if runs == 1:
+            return f"{roughly(seconds)}, {source}"
+        return f"{roughly(seconds)} a run, {source}, so {roughly(runs * seconds)} for {counted(runs, 'run')}"
     except UserError as error:
         return f"not known: {error.messages[0]}"
     except Exception as error:
@@ -117,8 +120,8 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def _estimate(job: Job, folder: Path) -> str:
-    """See `estimate_in_words`; the job is of no use afterwards."""
+def _estimate(job: Job, folder: Path) -> tuple[float, str]:
+    """Seconds, and what they are from; the job is of no use afterwards."""
     budget, job.budget = job.budget, None
     reads_first = _reads_first(job)
     whole = {split: len(rows) for split, rows in _rows(job).items()}
@@ -130,7 +133,7 @@ def _estimate(job: Job, folder: Path) -> str:
         read = sum(map(len, texts.values()))
         reading = _seconds(job.stored, model, texts) * sum(whole.values()) / read
         if isinstance(job, ProbeJob):
-            return f"{roughly(reading)}, from {counted(read, 'text')} that the encoder read"
+            return reading, f"from {counted(read, 'text')} that the encoder read"
     stage, data = job.build()
     if isinstance(stage, PoolerTraining) and same_rows_each_epoch(stage.objective.needs.arrangement):
         device, arrangement = job.identity.material["platform"]["device"], stage.objective.needs.arrangement
@@ -140,7 +143,7 @@ def _estimate(job: Job, folder: Path) -> str:
     batches = max(round((data.batches_an_epoch or 1) * share["train"]), 1)
     epochs, steps = _length(job, budget, batches, clock.of_step(clock.tokens))
     evaluation = clock.evaluation * (share["dev"] * epochs + share.get("test", 0.0))
-    return f"{roughly(reading + steps * a_step + evaluation)}, from {counted(clock.steps, 'timed step')}"
+    return reading + steps * a_step + evaluation, f"from {counted(clock.steps, 'timed step')}"
 
 
 def _reads_first(job: Job) -> bool:
