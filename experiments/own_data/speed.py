@@ -1,22 +1,26 @@
 """Reading and tokenising, process CPU seconds of one thread: `datasets` and its `map`, and poolwise's own path.
 
-    python experiments/own_data/speed.py FILE.tsv [FILE.tsv ...]
+    python experiments/own_data/speed.py FILE.tsv [FILE.tsv ...] > experiments/own_data/speed.csv
 
-Each file has the columns `text` and `label`, by tabs and unquoted. The two ways take turns in one process, each from
-nothing: no cache of either is there. Both give the same ids, which is checked.
+Each file has the columns `text` and `label`, by tabs and unquoted; its texts are read in each form that both know. The
+two ways take turns in one process, each from nothing: no cache of either is there. Both give the same ids, which is
+checked.
 """
 
+import csv
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 import datasets
 import numpy as np
+import pandas
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from poolwise import checkpoints
@@ -28,9 +32,33 @@ from poolwise.settings import FilesData
 LENGTH, TURNS = 128, 5
 
 
+BUILDERS: dict[str, dict[str, Any]] = {
+    ".tsv": {"path": "csv", "sep": "\t", "quoting": 3},
+    ".csv": {"path": "csv"},
+    ".jsonl": {"path": "json"},
+    ".parquet": {"path": "parquet"},
+    ".txt": {"path": "text"},
+}
+"""How `datasets` is asked for each kind of file."""
+
+
+def write(rows: pandas.DataFrame, file: Path) -> None:
+    """The texts in the form that a name says."""
+    if file.suffix == ".tsv":
+        rows.to_csv(file, sep="\t", quoting=csv.QUOTE_NONE, quotechar=None, index=False)
+    elif file.suffix == ".csv":
+        rows.to_csv(file, index=False)
+    elif file.suffix == ".jsonl":
+        rows.to_json(file, orient="records", lines=True)
+    elif file.suffix == ".parquet":
+        rows.to_parquet(file, index=False)
+    else:
+        file.write_text("".join(f"{text}\n" for text in rows["text"]), encoding="utf-8")
+
+
 def with_datasets(file: str, tokenizer: PreTrainedTokenizerBase, cache: Path) -> np.ndarray:
     """All ids, by `load_dataset` and `map`."""
-    rows = datasets.load_dataset("csv", data_files=file, sep="\t", quoting=3, split="train", cache_dir=str(cache))
+    rows = datasets.load_dataset(data_files=file, split="train", cache_dir=str(cache), **BUILDERS[Path(file).suffix])
     tokens = rows.map(
         lambda batch: tokenizer(batch["text"], truncation=True, max_length=LENGTH),
         batched=True,
@@ -44,29 +72,38 @@ def with_poolwise(data: FilesData, tokenizer: PreTrainedTokenizerBase, cache: Pa
     return tokenise(load_files(data, cache).text["train"], tokenizer, LENGTH, cache / "tokens").ids
 
 
+def compare(file: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Median CPU seconds of either way."""
+    data = typed_settings(composed(["data=files", f"data.text={file}", f"data.text_dev={file}"])).data
+    ways = {"datasets": (with_datasets, file), "poolwise": (with_poolwise, data)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(TURNS):
+        ids = []
+        for name, (way, texts) in ways.items():
+            with tempfile.TemporaryDirectory() as cache:
+                start = time.process_time()
+                ids.append(way(texts, tokenizer, Path(cache)))
+                seconds[name].append(time.process_time() - start)
+        assert np.array_equal(*ids)
+    return {name: median(values) for name, values in seconds.items()}
+
+
 def main() -> None:
-    """Time both ways on each file."""
+    """Time both ways on each file in each form."""
     datasets.disable_progress_bars()
     register_schemas()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints.locate(typed_settings(composed(["model=minilm"])).model))
-    print("file        texts   datasets   poolwise   ratio   (median CPU s of one thread, of", TURNS, "turns)")
-    for file in sys.argv[1:]:
-        seconds: dict[str, list[float]] = {"datasets": [], "poolwise": []}
-        data = typed_settings(composed(["data=files", f"data.text={file}", f"data.text_dev={file}"])).data
-        ways = {"datasets": (with_datasets, file), "poolwise": (with_poolwise, data)}
-        for _ in range(TURNS):
-            ids = []
-            for name, (way, texts) in ways.items():
-                with tempfile.TemporaryDirectory() as cache:
-                    start = time.process_time()
-                    ids.append(way(texts, tokenizer, Path(cache)))
-                    seconds[name].append(time.process_time() - start)
-            assert np.array_equal(*ids)
-        theirs, ours = (median(seconds[name]) for name in seconds)
-        count = Path(file).read_text(encoding="utf-8").count("\n") - 1
-        print(
-            f"{Path(file).parent.name:<10} {count:>6} {theirs:>10.2f} {ours:>10.2f} {theirs / ours:>7.2f}", flush=True
-        )
+    print("data,form,texts,datasets_cpu_s,poolwise_cpu_s,ratio")
+    for given in sys.argv[1:]:
+        rows = pandas.read_csv(given, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False)
+        for form in BUILDERS:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / f"texts{form}"
+                write(rows, file)
+                found = compare(str(file), tokenizer)
+            theirs, ours = found["datasets"], found["poolwise"]
+            name = Path(given).parent.name
+            print(f"{name},{form},{len(rows)},{theirs:.3f},{ours:.3f},{theirs / ours:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,28 @@ def test_a_stage_1_of_which_nothing_is_left_is_told(own, tmp_path):
         stage1_text(data)
 
 
+def test_a_run_trains_on_no_near_copies_where_it_looks_for_them(program, tmp_path, own):
+    nearly = "this fine song is one that I would gladly hear again and again"
+    (tmp_path / "dev.csv").write_text("text,label\na dull book,dull\na fine book,fine\n")
+    (tmp_path / "test.csv").write_text(f"text,label\n{nearly},fine\na dull song,dull\n")
+    with (tmp_path / "text.txt").open("a") as stream:
+        stream.write(f"{nearly} today\nNow {nearly}\n")
+    model = [setting for setting in SMALL_RUN if setting.startswith(("model", "trainer"))]
+    words = [*own, *model, "data.max_length=32", "pretraining.epochs=1", "logger=csv"]
+    read = []
+    for near in ("false", "true"):
+        assert program("stage=mlm", *words, f"data.near_copies={near}", f"runs_dir={tmp_path / near}") == 0
+        (file,) = (tmp_path / near / "mlm").glob("*/record.json")
+        record = json.loads(file.read_text())
+        report = record["data_report"]
+        read.append((report["dropped_from_stage1"], report.get("near_copies"), record["tokens"], record["key"]))
+    dropped, near, tokens, keys = zip(*read, strict=True)
+    assert dropped == (0, 2)
+    assert near == (None, {"dev": {"in_train": 0, "in_stage1": 0}, "test": {"in_train": 0, "in_stage1": 1}})
+    assert tokens[0] - tokens[1] >= 2 * len(nearly.split())
+    assert keys[0] != keys[1]
+
+
 def test_both_stages_agree_on_the_texts_and_record_them(program, tmp_path, own, capsys):
     warn_once.cache_clear()
     model = [setting for setting in SMALL_RUN if setting.startswith(("model", "trainer"))]
