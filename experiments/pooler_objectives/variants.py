@@ -29,24 +29,24 @@ def weights(*values: float) -> list[str]:
     return [f"objective.weight={value}" for value in values]
 
 
+POOLER_RATE = "pretraining.pooler_learning_rate"
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "mr": {
         "none": [""],
-        "halves_bow": ["", *(f"pretraining.pooler_learning_rate={rate}" for rate in ("null", "2e-3", "5e-3"))],
-        "halves_bow_pooler_only": [f"pretraining.pooler_learning_rate={rate}" for rate in ("1e-3", "5e-3", "2e-2")],
-        "views": [
-            *weights(0.1, 0.3, 1, 3, 10),
-            *("objective.temperature=0.2", "objective.projection_size=256", "objective.topic_neighbours=true"),
-        ],
-        "decoder": weights(0.1, 1, 10, 100),
-        "simcse": weights(0.1, 1, 10),
-        "halves": ["", "objective.projection_size=256", "objective.topic_neighbours=true"],
+        "halves_bow": ["", *(f"{POOLER_RATE}={rate}" for rate in ("null", "2e-3", "5e-3"))],
+        "halves_bow_pooler_only": [f"{POOLER_RATE}={rate}" for rate in ("1e-3", "5e-3", "2e-2")],
+        "views": [*weights(0.1, 1, 10), "objective.temperature=0.2", "objective.projection_size=256"],
+        "decoder": weights(1, 10, 100),
         "bow": [
-            *("", "objective.idf_weighted=true", "objective.largest_document_share=0.1"),
-            *("objective.largest_document_share=0.01", "objective.weight_schedule=decay"),
+            "",
+            "objective.idf_weighted=true",
+            "objective.largest_document_share=0.1",
+            "objective.weight_schedule=decay",
         ],
+        "halves": ["", "objective.topic_neighbours=true"],
+        "simcse": weights(1, 10),
     },
-    "imdb": {"none": [""], "sop": weights(0.1, 1, 10), "nsp": weights(0.1, 1, 10)},
+    "imdb": {"none": [""], "sop": weights(0.1, 10), "nsp": weights(0.1, 10)},
 }
 """By data and condition: what is set beside it, `""` for nothing."""
 
