@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from helpers import SMALL_RUN, TEXTS, kept_weights
 from poolwise import app, ranks
+from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.settings import UserError
 from poolwise.stages.mlm import MaskedLanguageModelling
 from poolwise.stages.sentiment import Sentiment
@@ -135,6 +136,7 @@ def assert_close(one: Path, several: Path, processes: int | None = 2, tolerance:
 
 MORE_TEXTS = [f"{text} {number} {other}" for number, (text, other) in enumerate(product(TEXTS, TEXTS))]
 WITHOUT_DEMO = [setting for setting in STAGE1 if not re.match(r"data\.(text|text_dev|train|dev|test)=", setting)]
+OF_FOLDER = [*(setting for setting in STAGE1 if not setting.startswith("model.")), *ODD, "model=./encoder"]
 SETTINGS = {
     "stage 1": [*STAGE1, *ODD, "objective=views"],
     "stage 2": [*STAGE2, *ODD, "repr=mean", "seed=1"],
@@ -143,6 +145,8 @@ SETTINGS = {
         *(*STAGE1, *ODD, "objective=bow", "pretraining.batch_tokens=700", "+trainer.accumulate_grad_batches=2"),
     ],
     "pairs, and a budget": [*STAGE1, *ODD, "objective=sop", "budget=9000tokens"],
+    "the pooler alone, on the states of an encoder": [*OF_FOLDER, "objective=bow", "trainable=pooler"],
+    "the pooler alone, on texts": [*OF_FOLDER, "objective=views", "trainable=pooler"],
     "a stream": [
         *(*WITHOUT_DEMO, "data=files", "data.text=train.txt", "data.text_dev=dev.txt", "data.streaming=true"),
         *("data.shuffle_buffer=20", "budget=5steps", "pretraining.batch_size=8", "objective=views"),
@@ -157,8 +161,11 @@ QUICK = ("stage 1", "stage 2")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])
-def test_two_processes_end_as_one(program, both, tmp_path, monkeypatch, name):
+def test_two_processes_end_as_one(program, both, config, tokenizer, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
+    config.initializer_range = 0.2  # so that its states tell texts apart, and gradients are no rounding
+    BertForMaskedLMWithPooler(config).save_pretrained("encoder")
+    tokenizer.save_pretrained("encoder")
     Path("train.txt").write_text("\n".join(MORE_TEXTS[:31]))
     Path("dev.txt").write_text("\n".join(MORE_TEXTS[31:]))
     assert program(*SETTINGS[name]) == 0
