@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from helpers import TEXTS
+from poolwise.data import tokens
 from poolwise.data.tokens import (
     alphabet,
     encoded,
@@ -17,7 +18,7 @@ from poolwise.data.tokens import (
     truncation,
     with_ratings,
 )
-from poolwise.settings import LongTexts
+from poolwise.settings import LongTexts, UserError
 
 VOCABULARY_SCRIPT = """
 from datasets import Dataset
@@ -78,6 +79,30 @@ def test_tokenizer_hash_ignores_what_calls_change(tokenizer):
     before = tokenizer_hash(tokenizer)
     tokenizer(TEXTS, truncation=True, padding=True, max_length=5)
     assert tokenizer_hash(tokenizer) == before
+
+
+def test_a_vocabulary_is_trained_once(tmp_path, monkeypatch, caplog):
+    trained = []
+    train = tokens.train_wordpiece
+    monkeypatch.setattr(tokens, "train_wordpiece", lambda *given: (trained.append(given[1]), train(*given))[1])
+
+    def kept(texts: list[str] = TEXTS, size: int = 200) -> dict[str, int]:
+        return tokens.kept_wordpiece(rows(texts), size, 32, tmp_path / "vocabularies").get_vocab()
+
+    assert kept() == kept() == train(rows(), 200, 32).get_vocab()
+    assert kept(size=150) != kept(TEXTS[1:]) != kept()
+    assert trained == [200, 150, 200]
+    for file in (tmp_path / "vocabularies").iterdir():
+        file.write_bytes(file.read_bytes()[:-40])
+    assert kept() == train(rows(), 200, 32).get_vocab()
+    assert len(trained) == 4
+    assert "it was broken" in caplog.text
+
+
+def test_a_vocabulary_that_cannot_be_kept_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/vocabularies cannot be written: Not a directory"):
+        tokens.kept_wordpiece(rows(), 200, 32, tmp_path / "file/vocabularies")
 
 
 @pytest.mark.slow

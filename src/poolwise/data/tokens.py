@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.compute
+import tokenizers
 from datasets import Dataset
 from jaxtyping import Bool, Int32, Int64
 from numpy import ndarray
@@ -28,11 +29,15 @@ from transformers.utils import PaddingStrategy
 from poolwise import ranks
 from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.durable import draft_of, is_kept, seal
-from poolwise.settings import LongTexts
+from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
+from poolwise.settings import LongTexts, UserError
+from poolwise.words import first_line
 
 CODE_VERSION = 1
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
+
+VOCABULARY_VERSION = 1
+"""The same of `train_wordpiece`."""
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET_SIZE = 1000
@@ -271,6 +276,28 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     for changing in ("truncation", "padding"):
         description.pop(changing)
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def kept_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, cache: Path) -> BertTokenizer:
+    """What `train_wordpiece` makes of the texts, or the same of what was kept in `cache`.
+
+    Raises:
+        UserError: nothing can be kept there.
+    """
+    material = [VOCABULARY_VERSION, tokenizers.__version__, vocabulary_size, content_hash(texts)]
+    kept = cache / f"{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]}.json"
+    with ranks.first_alone():
+        if not is_kept(kept):
+            pieces = train_wordpiece(texts, vocabulary_size, max_length).get_vocab()
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+                with draft_of(kept) as draft:
+                    draft.write_text(json.dumps(pieces), encoding="utf-8")
+                    seal(draft)
+            except OSError as error:
+                raise UserError(f"{cache} cannot be written: {error.strerror or first_line(error)}") from error
+    pieces = json.loads(kept.read_bytes()[:-DIGEST_BYTES])
+    return BertTokenizer(vocab=pieces, do_lower_case=True, model_max_length=max_length)
 
 
 def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lowercase: bool = True) -> BertTokenizer:

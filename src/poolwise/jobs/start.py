@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from poolwise import checkpoints, encoder
 from poolwise.data import vocabulary
 from poolwise.data.corpus import content_hash, each_text
-from poolwise.data.tokens import TokenisedTexts, tokenise, tokenised_in_memory, tokenizer_hash, train_wordpiece
+from poolwise.data.tokens import TokenisedTexts, kept_wordpiece, tokenise, tokenised_in_memory, tokenizer_hash
 from poolwise.data.vocabulary import Vocabulary
 from poolwise.jobs.corpus import stage1_text
 from poolwise.runs import hash_of
@@ -51,15 +51,23 @@ class StartingPoint:
 
 def starting_point(settings: CommonSettings) -> StartingPoint:
     """The encoder that `model` names, before any adaptation."""
-    return _starting_point(settings.model, settings.data, settings.rows_dir)
+    return _starting_point(settings.model, settings.data, settings.rows_dir, Place(settings.cache_dir))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is kept, which is no part of what it is: all places are equal."""
+
+    folder: Path = field(compare=False)
 
 
 @lru_cache(maxsize=4)
-def _starting_point(model: Any, data: Any, cache: Path | None) -> StartingPoint:
+def _starting_point(model: Any, data: Any, cache: Path | None, place: Place) -> StartingPoint:
     if isinstance(model, ScratchModel):
         check_length(data.max_length, SCRATCH_POSITIONS)
         if model.vocabulary is None:
-            tokenizer = train_wordpiece(stage1_text(data, cache)["train"], model.vocabulary_size, data.max_length)
+            texts, kept = stage1_text(data, cache)["train"], place.folder / "vocabularies"
+            tokenizer = kept_wordpiece(texts, model.vocabulary_size, data.max_length, kept)
         else:
             tokenizer = vocabulary.published(model.vocabulary, data.max_length)
         # The vocabulary enters keys by what the tokenizer does; the size of one that is not trained changes nothing.
