@@ -122,7 +122,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "an unknown kind": (
         "table.xls",
         b"x",
-        "files end in .txt, .csv, .tsv, .tab, .jsonl, .json, .parquet, .xlsx; text and",
+        "files end in .txt, .csv, .tsv, .tab, .jsonl, .ndjson, .json, .parquet, .xlsx; text and",
     ),
     "a pickle": ("table.pkl", b"x", "files end in .txt, .csv"),
     "an unknown compression": ("table.csv.bz2", b"x", "files end in .txt, .csv"),
@@ -173,8 +173,12 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "text,label\na,1\n".encode("utf-16")[:-1],
         "it begins as utf-16-le does, but is not",
     ),
-    "a stray NUL byte": ("stray.csv", b"text,label\na\0,1\n", "holds NUL bytes: it is not a text file"),
-    "a hundred NUL bytes": ("nul.csv", bytes(100), "holds NUL bytes: it is not a text file"),
+    "a stray NUL byte": (
+        "stray.csv",
+        b"text,label\na\0,1\n",
+        "stray.csv, line 2: it holds NUL bytes; is it a text file?",
+    ),
+    "a hundred NUL bytes": ("nul.csv", bytes(100), "nul.csv, line 1: it holds NUL bytes"),
     "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: not JSON that can be read"),
     "half of a surrogate pair in a list": ("half.json", b"[" + HALF_PAIR + b"]", "not JSON that can be read"),
     "bytes of Latin-1 as a Parquet text": (
@@ -226,7 +230,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "no column of a known name": (
         "column.csv",
         b"words,label\nx,1\n",
-        "no column text; it has words, label in its first line, which holds the names (name yours",
+        "no column text; it has words, label in its first line, which holds the names (if it is data, data.header=",
     ),
     "no label of a known name": ("column.jsonl", b'{"text": "x", "labl": 1}\n', "no column label (did you mean labl?)"),
     "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "the header has text twice"),
@@ -294,7 +298,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "labels that differ in case": (
         "case.csv",
         b"text,label\nx,Good\ny,good\nz,bad\n",
-        "labels 'Good', 'good' differ in upper and lower case only; write those of a class alike",
+        "labels 'Good' (row 1), 'good' (row 2) differ in upper and lower case only; write those of a class alike",
     ),
     "one class": ("one.csv", b"text,label\nx,1\ny,1\n", "all labels are '1'; a classifier needs at least two classes"),
     "empty texts and labels": (
@@ -402,6 +406,33 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),
     "a TSV with quotes in texts": ("plain.tsv", b'text\tlabel\n"a" b\tpos\ndull\tneg\n', [('"a" b', "pos"), TWO[1]]),
+    "a TSV whose quotes take two rows together": (
+        "two.tsv",
+        b'text\tlabel\n"open at the start\tpos\nend of it"\tneg\n',
+        [('"open at the start', "pos"), ('end of it"', "neg")],
+    ),
+    "a line that names the separator": (
+        "sep.csv",
+        b"sep=;\ntext;label\ngood, fun;pos\ndull;neg\n",
+        [("good, fun", "pos"), TWO[1]],
+    ),
+    "a semicolon file with a comma in its header": (
+        "semicolons.csv",
+        b'"text";"label";"a, b"\ngood;pos;1\ndull;neg;2\n',
+        [("good", "pos"), TWO[1]],
+    ),
+    "blanks before quotes": (
+        "blanks.csv",
+        b'text, label\n"good, fun", "pos"\n"dull", "neg"\n',
+        [("good, fun", "pos"), TWO[1]],
+    ),
+    "truth in capitals": ("truth.csv", b"text,label\na,TRUE\nb,False\n", [("a", "true"), ("b", "false")]),
+    "Chinese names of columns": ("zh.csv", "评论,标签\na,好\nb,坏\n".encode(), [("a", "好"), ("b", "坏")]),
+    "newline-delimited JSON": (
+        "rows.ndjson",
+        b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        [("a", "x"), ("b", "y")],
+    ),
     "line breaks in quotes": ("breaks.csv", b'text,label\n"a\nb",pos\ndull,neg\n', [("a\nb", "pos"), TWO[1]]),
     "floats that are whole numbers": ("floats.csv", b"text,label\na,1.0\nb,2.0\n", [("a", "1"), ("b", "2")]),
     "half stars": ("halves.csv", b"text,label\na,0.5\nb,1.5\n", [("a", "0.5"), ("b", "1.5")]),
@@ -520,7 +551,10 @@ def test_labels_of_other_splits_that_train_lacks_are_told(tmp_path):
     (tmp_path / "other.csv").write_bytes(b"text,label\nx,mixed\ny,pos\n")
     with pytest.raises(UserError) as error:
         load(tmp_path / "train.csv", test=str(tmp_path / "other.csv"), dev=str(tmp_path / "other.csv"))
-    expected = f"{tmp_path}/other.csv: label 'mixed' not in {tmp_path}/train.csv; the classifier knows 'neg', 'pos'"
+    expected = (
+        f"{tmp_path}/other.csv: label 'mixed' (first in row 1) not in {tmp_path}/train.csv; the classifier knows "
+        "'neg', 'pos'"
+    )
     assert error.value.messages == (expected, expected)
 
 
@@ -604,6 +638,7 @@ WHOLE = {
     ".tsv": b'text\tlabel\n"a fine film"\tpos\n"dull"\tneg\n',
     ".tab": b'text\tlabel\na "film\tpos\ndull\tneg\n',
     ".jsonl": b'{"text": "a fine film", "label": 1}\n{"text": "dull", "label": null}\n',
+    ".ndjson": b'{"text": "a fine film", "label": true}\n',
     ".json": b'{"rows": [{"text": "a \\u00e9 film", "label": 1}, {"text": "dull", "label": [0]}]}',
 }
 DAMAGED = st.sampled_from(
@@ -665,6 +700,15 @@ def loads_or_tells(file: Path) -> None:
     for wanted in ("text", "train"):
         with contextlib.suppress(UserError):
             load_files(FilesData(**{**SETTINGS, wanted: str(file)}))
+        with contextlib.suppress(UserError):
+            headless = {
+                "header": False,
+                "text_column": "1",
+                "label_column": "2",
+                "text_per": "file",
+                "near_copies": True,
+            }
+            load_files(FilesData(**{**SETTINGS, **headless, wanted: str(file)}))
 
 
 ANY_KIND = [".parquet", ".xlsx", *(kind + packed for kind in WHOLE for packed in PACKERS)]

@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from poolwise.data.contamination import THRESHOLD, jaccard
 from poolwise.data.files import load_files, texts_in
 from poolwise.data.parts import Layout, find_parts
 from poolwise.data.reading import READERS
@@ -267,6 +268,38 @@ def test_each_line_of_the_files_of_a_class_is_a_text_where_one_says_so(tmp_path)
         load_files(settings(text=str(tmp_path), text_per="line", rating_column="stars"))
 
 
+def test_a_split_is_the_one_that_is_called_so_and_not_another_of_its_kind(tmp_path):
+    def rows(word: str, count: int) -> Dataset:
+        return Dataset.from_dict({"text": [f"{word} {n}" for n in range(count)], "label": ["a", "b"] * (count // 2)})
+
+    saved = DatasetDict({"train": rows("train", 40), "train_extra": rows("extra", 10), "test": rows("test", 20)})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    corpus = load_files(settings(train=str(tmp_path / "saved")))
+    assert len(corpus.labelled["test"]) == 20
+    assert not any("extra" in text for text in corpus.labelled["train"]["text"])
+    DatasetDict({"train": rows("a", 4), "test_a": rows("b", 4), "test_b": rows("c", 4)}).save_to_disk(
+        str(tmp_path / "two")
+    )
+    with pytest.raises(UserError, match=r"two: test_a, test_b may each be test; save the one"):
+        load_files(settings(train=str(tmp_path / "two")))
+    (tmp_path / "tables").mkdir()
+    for name in ("train-0-of-2", "train-1-of-2", "test", "test_hard"):
+        rows(name, 8).to_csv(str(tmp_path / f"tables/{name}.csv"), index=False)
+    with pytest.raises(UserError, match=r"test.csv, .*test_hard.csv may each be test by their names"):
+        load_files(settings(train=str(tmp_path / "tables")))
+    (tmp_path / "tables/test_hard.csv").unlink()
+    (tmp_path / "tables/~$train.csv").write_bytes(b"\0lock")  # as Excel leaves beside a file that is open
+    assert len(load_files(settings(train=str(tmp_path / "tables"))).labelled["test"]) == 8
+
+
+@pytest.mark.parametrize("lines", [20, 100, 2000])
+def test_an_encoding_is_guessed_from_whole_characters(tmp_path, lines):
+    reviews = [f"这个酒店的房间很干净。服务态度也不错。第{n}次入住。早餐一般。,{n % 2}" for n in range(lines)]
+    (tmp_path / "zh.csv").write_bytes("\n".join(["text,label", *reviews]).encode("gb18030"))
+    with pytest.raises(UserError, match=r"line 2: not UTF-8 .* it seems to be gb18030; convert it: iconv -f gb18030"):
+        load_files(settings(train=str(tmp_path / "zh.csv")))
+
+
 @pytest.mark.parametrize("kind", [".csv", ".tsv", ".xlsx"])
 def test_a_table_without_a_header_has_columns_by_number(tmp_path, kind):
     rows = [(n % 2 * 4, f"user{n}", f"text {n}, and more") for n in range(40)]
@@ -285,17 +318,21 @@ def test_a_table_without_a_header_has_columns_by_number(tmp_path, kind):
 
 
 def test_near_copies_are_in_one_split_where_they_are_looked_for(tmp_path):
-    texts = [f"a long enough film of the year {100 + 7 * n} was seen by number {n}" for n in range(60)]
-    texts += [f"{text} times" for text in texts]
+    # Of each chain the ends are no near-copies, but by way of those between them.
+    chains = [[" ".join(f"{10 * c}word{n}" for n in range(first, first + 20)) for first in range(5)] for c in range(12)]
+    texts = [text for chain in chains for text in chain]
+    assert jaccard(chains[0][0], chains[0][4]) < THRESHOLD < jaccard(chains[0][0], chains[0][1])
     file = tmp_path / "all.csv"
-    pandas.DataFrame({"text": texts, "label": [n % 2 for n in range(120)]}).to_csv(file, index=False)
+    pandas.DataFrame({"text": texts, "label": [n // 5 % 2 for n in range(60)]}).to_csv(file, index=False)
     across = []
     for near in (False, True):
         splits = load_files(settings(train=str(file), near_copies=near)).labelled
         of = {text: split for split, rows in splits.items() for text in rows["text"]}
-        assert len(of) == 120
-        across.append(sum(of[text] != of[f"{text} times"] for text in texts[:60]))
+        assert len(of) == 60
+        across.append(sum(len({of[text] for text in texts[n : n + 5]}) > 1 for n in range(0, 60, 5)))
+        sizes = {split: len(rows) for split, rows in splits.items()}
     assert across[0] > 0 == across[1]
+    assert sizes == {"train": 40, "dev": 10, "test": 10}
 
 
 def test_a_folder_of_tables_is_read_by_the_splits_in_their_names(tmp_path):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from datasets.exceptions import DatasetGenerationError
 
 from helpers import REPOSITORY, settings
 from poolwise.data import hub
@@ -110,6 +111,16 @@ def test_near_copies_of_dev_go_with_it_where_they_are_looked_for(splits):
 def test_a_column_of_lists_is_refused(splits):
     splits["train"] = Dataset.from_dict({"sentence": [["x"]], "label": [0]})
     with pytest.raises(UserError, match="column sentence of nyu-mll/glue holds lists"):
+        load_hub(SETTINGS)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("scripts are no longer supported"), DatasetGenerationError("cut off")])
+def test_whatever_the_hub_fails_with_is_one_message(monkeypatch, error):
+    def fail(*given, **further):
+        raise error
+
+    monkeypatch.setattr(hub, "load_dataset", fail)
+    with pytest.raises(UserError, match=rf"nyu-mll/glue \(split .*\) could not be loaded \(.*{error}\)"):
         load_hub(SETTINGS)
 
 

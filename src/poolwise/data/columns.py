@@ -10,8 +10,9 @@ from poolwise.words import nearest, some
 
 COMMON_NAMES = {
     "text": "text texts review reviews sentence content comment tweet document body message review_text review_body "
-    "reviewtext feedback".split(),
-    "label": "label labels sentiment stars star_rating rating class polarity category target score".split(),
+    "reviewtext feedback 内容 文本 评论 句子".split(),
+    "label": "label labels sentiment stars star_rating rating class polarity category target score 标签 情感 类别 "
+    "评分".split(),
 }
 """Names of columns of published data sets, without capitals; the first of each, where it is there, is meant."""
 
@@ -89,7 +90,9 @@ def _advice(path: str, name: str, names: Iterable[str]) -> str:
             f"; it seems to be separated by {others[0]}, and {Path(path).suffix} files are by "
             f"{SEPARATOR_NAMES[separator]}"
         )
-    where = "" if separator is None else " in its first line, which holds the names"
+    is_headless = names == [str(number) for number in range(1, len(names) + 1)]
+    where = "" if separator is None or is_headless else " in its first line, which holds the names"
+    where += "" if separator is None or is_headless else " (if it is data, data.header=false)"
     return (
         f"{nearest(name, names)}; it has {some(names)}{where} (name yours with data.text_column=, data.label_column= "
         f"and data.rating_column=){other_sheets(path)}"

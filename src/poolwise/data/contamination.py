@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from datasets import Dataset
-from jaxtyping import Bool, Int, Int64, UInt32, UInt64
+from jaxtyping import Int64, UInt32, UInt64
 from numpy import ndarray
 
 from poolwise.data.corpus import batches_of_rows, each_text
@@ -161,15 +161,34 @@ def near_copies(
     return found
 
 
-def with_near_copies(texts: Dataset, labels: Int[ndarray, " N"], out: Bool[ndarray, " N"]) -> Bool[ndarray, " N"]:
-    """What is held out of the texts, and their near-copies with it, unless these are the last texts of a class."""
-    stay, held = np.flatnonzero(~out), np.flatnonzero(out)
+def near_groups(texts: Dataset) -> UInt64[ndarray, " N"]:
+    """A number for each text, the same for those that are near-copies, or exact ones, of each other by way of others.
+
+    Pairs are found as `near_copies` does; of a band's value each text is compared with the `LARGEST_BUCKET` after it.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     signed = signatures(texts)
-    near = near_copies(texts.select(stay), texts.select(held), signed[stay], signed[held])
-    more = out.copy()
-    more[stay[list(near)]] = True
-    emptied = [label for label in np.unique(labels) if more[labels == label].all()]
-    return np.where(np.isin(labels, emptied), out, more)
+    ones, others = [], []
+    for band in range(BANDS):
+        keys = _band_keys(signed[:, band * ROWS : (band + 1) * ROWS])
+        order = np.argsort(keys, kind="stable")
+        for further in range(1, LARGEST_BUCKET + 1):
+            one, other = order[:-further], order[further:]
+            alike = keys[one] == keys[other]
+            if not alike.any():
+                break
+            one, other = one[alike], other[alike]
+            agreeing = (signed[one] == signed[other]).mean(axis=1) >= THRESHOLD - ESTIMATE_MARGIN
+            ones.append(one[agreeing])
+            others.append(other[agreeing])
+    pairs = np.unique(np.sort(np.stack([np.concatenate(ones), np.concatenate(others)], axis=1), axis=1), axis=0)
+    near = [jaccard(texts[int(one)]["text"], texts[int(other)]["text"]) >= THRESHOLD for one, other in pairs]
+    one, other = pairs[np.array(near, dtype=bool)].T
+    links = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(texts), len(texts)))
+    groups: UInt64[ndarray, " N"] = connected_components(links, directed=False)[1].astype(np.uint64)
+    return groups
 
 
 def _band_keys(band: UInt32[ndarray, "N R"]) -> UInt64[ndarray, " N"]:

@@ -112,9 +112,9 @@ def text_columns(rows: Dataset) -> Dataset:
 
 
 def label_text(label: object) -> str:
-    """The class or rating that a label names, without spaces around it: 1, 1.0 and "1" are one; true is "true"."""
+    """The class or rating that a label names, without spaces around it: 1, 1.0 and "1" are one, and true and "TRUE"."""
     text = str(label).strip()
-    return text.lower() if isinstance(label, bool) else re.sub(r"^([+-]?\d+)\.0*$", r"\1", text)
+    return text.lower() if text.lower() in ("true", "false") else re.sub(r"^([+-]?\d+)\.0*$", r"\1", text)
 
 
 def tell_empty(source: str, places: Mapping[str, Sequence[str]], spellings: Iterable[str] = ()) -> None:
@@ -149,7 +149,9 @@ FEW_CLASSES = 20
 """So many are never doubted, however few texts there are."""
 
 
-def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iterable[str] = ()) -> None:
+def check_classes(
+    source: str, names: tuple[str, ...], rows: int, messages: Iterable[str], place_of: Callable[[str], str]
+) -> None:
     """Check that labels are classes.
 
     Args:
@@ -157,6 +159,7 @@ def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iter
         names: of the classes.
         rows: how many have these labels.
         messages: what else is wrong with labels.
+        place_of: tells where a label stands first.
 
     Raises:
         UserError: there is one class only, or nearly as many as rows, or names of two differ in case only; or there are
@@ -169,7 +172,8 @@ def check_classes(source: str, names: tuple[str, ...], rows: int, messages: Iter
     for name in names:
         alike.setdefault(name.casefold(), []).append(name)
     found += [
-        f"{source}: labels {some(map(repr, group))} differ in upper and lower case only; write those of a class alike"
+        f"{source}: labels {some(f'{label!r} ({place_of(label)})' for label in group)} differ in upper and lower case "
+        "only; write those of a class alike"
         for group in alike.values()
         if len(group) > 1
     ]

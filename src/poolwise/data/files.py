@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from datasets.table import InMemoryTable
 
 from poolwise import ranks
 from poolwise.data.columns import Wanted, found_columns
-from poolwise.data.contamination import text_keys, with_near_copies
+from poolwise.data.contamination import near_groups, text_keys
 from poolwise.data.corpus import (
     RATING,
     ROWS_AT_A_TIME,
@@ -65,7 +65,7 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
         UserError: something is missing, empty, not UTF-8, of an unknown kind, lacks a column, a text or a label; what
             is wrong with all of it is told together.
     """
-    labelled: dict[str, pyarrow.Table] = {}
+    labelled: dict[str, Labelled] = {}
     texts: dict[str, Dataset] = {}
     streams: list[TextStream] = []
     take_all(
@@ -78,7 +78,7 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
         ]
     )
     label_names = _label_names(data, labelled)
-    given = {split: _with_ids(table, label_names) for split, table in labelled.items()}
+    given = {split: _with_ids(of.table, label_names) for split, of in labelled.items()}
     unsplit = given["train"].select_columns(["text", "label"]) if list(given) == ["train"] else None
     splits, made = _with_made_splits(data, given)
     unrated = {split: rows.select_columns(["text", "label"]) for split, rows in splits.items()}
@@ -98,8 +98,7 @@ def texts_in(path: str, column: str | None = None) -> Iterator[str]:
         UserError: there is nothing there, or no text.
     """
     for parts in find_parts(path).values():
-        for part in parts:
-            yield from (values["text"] for _, values in _values(part, {"text": column if part.columns_named else None}))
+        yield from (values["text"] for _, values in _placed_values(parts, {"text": column}))
 
 
 def _stage1_text(
@@ -141,8 +140,8 @@ def _with_made_splits(
             rows = splits["train"]
             whole = len(given["train"])
             labels = np.array(rows["label"])
-            out = share_of_texts(labels, text_keys(rows), share * whole / len(rows), data.split_seed)
-            out = with_near_copies(rows, labels, out) if data.near_copies else out
+            keys = near_groups(rows) if data.near_copies else text_keys(rows)
+            out = share_of_texts(labels, keys, share * whole / len(rows), data.split_seed)
             if not out.any() or out.all():
                 raise UserError(
                     f"data.train={data.train}: {counted(len(rows), 'text')} are too few to hold some of a class out as "
@@ -155,13 +154,30 @@ def _with_made_splits(
     return {split: splits[split] for split in SPLITS if split in splits}, made
 
 
-def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Table]:
+@dataclass(frozen=True)
+class Labelled:
+    """Text and label of a split.
+
+    Attributes:
+        table: of the rows.
+        placed: reads them anew, each with its place; for messages.
+    """
+
+    table: pyarrow.Table
+    placed: Callable[[], Iterator[tuple[str, dict[str, str]]]]
+
+    def place_of(self, label: str) -> str:
+        """Where a label stands first."""
+        return next((place for place, values in self.placed() if values["label"] == label), "")
+
+
+def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
     """Text and label of the splits that are given; those that lie beside train in its folder or data set are too."""
     paths = {split: path for split in SPLITS if (path := _path(data, split)) is not None}
     if not paths:
         return {}
     found: dict[str, Found] = {}
-    tables: dict[str, pyarrow.Table] = {}
+    tables: dict[str, Labelled] = {}
 
     def find(split: str, path: str) -> None:
         found[split] = find_parts(path, layout=_layout(data))
@@ -169,7 +185,8 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, pyarrow.Tab
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
         parts = parts_of_split(path, found[split], split)
-        tables[split] = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
+        table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
+        tables[split] = Labelled(table, partial(_placed_values, parts, wanted))
 
     def steps() -> Iterator[Any]:
         if "train" not in paths:
@@ -191,19 +208,20 @@ def _tell(message: str) -> None:
     raise UserError(message)
 
 
-def _label_names(data: FilesData, labelled: dict[str, pyarrow.Table]) -> tuple[str, ...]:
+def _label_names(data: FilesData, labelled: dict[str, Labelled]) -> tuple[str, ...]:
     """The classes, sorted by name: those of train, which must be at least two and hold those of dev and test."""
     if not labelled:
         return ()
-    found = {split: sorted(table["label"].unique().to_pylist()) for split, table in labelled.items()}
+    found = {split: sorted(of.table["label"].unique().to_pylist()) for split, of in labelled.items()}
     names = tuple(found["train"])
     messages = [
         f"{getattr(data, split) or data.train}: {'labels' if len(unknown) > 1 else 'label'} {some(map(repr, unknown))} "
-        f"not in {data.train}; the classifier knows {some(map(repr, names))}"
+        f"(first in {labelled[split].place_of(unknown[0])}) not in {data.train}; the classifier knows "
+        f"{some(map(repr, names))}"
         for split, labels in found.items()
         if (unknown := [label for label in labels if label not in names])
     ]
-    check_classes(str(data.train), names, labelled["train"].num_rows, messages)
+    check_classes(str(data.train), names, labelled["train"].table.num_rows, messages, labelled["train"].place_of)
     return names
 
 
@@ -249,10 +267,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
 
 def _each_text(parts: Sequence[Part], wanted: Wanted) -> Iterator[str]:
     """The texts of parts, one after the other, without those that are blank."""
-    for part in parts:
-        for _, values in _values(part, wanted if part.columns_named else dict.fromkeys(wanted)):
-            if values["text"].strip():
-                yield values["text"]
+    return (values["text"] for _, values in _placed_values(parts, wanted) if values["text"].strip())
 
 
 def _path(data: FilesData, name: str) -> str | None:
@@ -359,6 +374,11 @@ def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
             continue
         columns = columns or found_columns(part.path, list(row), wanted, part.rows)
         yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
+
+
+def _placed_values(parts: Sequence[Part], wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
+    for part in parts:
+        yield from _values(part, wanted if part.columns_named else dict.fromkeys(wanted))
 
 
 def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:

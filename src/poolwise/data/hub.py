@@ -5,9 +5,8 @@ from functools import partial
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetNotFoundError
 
-from poolwise.data.contamination import text_keys, with_near_copies
+from poolwise.data.contamination import near_groups, text_keys
 from poolwise.data.corpus import SPLITS, Corpus, batches_of_rows, label_text
 from poolwise.data.draws import share_of_texts
 from poolwise.machine import stay_offline_without_hub
@@ -36,9 +35,8 @@ def load_hub(data: HubData) -> Corpus:
     labelled, made = {split: _as_ids(rows, names) for split, rows in given.items()}, {}
     if data.dev is None:
         train = labelled["train"]
-        labels = np.asarray(train["label"])
-        out = share_of_texts(labels, text_keys(train), data.dev_share, seed=0)
-        out = with_near_copies(train, labels, out) if data.near_copies else out
+        keys = near_groups(train) if data.near_copies else text_keys(train)
+        out = share_of_texts(np.asarray(train["label"]), keys, data.dev_share, seed=0)
         labelled |= {split: train.select(np.flatnonzero(at)) for split, at in (("train", ~out), ("dev", out))}
         found = len(labelled["dev"])
         made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": found}
@@ -84,7 +82,7 @@ def _load_split(data: HubData, split: str, labelled: bool) -> Dataset:
     """A split, without the rows that hold no text, or no label where there must be one: nobody can fill these in."""
     try:
         rows = load_dataset(data.path, data.configuration, split=split)
-    except (OSError, ValueError, DatasetNotFoundError) as error:
+    except Exception as error:  # of network, service and data set, each with types of its own
         raise UserError(
             f"data={data.name}: {data.path} (split {split}) could not be loaded ({first_line(error)}). Without "
             "network, use data=demo, or your own files with data=files"

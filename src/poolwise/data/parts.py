@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -31,6 +32,8 @@ from poolwise.data.reading import (
 from poolwise.machine import is_plain_name, stay_offline_without_hub
 from poolwise.settings import TextPer, UserError
 from poolwise.words import first_line, some
+
+log = logging.getLogger(__name__)
 
 SPLIT_WORDS = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """How files, folders and data sets call the splits."""
@@ -133,7 +136,8 @@ def _file(file: Path, layout: Layout) -> Part:
     path, hashes = str(file), _hashes_of_files([str(file)])
     if not layout.header and kind_of(path) in HEADLESS:
         hashes = partial(_as, "headless", hashes[0]), partial(_as, "headless", hashes[1])
-    return Part(path, partial(read_rows, path, layout.header), *hashes, is_text=kind_of(path) == ".txt")
+    is_text = kind_of(path) == ".txt"
+    return Part(path, partial(read_rows, path, layout.header), *hashes, is_text=is_text, columns_named=not is_text)
 
 
 def _files(path: str, files: list[Path], layout: Layout) -> list[Part]:
@@ -146,7 +150,8 @@ def _files(path: str, files: list[Path], layout: Layout) -> list[Part]:
 def _in_folder(folder: Path, layout: Layout) -> Found:
     if (folder / SAVED_SPLITS).is_file():
         saved = _saved(folder)
-        return {_split_named(name) or name: [_data_set(str(folder / name), saved[name])] for name in saved}
+        names = _by_role(str(folder), saved)
+        return {role: [_data_set(str(folder / name), saved[name])] for role, name in names.items()}
     if (folder / SAVED).is_file():
         return {"": [_data_set(str(folder), _saved(folder))]}
     own, folders = _readable(folder)
@@ -174,8 +179,8 @@ def _readable(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
 
 
 def _holds_data(file: Path, folder: Path) -> bool:
-    """Whether a file can be read and is neither hidden nor, by its name, about the data."""
-    is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    """Whether a file can be read and is neither hidden, nor Excel's lock of another, nor by its name about the data."""
+    is_hidden = any(part.startswith((".", "~$")) for part in file.relative_to(folder).parts)
     known = suffixes(file.name)[0] in READERS and not NO_DATA.fullmatch(file.name.lower())
     return known and not is_hidden and file.is_file()
 
@@ -216,8 +221,38 @@ def _by_split(parts: Mapping[str, list[Part]]) -> Found:
     if untold and any(splits.values()):
         raise UserError(f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files")
     found: Found = {}
+    kinds: dict[str, dict[str, str]] = {}
     for path, several in parts.items():
         found.setdefault(splits[path], []).extend(several)
+        kinds.setdefault(splits[path], {}).setdefault(re.sub(r"[\d_.-]", "", Path(path).name), path)
+    for split, files in kinds.items():
+        if split and len(files) > 1:
+            raise UserError(
+                f"{some(files.values())} may each be {split} by their names, and which is meant is not guessed; name "
+                "a file or a pattern"
+            )
+    return found
+
+
+def _by_role(path: str, splits: Iterable[str]) -> dict[str, str]:
+    """The splits of a data set by what they serve as: the one that is called so, or the only one whose name holds it.
+
+    Raises:
+        UserError: several may be meant.
+    """
+    several: dict[str, list[str]] = {}
+    for split in splits:
+        several.setdefault(_split_named(split) or split, []).append(split)
+    found = {}
+    for role, names in several.items():
+        exact = [name for name in names if name in SPLIT_WORDS.get(role, ())]
+        if len(exact or names) > 1:
+            raise UserError(
+                f"{path}: {some(names)} may each be {role}; save the one that you mean as a file and name it"
+            )
+        found[role] = (exact or names)[0]
+        if len(names) > 1:
+            log.info("%s: split %s is %s, and not %s", path, found[role], role, some(set(names) - {found[role]}))
     return found
 
 
@@ -295,7 +330,8 @@ def _on_hub(name: str) -> Found:
         raise UserError(
             f"{name} cannot be read: No such file or directory, and the hub does not give it ({first_line(error)})"
         ) from error
-    return {_split_named(split) or split: [_data_set(f"{name}, split {split}", found[split])] for split in found}
+    splits = _by_role(name, found)
+    return {role: [_data_set(f"{name}, split {split}", found[split])] for role, split in splits.items()}
 
 
 def _streamed_from_hub(name: str) -> Found:
@@ -311,7 +347,7 @@ def _streamed_from_hub(name: str) -> Found:
         path, fingerprint = f"{name}, split {split}", partial(str, [revision, split])
         return Part(path, partial(_placed, path, found[split]), fingerprint, fingerprint)
 
-    return {_split_named(split) or split: [part(split)] for split in found}
+    return {role: [part(split)] for role, split in _by_role(name, found).items()}
 
 
 def _data_set(path: str, rows: Dataset) -> Part:

@@ -5,14 +5,16 @@ import gzip
 import io
 import json
 import math
+import re
 import warnings
 import zipfile
 import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,10 @@ UNSAVED = "a formula without a saved value"
 """Stands in its place: the program that wrote the sheet did not compute it."""
 
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
+SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
+"""What Excel writes above a table to name the separator."""
+LOOKED_AT = 50
+"""Lines by which the separator is found."""
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
 
 MARKS = {
@@ -127,9 +133,23 @@ def text_lines(path: str) -> Iterator[PlacedRow]:
 
 
 def comma_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
-    """The rows of a CSV file, quoted where texts hold commas; of semicolons where the first row has these alone."""
-    first = next((line for line in read_lines(path) if line.strip()), "")
-    return _table_rows(path, ";" if ";" in first and "," not in first else ",", csv.QUOTE_MINIMAL, header)
+    """The rows of a CSV file, quoted where texts hold commas; of semicolons where these and no commas part its rows."""
+    lines = _first_lines(path)
+    alone = ";" in lines[0] and "," not in lines[0]
+    by_semicolons = alone or (_parts_alike(lines, ";") and not _parts_alike(lines, ","))
+    return _table_rows(path, ";" if by_semicolons else ",", csv.QUOTE_MINIMAL, header)
+
+
+def _first_lines(path: str) -> list[str]:
+    """Some lines that are not blank, one at least, without the line by which Excel names the separator."""
+    lines = (line for line in read_lines(path) if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip()))
+    return list(islice(lines, LOOKED_AT)) or [""]
+
+
+def _parts_alike(lines: list[str], separator: str) -> bool:
+    """Whether each line has as many fields, and several."""
+    widths = {len(fields) for fields in csv.reader(lines, delimiter=separator)}
+    return len(widths) == 1 and widths.pop() > 1
 
 
 def tab_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
@@ -138,36 +158,47 @@ def tab_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
 
 
 def _is_quoted(path: str) -> bool:
-    """Whether fields are in quotes: the first one is, or some are and every row then has the first's fields."""
-    lines = read_lines(path)
-    first = next((line for line in lines if line.strip()), "")
-    if first.startswith('"'):
+    """Whether fields are in quotes: the first one is, or some are, every row then has as many fields, and no line less.
+
+    Where the lines have as many fields each, quotes that take several of these together are parts of texts, unless
+    some are written twice as within quotes.
+    """
+    if _first_lines(path)[0].startswith('"'):
         return True
-    if not any(field.startswith('"') for line in lines for field in line.split("\t")):
+    by_line: Counter[int] = Counter()
+    quoted = doubled = False
+    for line in read_lines(path):
+        fields = line.split("\t")
+        by_line[len(fields)] += bool(line.strip())
+        quoted = quoted or any(field.startswith('"') for field in fields)
+        doubled = doubled or '""' in line
+    if not quoted:
         return False
     try:
-        widths = {len(fields) for fields in _csv_reader(read_lines(path), "\t", csv.QUOTE_MINIMAL) if fields}
+        rows = Counter(len(fields) for fields in _csv_reader(read_lines(path), "\t", csv.QUOTE_MINIMAL) if fields)
     except csv.Error:
         return False
-    return len(widths) == 1
+    return len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
 
 
-def _csv_reader(lines: Iterable[str], separator: str, quoting: Any) -> Any:
+def _csv_reader(lines: Iterable[str], separator: str, quoting: Any, skips_blanks: bool = False) -> Any:
     csv.field_size_limit(LONGEST_LINE)  # the csv module's own limit of 131,072 is less than some texts have
-    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=True, skipinitialspace=skips_blanks)
 
 
 def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterator[PlacedRow]:
-    reader, separated = _csv_reader(read_lines(path), separator, quoting), SEPARATOR_NAMES[separator]
+    first = _first_lines(path)
+    quotes_after_blanks = any(re.search(rf'"{re.escape(separator)} +"', line) for line in first)
+    lines = (line for line in read_lines(path) if not SEPARATOR_LINE.fullmatch(line.strip()))
+    reader, separated = _csv_reader(lines, separator, quoting, quotes_after_blanks), SEPARATOR_NAMES[separator]
     begin, number = 1, 0
     names: list[str] = []
     try:
         for fields in reader:
-            if fields and not names:
+            is_first = bool(fields) and not names
+            if is_first:
                 names = named_columns(path, fields, header)
-                if header:
-                    continue
-            if fields:
+            if fields and not (is_first and header):
                 number += 1
                 if len(fields) > len(names):
                     raise UserError(
@@ -438,6 +469,7 @@ READERS: dict[str, Reader] = {
     ".tsv": tab_rows,
     ".tab": tab_rows,
     ".jsonl": json_lines,
+    ".ndjson": json_lines,
     ".json": json_rows,
     ".parquet": parquet_rows,
     ".xlsx": sheet_rows,
@@ -487,7 +519,7 @@ def read_lines(path: str) -> Iterator[str]:
             while line := text.readline(LONGEST_LINE + 1):
                 number += 1
                 if "\0" in line:
-                    raise UserError(_holds_nul(path))
+                    raise UserError(_holds_nul(path, number))
                 if len(line) > LONGEST_LINE:
                     raise UserError(
                         f"{path}, line {number}: longer than {LONGEST_LINE:,} characters; is it a text file?"
@@ -501,6 +533,8 @@ def read_lines(path: str) -> Iterator[str]:
 LIKELY_ENCODINGS = "cp1252 utf_16 gb18030 big5 shift_jis euc_kr cp1251 koi8_r iso8859_2".split()
 """What files that are not UTF-8 mostly are; among all encodings there are, short texts fit too many."""
 SAMPLE_BYTES = 1_000_000
+GUESSED_BYTES = 10_000
+"""Of whole lines, by which an encoding is guessed."""
 
 
 def _not_decoded(path: str, encoding: str) -> str:
@@ -516,28 +550,30 @@ def _not_decoded(path: str, encoding: str) -> str:
             except UnicodeDecodeError as error:
                 rest = line + stream.read(SAMPLE_BYTES)
                 return _not_utf8(path, f"line {number}", offset + error.start, line[error.start], before, rest)
-            before, offset = (before + line)[-100:], offset + len(line)
+            before, offset = line if len(line) < GUESSED_BYTES else b"", offset + len(line)
     return f"{path}: not UTF-8"
 
 
 def _not_utf8(path: str, place: str, offset: int, byte: int, before: bytes, rest: bytes) -> str:
     """The message for a file that is not UTF-8: the first place where it is not, and what it seems to be."""
     if b"\0" in before + rest:
-        return _holds_nul(path)
+        return _holds_nul(path, int(place.split()[-1]))
     foreign = [line for line in rest.splitlines() if not line.isascii()]
-    guess = from_bytes(before + b"\n".join(foreign)[:10_000], cp_isolation=LIKELY_ENCODINGS).best()
+    sizes = accumulate(len(line) + 1 for line in foreign)
+    whole = [line for line, size in zip(foreign, sizes, strict=True) if size <= GUESSED_BYTES] or foreign[:1]
+    guess = from_bytes(before + b"\n".join(whole), cp_isolation=LIKELY_ENCODINGS).best()
     advice = "save it as UTF-8" if guess is None else _conversion(path, guess.encoding.replace("_", "-"))
     return f"{path}, {place}: not UTF-8 (byte 0x{byte:02x} at {offset:,}); {advice}"
 
 
-def _holds_nul(path: str) -> str:
+def _holds_nul(path: str, number: int) -> str:
     """The message for a file with NUL bytes: UTF-16 has many, at every other place, of what is ASCII."""
     with open_unpacked(path) as stream:
         content = stream.read(10_000)
     first, second = content[::2].count(0), content[1::2].count(0)
     if 10 * max(first, second) > max(len(content), 100 * min(first, second)):
         return f"{path}: not UTF-8; {_conversion(path, 'utf-16le' if second > first else 'utf-16be')}"
-    return f"{path} holds NUL bytes: it is not a text file"
+    return f"{path}, line {number}: it holds NUL bytes; is it a text file?"
 
 
 def _conversion(path: str, encoding: str) -> str:
