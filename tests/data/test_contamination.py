@@ -11,6 +11,7 @@ from poolwise.data.contamination import (
     THRESHOLD,
     jaccard,
     near_copies,
+    near_groups,
     normalised,
     shingles,
     signatures,
@@ -86,6 +87,16 @@ def test_signatures_agree_as_often_as_texts_are_alike():
     agreeing = (signatures(texts(*first)) == signatures(texts(*other))).mean(axis=1)
     assert abs((agreeing - alike).mean()) < 0.04
     assert np.abs(agreeing - alike).max() < 5 * 0.5 / np.sqrt(BANDS * ROWS)
+
+
+def test_groups_of_near_copies_hold_exact_ones_and_those_by_way_of_others():
+    chain = [" ".join(f"word{n}" for n in range(first, first + 20)) for first in range(5)]
+    assert jaccard(chain[0], chain[4]) < THRESHOLD < min(map(jaccard, chain, chain[1:]))
+    given = [*chain[::2], "another text of its own", *chain[1::2], "short", "Short!", *(30 * ["many"])]
+    a, b, c, d = near_groups(texts(*given))[[0, 3, 6, 8]]
+    assert near_groups(texts(*given)).tolist() == [a, a, a, b, a, a, c, c, *(30 * [d])]
+    assert len({a, b, c, d}) == 4
+    assert near_groups(texts("one", "two")).tolist() == [0, 1]
 
 
 def test_near_copies_are_found_and_only_these():

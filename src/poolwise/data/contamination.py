@@ -170,7 +170,7 @@ def near_groups(texts: Dataset) -> UInt64[ndarray, " N"]:
     from scipy.sparse.csgraph import connected_components
 
     signed = signatures(texts)
-    ones, others = [], []
+    found = [np.empty((0, 2), dtype=np.int64)]
     for band in range(BANDS):
         keys = _band_keys(signed[:, band * ROWS : (band + 1) * ROWS])
         order = np.argsort(keys, kind="stable")
@@ -181,9 +181,8 @@ def near_groups(texts: Dataset) -> UInt64[ndarray, " N"]:
                 break
             one, other = one[alike], other[alike]
             agreeing = (signed[one] == signed[other]).mean(axis=1) >= THRESHOLD - ESTIMATE_MARGIN
-            ones.append(one[agreeing])
-            others.append(other[agreeing])
-    pairs = np.unique(np.sort(np.stack([np.concatenate(ones), np.concatenate(others)], axis=1), axis=1), axis=0)
+            found.append(np.stack([one[agreeing], other[agreeing]], axis=1))
+    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     near = [jaccard(texts[int(one)]["text"], texts[int(other)]["text"]) >= THRESHOLD for one, other in pairs]
     one, other = pairs[np.array(near, dtype=bool)].T
     links = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(texts), len(texts)))
