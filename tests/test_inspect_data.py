@@ -9,6 +9,7 @@ from transformers import BertModel
 from helpers import SMALL_RUN
 from poolwise import inspect_data
 from poolwise.data.tokens import tokenise
+from poolwise.jobs.timing import Estimate
 
 MODEL = [setting for setting in SMALL_RUN if setting.startswith("model")]
 TRAIN = [f"the {word} film number {n}" for n in range(30) for word in ("fine", "dull")]
@@ -103,7 +104,7 @@ def test_classes_and_windows_as_train_py_takes_them(inspected, tmp_path):
     lines = [line.split() for line in printed.splitlines()]
     assert lines[2][-2:] == ["windows", "unknown"]
     assert lines[3][:5] == ["1,", "2", "train", "30", "0"]
-    page = inspect_data.DataPage(*inspect_data.settings_of_one([*words, f"cache_dir={tmp_path / 'cache'}"]))
+    page = inspect_data.DataPage(inspect_data.settings_of_runs([*words, f"cache_dir={tmp_path / 'cache'}"]))
     read = tokenise(page.splits[0].rows, page.tokenizer, 16, tmp_path / "tokens", page.settings.data.reading)
     assert lines[3][-2] == str(len(read.windows)) == "34"
     assert [line[0] for line in lines if len(line) == 4 and line[0] in ("1", "2", "10")] == ["1", "2", "10"]
@@ -150,11 +151,33 @@ def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, to
 
 def test_the_time_of_a_sweep_is_that_of_its_runs(inspected, own):
     told = " ".join(inspected(*own, "repr=cls,mean", "-m", "seed=1,2,3")[1].split())
-    stage1, stage2 = (
-        r"about 5 s, from [1-9] timed steps?",
-        r"about 5 s a run, from [1-9] timed steps?, so about \d+ s for 6 runs",
-    )
-    assert re.search(f"stage 1: {stage1}; stage 2: {stage2}", told), told[told.index("time ") :]
+    found = r"from [1-9] timed steps?"
+    assert re.search(rf"stage 1: about 5 s, {found}; stage 2: about \d+ s for 6 runs, {found}", told), told
+
+
+def test_runs_that_are_the_same_or_read_the_same_states_count_once(inspected, own, monkeypatch):
+    """Base and two stage-1 runs; each with two draws of 2 labels a class and, once, with all; two representations."""
+    timed = []
+
+    def estimate(make):
+        timed.append(make().identity.material.get("labels"))
+        return Estimate(0.0, 600.0, "from 8 timed steps") if len(timed) == 1 else Estimate(60.0, 120.0, "from 9 texts")
+
+    monkeypatch.setattr(inspect_data, "estimate", estimate)
+    sweep = ["encoder=base,stage1", "labels_per_class=2,all", "label_seed=1,2", "stage1.seed=1,2", "repr=cls,mean"]
+    told = " ".join(inspected(*own, "stage=sentiment", "protocol=probe", *sweep, "-m")[1].split())
+    assert "stage 1: about 20 min for 2 runs, from 8 timed steps; " in told
+    assert f"stage 2: about {3 + 2 * 18} min for 18 runs, from 9 texts of each of 2 kinds" in told
+    assert len(timed) == 3
+
+
+def test_near_copies_are_not_looked_for_in_very_many_texts_unless_asked(inspected, own, monkeypatch):
+    monkeypatch.setattr(inspect_data, "NEAR_TEXTS", 60)
+    lines = [" ".join(line.split()) for line in inspected(*own)[1].splitlines()]
+    assert "data.train 0 ? 1 ?" in lines
+    assert any("?: not looked for among more than 60 texts" in line for line in [" ".join(lines)])
+    lines = [" ".join(line.split()) for line in inspected(*own, "data.near_copies=true")[1].splitlines()]
+    assert "data.train 0 0 1 1" in lines
 
 
 @pytest.mark.parametrize(

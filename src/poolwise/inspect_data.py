@@ -5,9 +5,10 @@ import re
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -47,7 +48,7 @@ from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import kept_pieces
 from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words, numbers_in_words
 from poolwise.jobs.start import starting_point
-from poolwise.jobs.timing import estimate_in_words
+from poolwise.jobs.timing import estimate
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.settings import CommonSettings, MLMSettings, ScratchModel, SentimentSettings, UserError, leave
 from poolwise.stages.loop import TRUNCATED_SHARE
@@ -65,6 +66,9 @@ MANY_PIECES = 1.5
 """Word pieces a word from which on a vocabulary is told to be made for other text. With the vocabulary of English BERT
 film reviews have 1.06 and 1.11 and some tweets 1.4; French, Spanish and German of reviews have 1.6, 1.8 and 2.0."""
 USUAL_PIECES = "1.0 to 1.4 are usual for text that the vocabulary was made for"
+NEAR_TEXTS = 300_000
+"""Training texts, of more of which near-copies are not looked for unasked: that takes 2 s for each 100,000 short ones,
+and 384 bytes of memory for each."""
 BINS = 8
 BAR = 40
 WIDEST = 96
@@ -86,9 +90,9 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     machine.prepare()
     try:
-        settings, runs = settings_of_one(given.settings, given.multirun)
+        runs = settings_of_runs(given.settings, given.multirun)
         quieten()
-        page = DataPage(settings, runs)
+        page = DataPage(runs)
         for line in page.lines():
             print(line)
     except UserError as error:
@@ -98,8 +102,8 @@ def main() -> None:
     raise SystemExit(1 if page.is_refused else 0)
 
 
-def settings_of_one(words: Sequence[str], sweeps: bool = False) -> tuple[MLMSettings | SentimentSettings, int]:
-    """The settings that a command line asks for, of its first job, and how many jobs there are.
+def settings_of_runs(words: Sequence[str], sweeps: bool = False) -> list[MLMSettings | SentimentSettings]:
+    """The settings of each job that a command line asks for.
 
     Raises:
         UserError: one is wrong, or jobs differ in data or model.
@@ -108,7 +112,7 @@ def settings_of_one(words: Sequence[str], sweeps: bool = False) -> tuple[MLMSett
     every = [typed_settings(composed(overrides), overrides) for overrides in jobs_of(settings)]
     if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
         raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
-    return every[0], len(every)
+    return every
 
 
 def stage1_of(settings: SentimentSettings) -> MLMSettings:
@@ -120,6 +124,37 @@ def stage1_of(settings: SentimentSettings) -> MLMSettings:
         pretraining=stage1.pretraining,
         objective=stage1.objective,
         control=None,
+    )
+
+
+def unadapted(run: MLMSettings | SentimentSettings) -> MLMSettings | SentimentSettings:
+    """The run on the encoder as it is before stage 1, which is there."""
+    return replace(run, encoder="base") if isinstance(run, SentimentSettings) and run.encoder == "stage1" else run
+
+
+def encoder_of(run: MLMSettings | SentimentSettings) -> tuple[Any, ...]:
+    """What makes the encoder that a run of stage 2 reads."""
+    return (run.encoder, run.stage1) if isinstance(run, SentimentSettings) and run.encoder == "stage1" else (run.model,)
+
+
+def distinct(runs: Iterable[MLMSettings | SentimentSettings]) -> Iterator[MLMSettings | SentimentSettings]:
+    """The runs without those that are the same as another one."""
+    found: set[str] = set()
+    for run in runs:
+        key = repr((encoder_of(run), job_of(unadapted(run)).identity.key))
+        if key not in found:
+            found.add(key)
+            yield run
+
+
+def kind_of(run: MLMSettings | SentimentSettings) -> tuple[Any, ...]:
+    """What makes runs take as long: budget and objective of stage 1; protocol, labels and batches of stage 2."""
+    if isinstance(run, MLMSettings):
+        return (repr(run.pretraining), repr(run.objective), run.control)
+    return (
+        type(run.protocol),
+        run.labels_per_class,
+        *(getattr(run.protocol, what, None) for what in ("epochs", "batch_size")),
     )
 
 
@@ -150,10 +185,10 @@ class Split:
 class DataPage:
     """All that is said of the data of a run, computed when it is asked for."""
 
-    def __init__(self, settings: MLMSettings | SentimentSettings, runs: int = 1) -> None:
+    def __init__(self, runs: Sequence[MLMSettings | SentimentSettings]) -> None:
         began = time.perf_counter()
-        self.settings = settings
         self.runs = runs
+        self.settings = settings = runs[0]
         self.corpus: Corpus = load_corpus(settings.data, settings.rows_dir)
         self.keys = CorpusKeys.of(self.corpus)
         self.figures = corpus_figures(self.corpus, self.keys)
@@ -292,8 +327,16 @@ class DataPage:
     @cached_property
     def near(self) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
         """Near-copies of dev and test texts that have no exact copy, by split and place."""
-        found = NearCopies.of(self.corpus, self.keys).held_back
+        if not self.looks_for_near:
+            return {(split, place): {} for split in self.figures["copies"] for place in self.places}
+        found = NearCopies.of(self.corpus, self.keys, stage1=False).held_back
         return {(split, place): pairs for (split, place), pairs in found.items() if place in self.places}
+
+    @property
+    def looks_for_near(self) -> bool:
+        """Whether near-copies are looked for; of very many texts only where training is asked to."""
+        most = max(len(self.training(place)) for place in self.places) if self.keys.labelled else 0
+        return self.settings.data.near_copies or most <= NEAR_TEXTS
 
     def training(self, place: str) -> Dataset:
         """The training texts that a key of `PLACES` names."""
@@ -314,11 +357,19 @@ class DataPage:
         rows = [["also in", *(f"{split}, {kind}" for split in copies for kind in ("exact", "near"))]]
         for place in self.places:
             counts = [(copies[split][place], len(self.near[split, place])) for split in copies]
-            rows.append([PLACES[place], *(f"{count:,}" for pair in counts for count in pair)])
+            looked = self.looks_for_near
+            rows.append(
+                [PLACES[place], *(w for exact, near in counts for w in (f"{exact:,}", f"{near:,}" if looked else "?"))]
+            )
         yield from aligned(rows)
         yield from textwrap.wrap(
             "exact: the same but for case, punctuation, white space and forms of characters; near: at least "
-            f"{THRESHOLD:.0%} of all strings of five characters are in both",
+            f"{THRESHOLD:.0%} of all strings of five characters are in both (a text within a longer one is not)"
+            + (
+                ""
+                if self.looks_for_near
+                else f"; ?: not looked for among more than {NEAR_TEXTS:,} texts, unless with data.near_copies=true"
+            ),
             self.width,
         )
         for (split, place), pairs in self.near.items():
@@ -357,7 +408,7 @@ class DataPage:
         """Encoding, scripts, language, words and time, a fact a line."""
         known = _shares(self.known_languages, LEAST_GUESSED) if self.known_languages else "not told"
         facts = {
-            "encoding": "; ".join(self.encoding()) or "no U+FFFD and no mojibake",
+            "encoding": "; ".join(self.encoding) or "no U+FFFD and no mojibake",
             "letters": f"texts {_shares(self.scripts)}; word pieces {_shares(self.known_scripts)}",
             "language": f"texts {_shares(self.languages, LEAST_GUESSED)}; words of the vocabulary {known}",
             "words": self.words(),
@@ -366,14 +417,16 @@ class DataPage:
         for name, words in facts.items():
             yield from textwrap.wrap(words, self.width, initial_indent=f"{name:<10}", subsequent_indent=" " * 10)
 
-    def encoding(self) -> Iterator[str]:
+    @cached_property
+    def encoding(self) -> list[str]:
         """Texts that were decoded wrongly, with their places."""
         names = {"replaced": "with U+FFFD", "mojibake": "with mojibake"}
-        for split in self.splits:
-            for kind, numbers in badly_decoded(split.rows).items():
-                if numbers:
-                    places = some([number + 1 for number in numbers], 3)
-                    yield f"{counted(len(numbers), 'text')} {names[kind]} in {split.title} ({places})"
+        return [
+            f"{counted(len(numbers), 'text')} {names[kind]} in {split.title} ({some([n + 1 for n in numbers], 3)})"
+            for split in self.splits
+            for kind, numbers in badly_decoded(split.rows).items()
+            if numbers
+        ]
 
     @cached_property
     def pieces_a_word(self) -> float:
@@ -391,27 +444,36 @@ class DataPage:
         return f"{self.pieces_a_word:.2f} word pieces each; {USUAL_PIECES}"
 
     def times(self) -> Iterator[str]:
-        """How long reading and a run of each stage should take; stage 2 is timed on the unadapted encoder, as large."""
-        settings = self.settings
+        """How long reading and the runs of each stage should take; stage 2 is timed on the unadapted encoder."""
         yield f"reading took {roughly(self.reading_seconds)}; tokenising: {roughly(self.tokenising_seconds)}"
         if self.is_refused:
-            yield "not known: train.py refuses the data"
+            yield "training: not known, as train.py refuses the data"
             return
-        if isinstance(settings, SentimentSettings):
-            if settings.encoder == "stage1":
-                yield f"stage 1: {self._time(stage1_of(settings), runs=1)}"
-                settings = replace(settings, encoder="base")
-            yield f"stage 2: {self._time(settings, self.runs)}"
-        else:
-            yield f"stage 1: {self._time(settings, self.runs)}"
+        stage1 = [run for run in self.runs if isinstance(run, MLMSettings)]
+        stage2 = [run for run in self.runs if isinstance(run, SentimentSettings)]
+        stage1 += [stage1_of(run) for run in stage2 if run.encoder == "stage1"]
+        for stage, runs in (("stage 1", stage1), ("stage 2", stage2)):
+            if runs:
+                yield f"{stage}: {self._time(runs)}"
 
-    def _time(self, settings: MLMSettings | SentimentSettings, runs: int) -> str:
-        budget = settings.pretraining.budget if isinstance(settings, MLMSettings) else None
-        if budget is not None and budget.unit == "seconds":
-            return f"{roughly(budget.amount)} by the budget"
-        if isinstance(settings, SentimentSettings) and not self.corpus.labelled:
+    def _time(self, runs: Sequence[MLMSettings | SentimentSettings]) -> str:
+        """How long these runs should take together: one of each kind is timed."""
+        if isinstance(runs[0], SentimentSettings) and not self.corpus.labelled:
             return "no labels"
-        return estimate_in_words(partial(job_of, settings), runs)
+        kinds: dict[tuple[Any, ...], list[MLMSettings | SentimentSettings]] = {}
+        try:
+            for run in distinct(runs):
+                kinds.setdefault(kind_of(run), []).append(run)
+            found = [estimate(partial(job_of, unadapted(several[0]))) for several in kinds.values()]
+        except UserError as error:
+            return f"not known: {error.messages[0]}"
+        reading = [run for each, several in zip(found, kinds.values(), strict=True) for run in several if each.shared]
+        shared = max(each.shared for each in found) * len({repr(encoder_of(run)) for run in reading})
+        own = sum(each.own * len(several) for each, several in zip(found, kinds.values(), strict=True))
+        number = sum(map(len, kinds.values()))
+        together = f" for {counted(number, 'run')}" if number > 1 else ""
+        kinds_told = f" of each of {len(kinds)} kinds" if len(kinds) > 1 else ""
+        return f"{roughly(shared + own)}{together}, {found[0].source}{kinds_told}"
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""
@@ -440,7 +502,7 @@ class DataPage:
                 yield f"{counted(figures['empty'], 'empty text')} in {split.title}: leave them out"
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
                 yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
-        if any(self.encoding()):
+        if self.encoding:
             yield "texts that were decoded wrongly once (see encoding): read their source again in its own encoding"
         yield from self._foreign()
         yield from self._unbalanced()

@@ -1,13 +1,11 @@
 """Estimates of how long runs take, from some of their steps."""
 
-import re
-
 import pytest
 
 from helpers import SMALL_STAGE1, SMALL_STAGE2, settings
 from poolwise.app import job_of
 from poolwise.jobs import timing
-from poolwise.jobs.timing import STEPS, Clock, estimate_in_words
+from poolwise.jobs.timing import STEPS, Clock, estimate
 from poolwise.settings import Budget, UserError
 
 STAGE1 = ["stage=mlm", *SMALL_STAGE1, "pretraining.batch_size=4"]
@@ -26,8 +24,11 @@ PROBE = [word for word in STAGE2 if not word.startswith("protocol.")]
 )
 def test_each_way_to_train_is_timed_and_leaves_nothing(words, told, tmp_path):
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "data.seed=5"]
-    found = estimate_in_words(lambda: job_of(settings(*places, *words)))
-    assert re.fullmatch(f"about 5 s, from {told}", found)
+    found = estimate(lambda: job_of(settings(*places, *words)))
+    assert found.source == f"from {told}"
+    assert (found.shared > 0) == ("protocol=frozen" in words or "protocol=probe" in words)
+    assert (found.own > 0) == ("protocol=probe" not in words)
+    assert found.shared + found.own < 20
     kept = [each for each in tmp_path.rglob("*") if each.is_file()]
     assert {each.parent for each in kept} <= {tmp_path / "cache/vocabularies"}
 
@@ -36,7 +37,17 @@ def test_a_mistake_is_told_in_place_of_a_time():
     def mistaken():
         raise UserError("no such thing", "and more")
 
-    assert estimate_in_words(mistaken) == "not known: no such thing"
+    with pytest.raises(UserError, match="no such thing"):
+        estimate(mistaken)
+
+
+def test_a_frozen_encoder_reads_all_labelled_texts_however_few_labels_are_drawn(monkeypatch):
+    monkeypatch.setattr(timing, "_seconds", lambda do, *arguments: (do(*arguments), 10.0)[1])
+    probe = [*PROBE, "repr=cls", "protocol=probe"]
+    every, few = (
+        estimate(lambda words=words: job_of(settings(*words))) for words in (probe, [*probe, "labels_per_class=2"])
+    )
+    assert (every.shared, few.shared) == (10.0, 10.0 * (64 + 32 + 40) / (4 + 32 + 40))
 
 
 def test_the_step_that_warms_up_does_not_count():
@@ -62,4 +73,6 @@ def test_an_estimate_is_steps_times_their_time(monkeypatch):
     monkeypatch.setattr(Clock, "of_step", lambda self, figures: 10.0)
     monkeypatch.setattr(timing, "_work_of_mean_batch", lambda data, steps: 1.5)
     words = [*STAGE1, "pretraining.epochs=40", "objective=none"]
-    assert estimate_in_words(lambda: job_of(settings(*words))) == f"about 4 h, from {STEPS} timed steps"
+    found = estimate(lambda: job_of(settings(*words)))
+    assert (found.shared, found.source) == (0.0, f"from {STEPS} timed steps")
+    assert 960 * 15 < found.own < 960 * 15 + 600  # and the evaluations

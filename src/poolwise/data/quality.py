@@ -70,8 +70,8 @@ class NearCopies:
     stage1: tuple[int, ...]
 
     @classmethod
-    def of(cls, corpus: Corpus, keys: CorpusKeys) -> "NearCopies":
-        """Those of a corpus."""
+    def of(cls, corpus: Corpus, keys: CorpusKeys, stage1: bool = True) -> "NearCopies":
+        """Those of a corpus; the numbers in `stage1` only where they are wanted."""
         held = held_back(corpus.labelled)
         if not held:
             return cls({}, ())
@@ -91,9 +91,11 @@ class NearCopies:
                 exact = np.isin(keys.labelled[split], other_keys)
                 near = near_copies(rows, others, signed[split], others_signed)
                 found[split, place] = {number: pair for number, pair in near.items() if not exact[number]}
+        if not stage1:
+            return cls(found, ())
         every = concatenate_datasets([rows.select_columns("text") for rows in held.values()])
-        stage1 = near_copies(corpus.text["train"], every, others_signed, np.concatenate(list(signed.values())))
-        return cls(found, tuple(stage1))
+        copies = near_copies(corpus.text["train"], every, others_signed, np.concatenate(list(signed.values())))
+        return cls(found, tuple(copies))
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

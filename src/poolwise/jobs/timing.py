@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +23,7 @@ from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, UserError
 from poolwise.stages.loop import Job, choices_of, isolated, limited_batches
 from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
-from poolwise.words import counted, roughly
+from poolwise.words import counted
 
 SECONDS = 4.0
 """After which no further step is timed."""
@@ -85,27 +85,44 @@ class Clock(lightning.Callback):
         return (figures[-1] - before) / self.steps
 
 
-def estimate_in_words(make: Callable[[], Job], runs: int = 1) -> str:
-    """How long the job that is made should take: `about 4 min, from 8 timed steps`; or why that is not known.
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a run should take.
 
-    With several `runs` like it, how long these take too. Nothing of it is kept. One step is done however long it
-    takes, and further ones for `SECONDS`. What is done at the end (exports, figures) is not in it.
+    Attributes:
+        shared: of them, those that runs on the same encoder and texts take once: its states are kept.
+        own: the others.
+        source: of the estimate, in words.
+    """
+
+    shared: float
+    own: float
+    source: str
+
+
+def estimate(make: Callable[[], Job]) -> Estimate:
+    """How long the job that is made should take. Nothing of it is kept.
+
+    One step is done however long it takes, and further ones for `SECONDS`. What is done at the end (exports, figures),
+    and the fit of a probe, is not in it.
+
+    Raises:
+        UserError: that is not known; with the reason.
     """
     try:
         with isolated(), silent(), TemporaryDirectory() as folder:
             job = make()
             if not job.trains:
-                return "nothing is trained"
+                return Estimate(0.0, 0.0, "as nothing is trained")
+            if job.budget is not None and job.budget.unit == "seconds":
+                return Estimate(0.0, job.budget.amount, "by the budget")
             lightning.seed_everything(job.seed, workers=True, verbose=False)
-            seconds, source = _estimate(job, Path(folder))
-        if runs == 1:
-            return f"{roughly(seconds)}, {source}"
-        return f"{roughly(seconds)} a run, {source}, so {roughly(runs * seconds)} for {counted(runs, 'run')}"
-    except UserError as error:
-        return f"not known: {error.messages[0]}"
+            return _estimate(job, Path(folder))
     except Exception as error:
         if machine.is_out_of_memory(error):
-            return "not known: memory does not suffice for a step; a smaller batch or data.max_length would do"
+            raise UserError(
+                "memory does not suffice for a step; a smaller batch or data.max_length would do"
+            ) from error
         raise
 
 
@@ -120,20 +137,21 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def _estimate(job: Job, folder: Path) -> tuple[float, str]:
-    """Seconds, and what they are from; the job is of no use afterwards."""
+def _estimate(job: Job, folder: Path) -> Estimate:
+    """See `estimate`; the job is of no use afterwards."""
     budget, job.budget = job.budget, None
     reads_first = _reads_first(job)
     whole = {split: len(rows) for split, rows in _rows(job).items()}
+    labelled = sum(map(len, job.corpus.labelled.values())) if isinstance(job, SentimentJob) else 0
     _take_sample(job, folder, FEW_TEXTS if reads_first else (STEPS + 1) * _texts_a_batch(job))
     share = {split: whole[split] / max(len(rows), 1) for split, rows in _rows(job).items()}
     reading = 0.0
     if isinstance(job, SentimentJob) and reads_first:
         model, texts = job.load()[0], job.texts()
         read = sum(map(len, texts.values()))
-        reading = _seconds(job.stored, model, texts) * sum(whole.values()) / read
+        reading = _seconds(job.stored, model, texts) * labelled / read
         if isinstance(job, ProbeJob):
-            return reading, f"from {counted(read, 'text')} that the encoder read"
+            return Estimate(reading, 0.0, f"from {counted(read, 'text')} that the encoder read")
     stage, data = job.build()
     if isinstance(stage, PoolerTraining) and same_rows_each_epoch(stage.objective.needs.arrangement):
         device, arrangement = job.identity.material["platform"]["device"], stage.objective.needs.arrangement
@@ -143,7 +161,7 @@ def _estimate(job: Job, folder: Path) -> tuple[float, str]:
     batches = max(round((data.batches_an_epoch or 1) * share["train"]), 1)
     epochs, steps = _length(job, budget, batches, clock.of_step(clock.tokens))
     evaluation = clock.evaluation * (share["dev"] * epochs + share.get("test", 0.0))
-    return reading + steps * a_step + evaluation, f"from {counted(clock.steps, 'timed step')}"
+    return Estimate(reading, steps * a_step + evaluation, f"from {counted(clock.steps, 'timed step')}")
 
 
 def _reads_first(job: Job) -> bool:
