@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from helpers import BOW, REPOSITORY
+from helpers import BOW, REPOSITORY, objective_settings
 from poolwise.objectives import OBJECTIVES, build_objective
 from poolwise.settings import UserError, settings_of
 
@@ -35,3 +35,23 @@ def test_the_weight_follows_its_schedule(surroundings, schedule, expected):
     objective = build_objective({**BOW, "weight_schedule": schedule, "schedule_share": 0.4}, surroundings, seed=1)
     assert [objective.weights(progress)["bow"] for progress in (0.0, 0.2, 0.4, 1.0)] == pytest.approx(expected)
     assert objective.weights() == {"bow": 2.0}
+
+
+@pytest.mark.parametrize("name", ["bow", "decoder"])
+def test_parts_of_a_batch_weighed_by_what_they_count_are_the_whole(
+    model, surroundings, training_batch, tokenizer, name
+):
+    objective = build_objective(objective_settings(name), surroundings, seed=1).eval()
+    model.eval()
+    batch = training_batch(objective.needs)
+    batch["original_ids"][1] = tokenizer.pad_token_id  # no piece to predict
+    vectors = torch.randn(6, 16)
+    rows = [slice(0, 2), slice(2, 6)]
+    parts = [
+        {key: value[of] for key, value in batch.items() if torch.is_tensor(value) and len(value) == 6} for of in rows
+    ]
+    losses = [objective.losses(vectors[of], part, model)[name] for of, part in zip(rows, parts, strict=True)]
+    counts = [int(objective.counts(part)[name]) for part in parts]
+    assert sum(counts) == int(objective.counts(batch)[name])
+    expected = objective.losses(vectors, batch, model)[name]
+    torch.testing.assert_close(sum(c * loss for c, loss in zip(counts, losses, strict=True)) / sum(counts), expected)

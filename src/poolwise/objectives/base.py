@@ -109,7 +109,7 @@ class PoolerLoss(Objective):
     def forward(
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
     ) -> Float[Tensor, ""]:
-        """The loss of a batch, a mean over its texts.
+        """The loss of a batch, a mean over what `counted` says: its texts.
 
         Args:
             pooler_output: (R, H), of the one encoder pass over the masked rows.
@@ -126,10 +126,13 @@ class PoolerLoss(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Int[Tensor, ""] | int]:
         """The one count."""
-        return {self.name: self.rows_counted(batch)}
+        return {self.name: self.counted(batch)}
 
-    def rows_counted(self, batch: Batch) -> Int[Tensor, ""] | int:
-        """All R, unless a subclass says otherwise."""
+    def counted(self, batch: Batch) -> Int[Tensor, ""] | int:
+        """What the loss of a batch is a mean over: all R rows, unless a subclass says otherwise.
+
+        By it losses are weighed where a batch is dealt out to several processes, or is one of several that make a step.
+        """
         return len(batch["labels"])
 
     def weights(self, progress: float | None = None) -> dict[str, float]:

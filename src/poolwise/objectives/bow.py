@@ -71,6 +71,11 @@ class BagOfWords(PoolerLoss):
         divergence = -(log_probabilities * weights).sum(dim=1) / total + negative_entropy
         return (divergence * some).sum() / some.sum().clamp(min=1)
 
+    def counted(self, batch: Batch) -> Int[Tensor, ""]:
+        """Texts that hold a word piece to predict."""
+        pieces: Tensor = batch["original_ids"]
+        return (self.get_buffer("piece_weights").to(pieces.device)[pieces] > 0).any(dim=1).sum()
+
     def _vocabulary_logits(self, pooler_output: Float[Tensor, "R H"], mlm_head: nn.Module) -> Float[Tensor, "R V"]:
         if self.train_mlm_head:
             logits: Tensor = mlm_head(pooler_output)

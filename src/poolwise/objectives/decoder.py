@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds
@@ -68,3 +68,8 @@ class WeakDecoder(PoolerLoss):
         decoded = self.layer(states, src_key_padding_mask=batch["attention_mask"] == 0)
         masked = batch["second_labels"] != IGNORED_LABEL
         return masked_lm_loss(model.mlm_logits(decoded[masked]), batch["second_labels"][masked])
+
+    def counted(self, batch: Batch) -> Int[Tensor, ""]:
+        """Masked positions of the second masking."""
+        labels: Tensor = batch["second_labels"]
+        return (labels != IGNORED_LABEL).sum()

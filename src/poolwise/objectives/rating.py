@@ -39,7 +39,7 @@ class Rating(PoolerLoss):
         """Mean cross entropy in nats over the texts whose rating is known; 0 where none is."""
         return mean_over_known(self.head(pooler_output), batch["ratings"])
 
-    def rows_counted(self, batch: Batch) -> Int[Tensor, ""]:
+    def counted(self, batch: Batch) -> Int[Tensor, ""]:
         """Texts whose rating is known."""
         return count_known(batch["ratings"])
 

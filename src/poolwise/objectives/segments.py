@@ -61,7 +61,7 @@ class SegmentPairLoss(PoolerLoss):
         """Mean over the texts that were split; 0 where none was."""
         return mean_over_known(self.head(pooler_output), batch["pair_labels"])
 
-    def rows_counted(self, batch: Batch) -> Int[Tensor, ""]:
+    def counted(self, batch: Batch) -> Int[Tensor, ""]:
         """Texts that were split."""
         return count_known(batch["pair_labels"])
 
