@@ -1,12 +1,16 @@
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
+from sklearn.metrics import f1_score
 from transformers import AutoModel, BertForSequenceClassification
 
-from poolwise.card import classifier_card
+from poolwise.card import LIBRARIES, classifier_card, macro_f1
 from poolwise.compare.report import write_report
-from poolwise.export import CHECKED_TEXTS, FORMS, export, main
+from poolwise.export import FORMS, checked_texts, export, main, push
 from poolwise.exports.check import READERS
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
@@ -20,6 +24,9 @@ ALLOWED = {
 }
 
 
+TEXTS_32 = checked_texts(32)
+
+
 @pytest.fixture(autouse=True)
 def four_layers(config):
     config.num_hidden_layers = 4  # as many as some representations read
@@ -29,8 +36,8 @@ def four_layers(config):
 def test_an_export_computes_what_the_run_does(trained_run, tmp_path, form, name):
     trained = load(trained_run(name)[0])
     FORMS[form].write(trained, tmp_path / "export")
-    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS, 32))
-    np.testing.assert_allclose(found, FORMS[form].expected(trained, CHECKED_TEXTS), atol=FORMS[form].tolerance)
+    found = np.array(READERS[form](str(tmp_path / "export"), TEXTS_32, 32))
+    np.testing.assert_allclose(found, FORMS[form].expected(trained, TEXTS_32), atol=FORMS[form].tolerance)
     assert [place.name for place in tmp_path.glob("export*")] == ["export"]  # and nothing beside it
 
 
@@ -51,8 +58,8 @@ def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form,
     folder, _ = trained_run(name, representation={"name": name, "layer": 2})
     trained = load(folder)
     FORMS[form].write(trained, tmp_path / "export")
-    found = np.array(READERS[form](str(tmp_path / "export"), CHECKED_TEXTS, 32))
-    np.testing.assert_allclose(found, FORMS[form].expected(trained, CHECKED_TEXTS), atol=FORMS[form].tolerance)
+    found = np.array(READERS[form](str(tmp_path / "export"), TEXTS_32, 32))
+    np.testing.assert_allclose(found, FORMS[form].expected(trained, TEXTS_32), atol=FORMS[form].tolerance)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_what_has_no_such_form_is_refused_and_leaves_nothing(trained_run, tmp_pa
 
 
 def test_an_export_that_computes_something_else_is_not_kept(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: np.zeros((len(CHECKED_TEXTS), 2)))
+    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: np.zeros((len(TEXTS_32), 2)))
     with pytest.raises(UserError, match=r"differs by .* from the run, more than 1e-04"):
         export(trained_run("pooler")[0], "transformers", tmp_path / "exports" / "one")
     assert list((tmp_path / "exports").iterdir()) == []
@@ -90,9 +97,7 @@ def test_a_folder_of_other_things_is_left_alone(trained_run, tmp_path):
 
 
 def test_an_export_takes_the_place_of_an_earlier_one(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), CHECKED_TEXTS, 32)
-    )
+    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), TEXTS_32, 32))
     for name in ("pooler", "mean"):
         export(trained_run(name)[0], "encoder", tmp_path / "one")
     assert "Its sentence vector is `mean`" in (tmp_path / "one" / "README.md").read_text()
@@ -123,13 +128,79 @@ def test_a_run_without_its_record_is_told(trained_run, tmp_path):
 
 def test_words_of_a_card_are_no_tags_and_no_headings(trained_run):
     trained = load(trained_run("pooler", formula="<script>alert(1)</script>\n# big")[0])
-    card = classifier_card(trained, "use")
+    card = classifier_card(trained, "use", "transformers")
     assert "\\<script>alert(1)\\</script> # big." in card
+
+
+def test_a_card_of_an_encoder_says_nothing_of_probabilities_and_has_intervals(trained_run):
+    trained = load(trained_run("pooler")[0])
+    rows = pandas.read_parquet(trained.folder / "predictions.parquet", filters=[("split", "==", "test")])
+    for form, (library, task) in LIBRARIES.items():
+        card = classifier_card(trained, "use", form)
+        assert card.startswith(f"---\nlibrary_name: {library}\npipeline_tag: {task}\n")
+        assert ("calibrated on dev" in card) == (task == "text-classification")
+        assert "| seed | 1 |" in card
+    right = len(rows) - 2
+    low, high = (float(word) for word in re.search(r"test/accuracy \| \S+ \| (\S+) to (\S+) ", card).groups())
+    assert low < right / len(rows) < high
+    f1_low, f1_high = (float(word) for word in re.search(r"test/macro_f1 \| \S+ \| (\S+) to (\S+) ", card).groups())
+    assert low - 0.02 < f1_low < right / len(rows) < f1_high <= 1.0
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    random = np.random.default_rng(0)
+    answers, labels = random.integers(3, size=(2, 50))
+    assert macro_f1(answers, labels) == pytest.approx(f1_score(labels, answers, average="macro"))
+    assert macro_f1(labels * 0, labels * 0) == 1.0
+
+
+@pytest.mark.parametrize("read", ["tail", "windows"])
+def test_long_texts_are_compared_as_other_programs_cut_them(trained_run, tmp_path, monkeypatch, read):
+    monkeypatch.setattr(
+        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), checked_texts(length), length)
+    )
+    folder, _ = trained_run("mean", long_texts={"read": read, "overlap": 0.25})
+    assert export(folder, "sentence-transformers", tmp_path / "one") < 1e-5
+
+
+def test_an_encoder_without_a_pooler_says_so(trained_run, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), checked_texts(length), length)
+    )
+    for name, own, says in (("cls", True, True), ("cls", False, False), ("pooler", True, False)):
+        folder, _ = trained_run(name, own_encoder=own)
+        monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", "encoder"])
+        main()
+        assert ("draws one at random at each load" in capsys.readouterr().out) == says
+
+
+def test_what_is_pushed_is_private_unless_it_is_said_to_be_public(tmp_path, monkeypatch):
+    """The hub's client is a stand-in: there is no account here."""
+    asked = []
+
+    class Client:
+        def create_repo(self, name, exist_ok, private):
+            asked.append((name, exist_ok, private))
+            return f"https://huggingface.co/{name}"
+
+        def upload_folder(self, repo_id, folder_path, delete_patterns):
+            asked.append((repo_id, folder_path, delete_patterns))
+
+        def repo_info(self, name):
+            return SimpleNamespace(private=asked[-2][2])
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_of_nobody")
+    monkeypatch.setattr("huggingface_hub.HfApi", Client)
+    assert push(tmp_path, "me/mine") == "https://huggingface.co/me/mine, seen by you alone"
+    assert push(tmp_path, "me/mine", public=True) == "https://huggingface.co/me/mine, seen by everybody"
+    assert asked == [
+        call for private in (True, False) for call in [("me/mine", True, private), ("me/mine", tmp_path, "*")]
+    ]
 
 
 def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
-        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), CHECKED_TEXTS, length)
+        "poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), checked_texts(length), length)
     )
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     folder, _ = trained_run("pooler")

@@ -1,9 +1,11 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from transformers import BertModel
 
 import poolwise
 from helpers import TEXTS
@@ -147,7 +149,47 @@ def test_the_temperature_minimises_the_cross_entropy():
     labels = np.array([generator.choice(3, p=np.exp(row)) for row in log_softmax(true, axis=1)])
     assert fitted_temperature(true, labels) == pytest.approx(1.0, abs=0.1)
     assert fitted_temperature(true * 4, labels) == pytest.approx(4.0, abs=0.4)
-    assert fitted_temperature(np.eye(3)[labels], labels) == pytest.approx(1 / 20, rel=0.01)  # all right: the bound
+
+
+@pytest.mark.parametrize("texts", [30, 60])
+def test_few_dev_texts_without_a_mistake_make_no_probability_extreme(texts):
+    """Logits that are calibrated as they are: a temperature of few texts must not be worse than none on others."""
+    generator = np.random.default_rng(1)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = log_softmax(generator.normal(scale=4.0, size=(count, 2)), axis=1)
+        return rows, np.array([generator.choice(2, p=np.exp(row)) for row in rows])
+
+    others, wanted = draw(4000)
+
+    def cross_entropy(temperature: float) -> float:
+        return float(-log_softmax(others / temperature, axis=1)[np.arange(len(wanted)), wanted].mean())
+
+    worse = []
+    for _ in range(40):
+        rows, labels = draw(texts)
+        worse.append(cross_entropy(fitted_temperature(rows, labels)) - cross_entropy(1.0))
+        without_mistakes = fitted_temperature(rows, rows.argmax(axis=1))
+        assert 0.3 < without_mistakes < 3.0
+    assert np.mean(worse) < 2 / texts
+
+
+def test_loading_says_nothing(trained_run, capfd):
+    folder, _ = trained_run("pooler")
+    load(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_frozen_encoder_still_has_its_pooler(trained_run, tokenizer):
+    """The run reads cls; the encoder beside it is as stage 1 left it, and has a pooler. One of its own has none."""
+    found = load(trained_run("cls", own_encoder=False)[0])
+    body = BertModel.from_pretrained(found.folder.parents[1] / "mlm/stage1/export").eval()
+    rows = tokenizer(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        expected = body(rows["input_ids"], rows["attention_mask"]).pooler_output
+    np.testing.assert_allclose(found.encode(TEXTS, repr="pooler"), expected, atol=1e-5)
+    with pytest.raises(UserError, match="repr=pooler: allowed with this run"):
+        load(trained_run("mean")[0]).encode(TEXTS, repr="pooler")
 
 
 def run_predict(monkeypatch, *arguments):
@@ -175,7 +217,8 @@ def test_predict_reads_arguments_files_and_standard_input(trained_run, monkeypat
     assert labels() == expected
     assert run_predict(monkeypatch, folder, "--file", file, "--jsonl") == 0
     assert labels() == expected
-    monkeypatch.setattr("sys.stdin", [text + "\n" for text in TEXTS])
+    given = "".join(text + "\n" for text in TEXTS).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert run_predict(monkeypatch, folder, "--jsonl") == 0
     assert labels() == expected
     assert run_predict(monkeypatch, folder, *TEXTS) == 0
@@ -184,6 +227,9 @@ def test_predict_reads_arguments_files_and_standard_input(trained_run, monkeypat
 
 def test_predict_tells_mistakes_without_a_traceback(trained_run, monkeypatch, capsys, tmp_path):
     folder, _ = trained_run("cls")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\nna\xefve\n")))
+    assert run_predict(monkeypatch, folder) == 2
+    assert "standard input, line 2: not UTF-8 (byte 0xef)" in capsys.readouterr().err
     assert run_predict(monkeypatch, folder, "a", "--file", "b.txt") == 2
     assert run_predict(monkeypatch, folder, "a", "--column", "b") == 2
     assert run_predict(monkeypatch, folder, "--file", tmp_path / "no.csv") == 2

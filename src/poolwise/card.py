@@ -1,9 +1,12 @@
 """The short model card that lies in each export."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
+from jaxtyping import Int
+from numpy import ndarray
 from scipy.stats import binomtest
 
 from poolwise.compare.tables import markdown_text
@@ -119,28 +122,52 @@ def leak_in_words(provenance: dict[str, Any]) -> str:
     return warning if names else ""
 
 
-def classifier_card(trained: "TrainedClassifier", use: str) -> str:
-    """Markdown for an exported classifier: what it is, test figures with intervals, where it came from, its limits.
+LIBRARIES = {
+    "transformers": ("transformers", "text-classification"),
+    "sentence-transformers": ("sentence-transformers", "feature-extraction"),
+    "onnx": ("onnx", "text-classification"),
+    "encoder": ("transformers", "feature-extraction"),
+}
+"""Library and task of each form of an export, as the hub calls them."""
+
+
+def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
+    """Markdown for an exported run: what it is, test figures with intervals, where it came from, its limits.
 
     Args:
         trained: the run.
         use: how the export is used, a line of Python.
+        form: of the export, a key of `LIBRARIES`.
     """
     record, notes = trained.record, trained.notes
+    library, task = LIBRARIES[form]
+    classifies = task == "text-classification"
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
-    intervals = {"test/accuracy": accuracy_interval(trained)}
+    intervals = intervals_of(trained)
+    names = ", ".join(in_one_line(name) for name in notes.label_names)
+    what = (
+        f"Classifies texts into {names}"
+        if classifies
+        else f"The encoder of a classifier into {names}, without its head"
+    )
+    calibrated = (
+        f"Probabilities are calibrated on dev by one temperature ({notes.temperature:.3f}), which is part of the weights\n"
+        "here; loss and calibration error above are without it."
+        if classifies
+        else "They are of the whole classifier, whose head is not part of this export."
+    )
     figures = "\n".join(f"| {name} | {value:.4f} | {intervals.get(name, '')} |" for name, value in metrics.items())
     pooler = POOLER_OF_RUN.format(record["pooler_status"]) if notes.representation["name"] == "pooler" else ""
     seen = record.get("test_texts_in_stage1")
     saw = "is not known" if seen is None else f"held {seen} of the test texts, without labels"
     return f"""---
-library_name: transformers
-pipeline_tag: text-classification
+library_name: {library}
+pipeline_tag: {task}
 tags: [poolwise]
 ---
 # {in_one_line(record["name"])}
 
-Classifies texts into {", ".join(in_one_line(name) for name in notes.label_names)}, trained on `{record["data"]}` from
+{what}, trained on `{record["data"]}` from
 `{record["model"]}` ({record["protocol"]}; stage-1 objective: {record["objective"] or "none, not adapted"}).
 Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 
@@ -152,8 +179,12 @@ Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 |---|---|---|
 {figures}
 
-The interval is over the draw of test texts (Wilson) and says nothing of other seeds. Probabilities are calibrated on
-dev by one temperature ({notes.temperature:.3f}), which is part of the weights here.
+Intervals are over the draw of test texts (accuracy: Wilson; macro F1: 1,000 bootstrap samples) and say nothing of other
+seeds. {calibrated}
+
+| provenance | |
+|---|---|
+{provenance_rows(record)}
 
 **Limits.** Texts are read up to {notes.max_length} word pieces{LONG_IN_WORDS[notes.long_texts["read"]]}. It knows the
 language and the kind of text that it was trained on. What stage 1 read {saw}.
@@ -176,12 +207,44 @@ LONG_IN_WORDS = {
 }
 
 
-def accuracy_interval(trained: "TrainedClassifier") -> str:
-    """The interval of Wilson 1927 of the test accuracy, from the run's predictions; empty where they are gone."""
+def provenance_rows(record: Mapping[str, Any]) -> str:
+    """Rows of a Markdown table: texts by split, seeds, stage 1, the encoder's file, the code; what is not known is left out."""
+    texts = {split: figures["texts"] for split, figures in record.get("data_report", {}).get("stage2", {}).items()}
+    rows = {
+        "labelled texts": ", ".join(f"{split} {count:,}" for split, count in texts.items()),
+        "seed": record.get("seed"),
+        "seed of stage 1": record.get("stage1_seed"),
+        "encoder": record.get("encoder"),
+        "commit": record.get("git_commit"),
+    }
+    return "\n".join(
+        f"| {name} | {in_one_line(str(value))} |" for name, value in rows.items() if value not in (None, "")
+    )
+
+
+def intervals_of(trained: "TrainedClassifier") -> dict[str, str]:
+    """95 % intervals of test figures over the draw of texts, from the run's predictions; none where they are gone.
+
+    That of accuracy is Wilson's (1927), that of macro F1 the percentiles of 1,000 bootstrap samples (Efron 1979).
+    """
     file = trained.folder / PREDICTIONS_FILE
     if not file.is_file():
-        return ""
+        return {}
     rows = pandas.read_parquet(file, filters=[("split", "==", "test")])
-    right = int((np.stack(rows["logits"].to_list()).argmax(axis=1) == rows["label"]).sum())
-    interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+    answers, labels = np.stack(rows["logits"].to_list()).argmax(axis=1), rows["label"].to_numpy()
+    accuracy = binomtest(int((answers == labels).sum()), len(rows)).proportion_ci(method="wilson")
+    random = np.random.default_rng(0)
+    draws = random.integers(len(rows), size=(1000, len(rows)))
+    low, high = np.quantile([macro_f1(answers[draw], labels[draw]) for draw in draws], (0.025, 0.975))
+    return {
+        "test/accuracy": f"{accuracy.low:.4f} to {accuracy.high:.4f}",
+        "test/macro_f1": f"{low:.4f} to {high:.4f}",
+    }
+
+
+def macro_f1(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:
+    """The mean over classes that occur of 2 TP / (2 TP + FP + FN)."""
+    classes = int(max(answers.max(), labels.max())) + 1
+    right = np.bincount(labels[answers == labels], minlength=classes)
+    both = np.bincount(answers, minlength=classes) + np.bincount(labels, minlength=classes)
+    return float((2 * right[both > 0] / both[both > 0]).mean())

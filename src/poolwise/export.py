@@ -1,11 +1,12 @@
 """`python -m poolwise.export RUN --to FORM`: give a trained run to other programs, which must compute the same."""
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ from poolwise.app import quieten
 from poolwise.card import classifier_card
 from poolwise.durable import draft_folder_of
 from poolwise.exports import classification, encoder, graph, sentence_vectors
-from poolwise.settings import UserError, leave
+from poolwise.settings import LongTexts, UserError, leave
 from poolwise.trained import TrainedClassifier, load
 from poolwise.words import first_line
 
-CHECKED_TEXTS = [
-    "A lovely film, although the ending drags.",
-    "Dull.",
-    "",
-    "I would buy this again without a second thought, and so would my brother: the battery lasts two days!",
-    "这家酒店的房间很大,服务也不错。 🙂",
-    "not good at all " * 12,
-]
-"""What the check reads: short and long, empty, of another script, of unknown pieces."""
+
+def checked_texts(length: int) -> list[str]:
+    """What the check reads: short, empty, of another script, of unknown pieces, and longer than `length` word pieces."""
+    return [
+        "A lovely film, although the ending drags.",
+        "Dull.",
+        "",
+        "I would buy this again without a second thought, and so would my brother: the battery lasts two days!",
+        "这家酒店的房间很大,服务也不错。 🙂",
+        " ".join(f"part {number} is good," for number in range(length)),
+    ]
+
 
 MARK = "poolwise_export.json"
 """Lies in each export: only a folder that holds it is ever replaced."""
@@ -81,7 +85,7 @@ FORMS = {
     ),
     "encoder": Form(
         encoder.write,
-        lambda trained, texts: trained.encode(texts, repr="cls"),
+        lambda trained, texts: np.hstack([trained.encode(texts, repr=name) for name in encoder.readings(trained)]),
         1e-5,
         'transformers.AutoModel.from_pretrained("{folder}")',
     ),
@@ -94,7 +98,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished stage-2 run")
     parser.add_argument("--to", required=True, choices=FORMS, help="which program is to read it")
     parser.add_argument("--folder", type=Path, help="where to write (RUN/exports/FORM); one that is there is replaced")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub, if you are logged in there")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub, where you are logged in; privately")
+    parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
     arguments = parser.parse_args()
     quieten()
     try:
@@ -105,8 +110,10 @@ def main() -> None:
         print(f"written: {folder}")
         print(f"checked in another process: differs by at most {difference:.1e} from the run itself")
         print(f"use it:  {FORMS[arguments.to].use.format(folder=folder)}")
+        if arguments.to == "encoder" and (note := encoder.note(load(arguments.run))):
+            print(f"note:    {note}")
         if arguments.push:
-            print(f"pushed:  {push(folder, arguments.push)}")
+            print(f"pushed:  {push(folder, arguments.push, arguments.public)}")
     except UserError as error:
         leave(error)
 
@@ -130,13 +137,14 @@ def export(run: Path, to: str, folder: Path) -> float:
         raise UserError(f"{run}: its record is gone or broken, and a model card is made of it; run its command again")
     if folder.is_symlink() or (folder.exists() and not is_export(folder)):
         raise UserError(f"--folder={folder}: there is something else there; name another one")
-    expected = form.expected(trained, CHECKED_TEXTS)
-    card = classifier_card(trained, form.use.format(folder="FOLDER"))
+    length = trained.notes.max_length
+    expected = form.expected(reading_first_pieces(trained), checked_texts(length))
+    card = classifier_card(trained, form.use.format(folder="FOLDER"), to)
     try:
         with draft_folder_of(folder) as draft:
             form.write(trained, draft)
             (draft / "README.md").write_text(card, encoding="utf-8")
-            difference = float(np.abs(np.array(computed(to, draft, trained.notes.max_length)) - expected).max())
+            difference = float(np.abs(np.array(computed(to, draft, length)) - expected).max())
             if not difference <= form.tolerance:
                 raise UserError(
                     f"--to {to}: what was written differs by {difference:.1e} from the run, more than "
@@ -146,6 +154,14 @@ def export(run: Path, to: str, folder: Path) -> float:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written: {first_line(error)}") from error
     return difference
+
+
+def reading_first_pieces(trained: TrainedClassifier) -> TrainedClassifier:
+    """The same on the CPU, where other programs are checked, and cutting long texts as these do."""
+    first = copy.copy(trained)
+    first.device, first.classifier = "cpu", trained.classifier.cpu()
+    first.notes = replace(trained.notes, long_texts=asdict(LongTexts()))
+    return first
 
 
 def is_export(folder: Path) -> bool:
@@ -161,7 +177,7 @@ def computed(to: str, folder: Path, length: int) -> Any:
     """
     done = subprocess.run(
         [sys.executable, "-m", "poolwise.exports.check", to, str(folder), str(length)],
-        input=json.dumps(CHECKED_TEXTS),
+        input=json.dumps(checked_texts(length)),
         capture_output=True,
         text=True,
         check=False,
@@ -171,8 +187,8 @@ def computed(to: str, folder: Path, length: int) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def push(folder: Path, name: str) -> str:
-    """Upload a folder to the hub; returns where it lies.
+def push(folder: Path, name: str, public: bool = False) -> str:
+    """Upload a folder to the hub, in place of what is in that repository; returns where it lies, and who sees it.
 
     Raises:
         UserError: nobody is logged in, or the hub does not take it.
@@ -185,11 +201,12 @@ def push(folder: Path, name: str) -> str:
         raise UserError(f"--push={name}: nobody is logged in to the hub; log in with: hf auth login")
     try:
         api = HfApi()
-        place = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder)
+        place = api.create_repo(name, exist_ok=True, private=not public)
+        api.upload_folder(repo_id=name, folder_path=folder, delete_patterns="*")
+        seen = "by you alone" if api.repo_info(name).private else "by everybody"
     except (HTTPError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"--push={name}: the hub does not take it ({first_line(error)})") from error
-    return str(place)
+    return f"{place}, seen {seen}"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,22 @@ def texts_to_classify(given: list[str], file: str | None, column: str | None) ->
         from poolwise.data.files import texts_in
 
         return texts_in(file, column)
-    return given or (line.rstrip("\r\n") for line in sys.stdin)
+    return given or lines_of_standard_input()
+
+
+def lines_of_standard_input() -> Iterator[str]:
+    """Its lines, as they come.
+
+    Raises:
+        UserError: one is not UTF-8.
+    """
+    if sys.stdin.isatty():
+        print("a text a line, and Ctrl-D to end:", file=sys.stderr)
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x})") from error
 
 
 def classified(run: Path, texts: Iterable[str]) -> Iterator["Prediction"]:

@@ -6,6 +6,7 @@ Shapes: N texts, D vector size, C classes.
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from poolwise import checkpoints, encoder
 from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
@@ -138,6 +140,7 @@ class TrainedClassifier:
         Args:
             texts: N strings.
             repr: the name of a representation that learns nothing in stage 2; None for the one that was trained.
+                `pooler` where this run reads it, or left the encoder as it was and that has one.
 
         Raises:
             TypeError: `texts` is no list of strings.
@@ -193,12 +196,15 @@ def check_texts(texts: Sequence[str]) -> None:
 def fitted_temperature(logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]) -> float:
     """What to divide logits by so that their probabilities are right on these texts: Guo et al. 2017, section 4.2.
 
-    It minimises the cross entropy on them; 1 / `HOTTEST` to `HOTTEST`.
+    It minimises the cross entropy on them, 1 / `HOTTEST` to `HOTTEST`, of targets that are not quite certain (Platt
+    1999, section 2.2): where the n texts of a class are all right, the next one is with probability (n + 1) / (n + C).
     """
+    classes = logits.shape[1]
+    several = np.bincount(labels, minlength=classes)[labels][:, None]
+    targets = np.where(np.arange(classes) == labels[:, None], several + 1, 1) / (several + classes)
 
     def loss(log_temperature: float) -> float:
-        rows = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-rows[np.arange(len(labels)), labels].mean())
+        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
     widest = np.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-widest, widest), method="bounded").x))
@@ -259,7 +265,9 @@ def load(run: str | Path) -> TrainedClassifier:
     checkpoints.check_checkpoint(path, refuse_unexpected=False)
     if notes.encoder is not None and checkpoints.fingerprint(path) != notes.fingerprint:
         raise UserError(f"{path} is not the encoder that {folder} was trained on: its weights have changed since")
-    body, _ = encoder.load_encoder(path, pooler_required=False)
+    with quiet():
+        body, _ = encoder.load_encoder(path, pooler_required=False)
+    pooler = body.pooler if checkpoints.holds_pooler(path) else None
     representation = build_representation(notes.representation, EncoderShape.of(body.config))
     classifier = SentimentClassifier(body, representation, len(notes.label_names), dropout=0.0)
     file = folder / MODEL_FOLDER / WEIGHTS_FILE
@@ -270,7 +278,23 @@ def load(run: str | Path) -> TrainedClassifier:
     lacking = [name for name in found.missing_keys if not name.startswith("encoder.")]
     if lacking or found.unexpected_keys:
         raise UserError(f"{file} does not fit this classifier; missing: {lacking}, unexpected: {found.unexpected_keys}")
+    if classifier.pooler is None:
+        classifier.pooler = pooler  # which this classifier does not read, but others may: see `encode`
     return TrainedClassifier(folder, notes, checkpoints.load_tokenizer(path), classifier)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Have transformers not report a pooler that lies in the classifier's own file as missing."""
+    before, shown = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def read_notes(folder: Path) -> Notes:

@@ -50,15 +50,19 @@ def by_onnxruntime(folder: str, texts: list[str], length: int) -> Rows:
 
 
 def by_auto_model(folder: str, texts: list[str], length: int) -> Rows:
-    """The last layer's states of token 0."""
+    """The last layer's states of token 0, and beside them the pooler's output where the folder has a pooler."""
     import torch
+    from safetensors import safe_open
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     with torch.inference_mode():
         states = AutoModel.from_pretrained(folder).eval()(rows["input_ids"], rows["attention_mask"])
-    found: Rows = states.last_hidden_state[:, 0].tolist()
+    with safe_open(f"{folder}/model.safetensors", framework="pt") as weights:
+        has_pooler = any("pooler." in name for name in weights.keys())  # noqa: SIM118
+    pooled = [states.pooler_output] if has_pooler and "pooler_output" in states else []
+    found: Rows = torch.cat([states.last_hidden_state[:, 0], *pooled], dim=1).tolist()
     return found
 
 

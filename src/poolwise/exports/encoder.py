@@ -5,7 +5,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from poolwise.families import family_of
 from poolwise.trained import TrainedClassifier, place_of
+
+NO_POOLER = (
+    "this encoder has no pooler, so that AutoModel draws one at random at each load; its pooler_output is of no use "
+    "(add_pooling_layer=False leaves it out)"
+)
+
+
+def note(trained: TrainedClassifier) -> str | None:
+    """What a user must know of the export."""
+    lacks = trained.classifier.pooler is None and family_of(trained.classifier.encoder.config).has_pooler
+    return NO_POOLER if lacks else None
+
+
+def readings(trained: TrainedClassifier) -> list[str]:
+    """The representations that are compared: what `AutoModel` gives of the export, without a random pooler."""
+    sees = trained.classifier.pooler is not None and family_of(trained.classifier.encoder.config).has_pooler
+    return ["cls", "pooler"] if sees else ["cls"]
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
