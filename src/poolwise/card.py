@@ -145,14 +145,10 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     intervals = intervals_of(trained)
     names = ", ".join(in_one_line(name) for name in notes.label_names)
-    what = (
-        f"Classifies texts into {names}"
-        if classifies
-        else f"The encoder of a classifier into {names}, without its head"
-    )
+    what = "Classifies texts into" if classifies else "The encoder, without its head, of a classifier into"
     calibrated = (
-        f"Probabilities are calibrated on dev by one temperature ({notes.temperature:.3f}), which is part of the weights\n"
-        "here; loss and calibration error above are without it."
+        f"Probabilities are calibrated on dev by one temperature ({notes.temperature:.3f}), which is part of the "
+        "weights here; loss and calibration error above are without it."
         if classifies
         else "They are of the whole classifier, whose head is not part of this export."
     )
@@ -167,7 +163,7 @@ tags: [poolwise]
 ---
 # {in_one_line(record["name"])}
 
-{what}, trained on `{record["data"]}` from
+{what} {names}, trained on `{record["data"]}` from
 `{record["model"]}` ({record["protocol"]}; stage-1 objective: {record["objective"] or "none, not adapted"}).
 Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 
@@ -208,7 +204,7 @@ LONG_IN_WORDS = {
 
 
 def provenance_rows(record: Mapping[str, Any]) -> str:
-    """Rows of a Markdown table: texts by split, seeds, stage 1, the encoder's file, the code; what is not known is left out."""
+    """Rows of a Markdown table: texts by split, seeds, the encoder, the code; what is not known is left out."""
     texts = {split: figures["texts"] for split, figures in record.get("data_report", {}).get("stage2", {}).items()}
     rows = {
         "labelled texts": ", ".join(f"{split} {count:,}" for split, count in texts.items()),

@@ -26,7 +26,7 @@ from poolwise.words import first_line
 
 
 def checked_texts(length: int) -> list[str]:
-    """What the check reads: short, empty, of another script, of unknown pieces, and longer than `length` word pieces."""
+    """What the check reads: short, empty, of another script, of unknown pieces, longer than `length` word pieces."""
     return [
         "A lovely film, although the ending drags.",
         "Dull.",

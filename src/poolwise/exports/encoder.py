@@ -16,14 +16,18 @@ NO_POOLER = (
 
 def note(trained: TrainedClassifier) -> str | None:
     """What a user must know of the export."""
-    lacks = trained.classifier.pooler is None and family_of(trained.classifier.encoder.config).has_pooler
-    return NO_POOLER if lacks else None
+    return NO_POOLER if trained.classifier.pooler is None and _reads_poolers(trained) else None
 
 
 def readings(trained: TrainedClassifier) -> list[str]:
     """The representations that are compared: what `AutoModel` gives of the export, without a random pooler."""
-    sees = trained.classifier.pooler is not None and family_of(trained.classifier.encoder.config).has_pooler
-    return ["cls", "pooler"] if sees else ["cls"]
+    return ["cls", "pooler"] if trained.classifier.pooler is not None and _reads_poolers(trained) else ["cls"]
+
+
+def _reads_poolers(trained: TrainedClassifier) -> bool:
+    """Whether `AutoModel` has a pooler in this family."""
+    body: Any = trained.classifier.encoder
+    return family_of(body.config).has_pooler
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
