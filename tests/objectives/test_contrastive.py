@@ -3,13 +3,19 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from helpers import objective_settings
 from poolwise.objectives import build_objective
-from poolwise.objectives.contrastive import info_nce, same_texts
+from poolwise.objectives.contrastive import info_nce, text_keys
 
 IDS = torch.arange(12).view(12, 1)
 """Twelve rows that all differ."""
+
+
+def same_texts(token_ids: torch.Tensor) -> torch.Tensor:
+    keys = text_keys(token_ids, pad_id=0)
+    return keys[:, None] == keys
 
 
 def one_by_one(first: torch.Tensor, second: torch.Tensor, temperature: float, texts=range(99)) -> float:
@@ -44,6 +50,7 @@ def test_equal_texts_are_no_negatives_of_each_other():
     first, second = torch.randn(5, 8), torch.randn(5, 8)
     ids = torch.tensor([[4, 7], [5, 0], [4, 7], [4, 8], [4, 7]])
     same = same_texts(torch.cat([ids, ids]))
+    assert torch.equal(text_keys(torch.cat([ids, ids]), 0), text_keys(functional.pad(torch.cat([ids, ids]), (0, 3)), 0))
     texts = [0, 1, 0, 2, 0]
     assert same.tolist() == [[one == other for other in texts] for one in texts]
     found = info_nce(first, second, 0.5, same)
@@ -55,6 +62,12 @@ def test_equal_texts_are_no_negatives_of_each_other():
     assert info_nce(first, second, 0.5, every).item() == 0.0
 
 
+def test_keys_of_many_texts_that_hardly_differ_all_differ():
+    ids = torch.cartesian_prod(*(4 * [torch.arange(1, 16)]))
+    halves = torch.cat([ids, ids.flip(1)])
+    assert len(text_keys(halves, 0).unique()) == len(ids) == 15**4
+
+
 @pytest.mark.parametrize("name", ["views", "halves", "simcse"])
 def test_without_equal_texts_loss_and_gradient_are_as_if_none_were_looked_for(
     model, surroundings, training_batch, name, monkeypatch
@@ -64,7 +77,9 @@ def test_without_equal_texts_loss_and_gradient_are_as_if_none_were_looked_for(
     found = []
     for looked_for in (True, False):
         if not looked_for:
-            monkeypatch.setattr("poolwise.objectives.contrastive.same_texts", lambda ids: None)
+            monkeypatch.setattr(
+                "poolwise.objectives.contrastive.text_keys", lambda ids, pad_id: torch.arange(len(ids) // 2)
+            )
         torch.manual_seed(0)
         model.zero_grad()
         output = model(batch["input_ids"], batch["attention_mask"])

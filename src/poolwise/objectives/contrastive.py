@@ -45,10 +45,22 @@ def info_nce(
         return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
 
-def same_texts(token_ids: Int[Tensor, "R T"]) -> Bool[Tensor, "B B"]:
-    """Which texts are equal, given by R = 2 B unmasked rows: row i and row B + i are of text i."""
-    rows = torch.cat(token_ids.chunk(2), dim=1)
-    return (rows[:, None] == rows).all(dim=2)
+HASHED_BY = 6364136223846793005
+"""The multiplier of Knuth's MMIX generator."""
+
+
+def text_keys(token_ids: Int[Tensor, "R T"], pad_id: int) -> Int[Tensor, " B"]:
+    """A 64-bit hash of each text, given by R = 2 B unmasked rows, row i and row B + i; padding does not enter it."""
+    powers = torch.full((token_ids.shape[1],), HASHED_BY, device=token_ids.device).cumprod(dim=0)
+    mixed = _mixed(token_ids.long() + 1).masked_fill(token_ids == pad_id, 0)
+    first, second = (mixed * powers).sum(dim=1).chunk(2)
+    return _mixed(first) + second
+
+
+def _mixed(numbers: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    """Numbers whose sums and multiples have nothing to do with those of the given ones."""
+    multiplied = numbers * HASHED_BY
+    return (multiplied ^ (multiplied >> 29)) * HASHED_BY
 
 
 class Contrast(PoolerLoss):
@@ -94,13 +106,8 @@ class Contrast(PoolerLoss):
         `token_ids` are those of the unmasked rows: batches of texts of like length bring equal ones together.
         """
         first, second = (ranks.gathered(part) for part in self.projection(pooler_output).chunk(2))
-        return info_nce(first, second, self.temperature, same_texts(self.of_all(token_ids)))
-
-    def of_all(self, token_ids: Int[Tensor, "R T"]) -> Int[Tensor, "all_rows longest"]:
-        """The rows of all processes, padded to the longest of them, in the order that `contrast` gathers texts."""
-        longest = int(ranks.greatest({"tokens": token_ids.shape[1]})["tokens"]) - token_ids.shape[1]
-        padded = functional.pad(token_ids, (0, longest), value=self.pad_id)
-        return torch.cat([ranks.gathered(part) for part in padded.chunk(2)])
+        keys = ranks.gathered(text_keys(token_ids, self.pad_id))
+        return info_nce(first, second, self.temperature, keys[:, None] == keys)
 
 
 class MaskedViews(Contrast):
