@@ -4,7 +4,7 @@
 
 Writes accuracies.csv, differences.csv and training.csv beside this script. C is chosen on dev for each condition,
 representation and number of labels, by the mean over stage-1 seeds. "fresh" is the mean of the poolers drawn at random
-on one encoder.
+on one encoder. Rows with `reads_labels` are of objectives that saw labels in stage 1.
 """
 
 import json
@@ -22,7 +22,8 @@ from scipy import stats
 HERE = Path(__file__).parent
 COUNTS = ("8", "32", "128", "all")
 RESAMPLES = 2000
-PLAIN, EQUAL_TIME, UNADAPTED = "none", "equal_time", "unadapted"
+PLAIN, EQUAL_TIME, BATCH16, UNADAPTED = "none", "equal_time", "none_batch16", "unadapted"
+READ_LABELS = ("rating", "rating_pooler_only")
 
 
 @dataclass
@@ -90,7 +91,8 @@ def accuracies(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[di
             for count in COUNTS:
                 values = [float(right.mean()) for right in condition.right(representation, count).values()]
                 yield {
-                    **{"encoder": encoder, "data": data, "condition": name, "representation": representation},
+                    **{"encoder": encoder, "data": data, "condition": name, "reads_labels": name in READ_LABELS},
+                    "representation": representation,
                     **{"labels_a_class": count, "C": condition.strength(representation, count), "runs": len(values)},
                     "accuracy": round(float(np.mean(values)), 2),
                     "sd_over_runs": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
@@ -98,9 +100,10 @@ def accuracies(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[di
 
 
 def difference(first: dict[int, ndarray], second: dict[int, ndarray]) -> dict[str, object]:
-    """Mean of paired differences, with a t-interval over stage-1 seeds and one by resampling test texts."""
-    if len(second) == 1:  # an unadapted encoder has no stage-1 seeds
-        second = dict.fromkeys(first, next(iter(second.values())))
+    """Mean of paired differences, with a t-interval over stage-1 seeds, one by resampling test texts, and one of both.
+
+    That of both has the root of the sum of the squared half-widths, as of independent sources.
+    """
     seeds = sorted(first.keys() & second.keys())
     texts = np.array([first[seed] - second[seed] for seed in seeds])
     values = texts.mean(axis=1)
@@ -108,26 +111,34 @@ def difference(first: dict[int, ndarray], second: dict[int, ndarray]) -> dict[st
     if len(seeds) > 1:
         half = stats.t.ppf(0.975, len(seeds) - 1) * values.std(ddof=1) / np.sqrt(len(seeds))
         found |= {"seeds_low": round(values.mean() - half, 2), "seeds_high": round(values.mean() + half, 2)}
+    else:
+        half = 0.0
     means, random = texts.mean(axis=0), np.random.default_rng(1)
     resampled = [means[random.integers(0, len(means), len(means))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return found | {"texts_low": round(float(low), 2), "texts_high": round(float(high), 2)}
+    both = float(np.hypot(half, (high - low) / 2))
+    found |= {"texts_low": round(float(low), 2), "texts_high": round(float(high), 2)}
+    return found | {"low": round(float(values.mean()) - both, 2), "high": round(float(values.mean()) + both, 2)}
 
 
 def differences(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[dict[str, object]]:
     """The pooler of each condition less what the hypotheses and aims hold it against."""
     for (encoder, data, name), condition in conditions.items():
-        references = [(PLAIN, "fresh"), (EQUAL_TIME, "fresh"), (name, "cls"), (name, "mean"), (UNADAPTED, "mean")]
+        references = [*((control, "fresh") for control in (PLAIN, EQUAL_TIME, BATCH16, UNADAPTED))]
+        references += [(name, "cls"), (name, "mean"), (UNADAPTED, "mean"), ("bow", "pooler"), ("halves", "pooler")]
         for other, representation in dict.fromkeys(references):
             reference = conditions.get((encoder, data, other))
-            if reference is None:
+            if reference is None or (other, representation) == (name, "pooler"):
                 continue
             for count in COUNTS:
                 pooler, held_against = condition.right("pooler", count), reference.right(representation, count)
-                if len(held_against) > 1 and not pooler.keys() & held_against.keys():
+                if other == UNADAPTED:  # which has no stage-1 seeds
+                    held_against = dict.fromkeys(pooler, next(iter(held_against.values())))
+                if not pooler.keys() & held_against.keys():
                     continue
                 yield {
-                    **{"encoder": encoder, "data": data, "condition": name, "labels_a_class": count},
+                    **{"encoder": encoder, "data": data, "condition": name, "reads_labels": name in READ_LABELS},
+                    "labels_a_class": count,
                     "pooler_less": f"{representation} of {'its own' if other == name else other}",
                     **difference(pooler, held_against),
                 }
@@ -151,7 +162,8 @@ def training(conditions: dict[tuple[str, str, str], Condition]) -> Iterator[dict
             )
         means = pandas.DataFrame(rows).astype(float).mean().round(3)
         statuses = {run.found["provenance"]["pooler_status"] for run in condition.runs}
-        yield {"encoder": encoder, "data": data, "condition": name, "pooler": "/".join(sorted(statuses)), **means}
+        named = {"encoder": encoder, "data": data, "condition": name, "reads_labels": name in READ_LABELS}
+        yield {**named, "pooler": "/".join(sorted(statuses)), **means}
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python experiments/pooler_objectives/variants.py FOLDER [--rows variants.csv]
 
-`FOLDER` is that of `grid.py`; what is done already is left alone. Without `--rows` the variants are carried out; with
-it those that are done are written as rows: dev accuracy (%) at 8, 32 and 128 labels a class and with all, C chosen on
-dev.
+`FOLDER` is that of `grid.py`, and one process at a time works there; what is done already is left alone. Without
+`--rows` the variants are carried out; with it those that are done are written as rows: dev accuracy (%) at 8, 32 and
+128 labels a class and with all, C chosen on dev.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from grid import CONDITIONS, HERE, MAX_LENGTH, PREFIXES, Run, train_command
 SEED = 1
 LABELS = ("8", "32", "128", "all")
 REPRESENTATIONS = ("cls", "pooler", "mean")
-RATE = "pretraining.pooler_learning_rate"
 
 
 def weights(*values: float) -> list[str]:

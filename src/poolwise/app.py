@@ -119,7 +119,7 @@ def register_schemas() -> None:
 
 
 def default_objective(model: str) -> str:
-    """The objective that was best on dev and held on fresh seeds: experiments/pooler_objectives.
+    """The objective that dev chose, the best or not told from it on fresh seeds: experiments/pooler_objectives.
 
     An encoder from random weights learns nothing of late positions from halves of texts.
     """
