@@ -47,6 +47,9 @@ CONDITIONS: dict[str, list[str]] = {
     "nsp": ["objective=nsp"],
     "rating": ["objective=rating"],
 }
+CURED = "cured"
+"""Training of the pooler alone on the encoder that the run of `none` with the same seed left."""
+CONDITIONS[CURED] = ["objective=combined", *POOLER_ONLY]
 KEPT = ("none", "halves_bow", "unadapted")
 """Whose weights stay, for the comparison of stage 2."""
 KEPT_OF_RECORD = ("steps", "tokens", "training_seconds", "metrics", "git_commit", "numerics_version", "versions")
@@ -77,11 +80,19 @@ def conditions_of(data: str) -> list[str]:
     return [name for name in CONDITIONS if not name.startswith("rating") and (data == "imdb" or name not in PAIRS)]
 
 
+def encoder_of(run: Run, folder: Path) -> list[str]:
+    """How train.py is told which encoder to train."""
+    if run.condition != CURED:
+        return ENCODERS[run.encoder]
+    (export,) = (folder / "runs" / Run(run.encoder, run.data, "none", run.seed).name).glob("mlm/*/export")
+    return [f"model={export}", f"model.name={run.encoder}"]
+
+
 def train_command(run: Run, folder: Path) -> list[str]:
     """The command that trains it."""
     prefix = PREFIXES[run.data].format(folder=folder)
     known = {"folder": folder, "equal_time_steps": EQUAL_TIME_STEPS.get(run.data)}
-    parts = [*ENCODERS[run.encoder], *CONDITIONS[run.condition]]
+    parts = [*encoder_of(run, folder), *CONDITIONS[run.condition]]
     rating = ["data.rating_column=stars"] if run.data == "demo" else []
     batch = [] if run.condition == "none_batch16" else [f"pretraining.batch_size={BATCH_SIZES[run.data]}"]
     return [
