@@ -98,6 +98,7 @@ def test_a_probe_of_real_vectors_agrees_with_scikit_learn(program, tmp_path):
     assert expected > 0.7
 
 
+@pytest.mark.slow
 def test_a_probe_has_no_seed_and_a_draw_of_labels_has(program, tmp_path):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
     encoder = ["stage=sentiment", *SMALL_STAGE2, "logger=csv", "protocol=probe", "repr=mean"]

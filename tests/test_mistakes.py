@@ -242,7 +242,7 @@ MISTAKES = {
     "text without text": ([*OWN_TEXT, "data.text=blank.txt"], 2, ["blank.txt holds no text"]),
     "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has words, label"]),
     "one class only": (own(train="one.csv"), 2, ["one.csv: all labels are 'pos'"]),
-    "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' not in good.csv"]),
+    "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' (first in row 3) not in good.csv"]),
     "more labels than the head has": (
         ["encoder=base", "data=rotten_tomatoes", "data.path=./five", "data.dev=test", *SMALL_RUN[-6:]],
         2,
