@@ -32,7 +32,17 @@ def four_layers(config):
     config.num_hidden_layers = 4  # as many as some representations read
 
 
-@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in ALLOWED.items() for name in names])
+QUICK = ("pooler", "mean", "cls_linear")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        pytest.param(form, name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for form, names in ALLOWED.items()
+        for name in names
+    ],
+)
 def test_an_export_computes_what_the_run_does(trained_run, tmp_path, form, name):
     trained = load(trained_run(name)[0])
     FORMS[form].write(trained, tmp_path / "export")

@@ -89,6 +89,7 @@ def test_a_stage_1_of_which_nothing_is_left_is_told(own, tmp_path):
         stage1_text(data)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_no_near_copies_where_it_looks_for_them(program, tmp_path, own):
     nearly = "this fine song is one that I would gladly hear again and again"
     (tmp_path / "dev.csv").write_text("text,label\na dull book,dull\na fine book,fine\n")
