@@ -30,7 +30,7 @@ from poolwise.objectives.base import Surroundings
 from poolwise.settings import Masking
 from poolwise.stages.stage import weight_decay_groups
 
-OBJECTIVES = ("none", "bow", "halves", "combined", "views", "simcse", "decoder", "sop", "nsp")
+OBJECTIVES = ("none", "bow", "halves", "combined", "views", "simcse", "decoder", "sop", "nsp", "rating")
 WARM_UP = 3
 
 
