@@ -173,6 +173,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "text,label\na,1\n".encode("utf-16")[:-1],
         "it begins as utf-16-le does, but is not",
     ),
+    "a quote closed too soon below a line that names the separator": (
+        "sep.csv",
+        b'sep=;\ntext;label\n"a" b;neg\n',
+        "sep.csv, line 3: not a table that can be read",
+    ),
     "a stray NUL byte": (
         "stray.csv",
         b"text,label\na\0,1\n",
@@ -415,6 +420,11 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         "sep.csv",
         b"sep=;\ntext;label\ngood, fun;pos\ndull;neg\n",
         [("good, fun", "pos"), TWO[1]],
+    ),
+    "a text that holds such a line": (
+        "inner.csv",
+        b'text,label\n"a\nsep=;\nb",pos\ndull,neg\n',
+        [("a\nsep=;\nb", "pos"), TWO[1]],
     ),
     "a semicolon file with a comma in its header": (
         "semicolons.csv",

@@ -140,10 +140,15 @@ def comma_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     return _table_rows(path, ";" if by_semicolons else ",", csv.QUOTE_MINIMAL, header)
 
 
+def _table_lines(path: str) -> Iterator[str]:
+    """The lines of a table; a first one by which Excel names the separator is blank, so that others keep theirs."""
+    for number, line in enumerate(read_lines(path)):
+        yield "\n" if number == 0 and SEPARATOR_LINE.fullmatch(line.strip()) else line
+
+
 def _first_lines(path: str) -> list[str]:
-    """Some lines that are not blank, one at least, without the line by which Excel names the separator."""
-    lines = (line for line in read_lines(path) if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip()))
-    return list(islice(lines, LOOKED_AT)) or [""]
+    """Some lines that are not blank, one at least."""
+    return list(islice((line for line in _table_lines(path) if line.strip()), LOOKED_AT)) or [""]
 
 
 def _parts_alike(lines: list[str], separator: str) -> bool:
@@ -167,7 +172,7 @@ def _is_quoted(path: str) -> bool:
         return True
     by_line: Counter[int] = Counter()
     quoted = doubled = False
-    for line in read_lines(path):
+    for line in _table_lines(path):
         fields = line.split("\t")
         by_line[len(fields)] += bool(line.strip())
         quoted = quoted or any(field.startswith('"') for field in fields)
@@ -175,7 +180,7 @@ def _is_quoted(path: str) -> bool:
     if not quoted:
         return False
     try:
-        rows = Counter(len(fields) for fields in _csv_reader(read_lines(path), "\t", csv.QUOTE_MINIMAL) if fields)
+        rows = Counter(len(fields) for fields in _csv_reader(_table_lines(path), "\t", csv.QUOTE_MINIMAL) if fields)
     except csv.Error:
         return False
     return len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
@@ -187,10 +192,9 @@ def _csv_reader(lines: Iterable[str], separator: str, quoting: Any, skips_blanks
 
 
 def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterator[PlacedRow]:
-    first = _first_lines(path)
-    quotes_after_blanks = any(re.search(rf'"{re.escape(separator)} +"', line) for line in first)
-    lines = (line for line in read_lines(path) if not SEPARATOR_LINE.fullmatch(line.strip()))
-    reader, separated = _csv_reader(lines, separator, quoting, quotes_after_blanks), SEPARATOR_NAMES[separator]
+    skips_blanks = any(re.search(rf'"{re.escape(separator)} +"', line) for line in _first_lines(path))
+    reader = _csv_reader(_table_lines(path), separator, quoting, skips_blanks)
+    separated = SEPARATOR_NAMES[separator]
     begin, number = 1, 0
     names: list[str] = []
     try:
