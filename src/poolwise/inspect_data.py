@@ -5,10 +5,9 @@ import re
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from datasets import Dataset
@@ -48,7 +47,7 @@ from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import kept_pieces
 from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words, numbers_in_words
 from poolwise.jobs.start import starting_point
-from poolwise.jobs.timing import estimate
+from poolwise.jobs.timing import time_in_words
 from poolwise.jobs.trainer import shared_trainer
 from poolwise.settings import CommonSettings, MLMSettings, ScratchModel, SentimentSettings, UserError, leave
 from poolwise.stages.loop import TRUNCATED_SHARE
@@ -124,37 +123,6 @@ def stage1_of(settings: SentimentSettings) -> MLMSettings:
         pretraining=stage1.pretraining,
         objective=stage1.objective,
         control=None,
-    )
-
-
-def unadapted(run: MLMSettings | SentimentSettings) -> MLMSettings | SentimentSettings:
-    """The run on the encoder as it is before stage 1, which is there."""
-    return replace(run, encoder="base") if isinstance(run, SentimentSettings) and run.encoder == "stage1" else run
-
-
-def encoder_of(run: MLMSettings | SentimentSettings) -> tuple[Any, ...]:
-    """What makes the encoder that a run of stage 2 reads."""
-    return (run.encoder, run.stage1) if isinstance(run, SentimentSettings) and run.encoder == "stage1" else (run.model,)
-
-
-def distinct(runs: Iterable[MLMSettings | SentimentSettings]) -> Iterator[MLMSettings | SentimentSettings]:
-    """The runs without those that are the same as another one."""
-    found: set[str] = set()
-    for run in runs:
-        key = repr((encoder_of(run), job_of(unadapted(run)).identity.key))
-        if key not in found:
-            found.add(key)
-            yield run
-
-
-def kind_of(run: MLMSettings | SentimentSettings) -> tuple[Any, ...]:
-    """What makes runs take as long: budget and objective of stage 1; protocol, labels and batches of stage 2."""
-    if isinstance(run, MLMSettings):
-        return (repr(run.pretraining), repr(run.objective), run.control)
-    return (
-        type(run.protocol),
-        run.labels_per_class,
-        *(getattr(run.protocol, what, None) for what in ("epochs", "batch_size")),
     )
 
 
@@ -454,26 +422,8 @@ class DataPage:
         stage1 += [stage1_of(run) for run in stage2 if run.encoder == "stage1"]
         for stage, runs in (("stage 1", stage1), ("stage 2", stage2)):
             if runs:
-                yield f"{stage}: {self._time(runs)}"
-
-    def _time(self, runs: Sequence[MLMSettings | SentimentSettings]) -> str:
-        """How long these runs should take together: one of each kind is timed."""
-        if isinstance(runs[0], SentimentSettings) and not self.corpus.labelled:
-            return "no labels"
-        kinds: dict[tuple[Any, ...], list[MLMSettings | SentimentSettings]] = {}
-        try:
-            for run in distinct(runs):
-                kinds.setdefault(kind_of(run), []).append(run)
-            found = [estimate(partial(job_of, unadapted(several[0]))) for several in kinds.values()]
-        except UserError as error:
-            return f"not known: {error.messages[0]}"
-        reading = [run for each, several in zip(found, kinds.values(), strict=True) for run in several if each.shared]
-        shared = max(each.shared for each in found) * len({repr(encoder_of(run)) for run in reading})
-        own = sum(each.own * len(several) for each, several in zip(found, kinds.values(), strict=True))
-        number = sum(map(len, kinds.values()))
-        together = f" for {counted(number, 'run')}" if number > 1 else ""
-        kinds_told = f" of each of {len(kinds)} kinds" if len(kinds) > 1 else ""
-        return f"{roughly(shared + own)}{together}, {found[0].source}{kinds_told}"
+                unlabelled = stage == "stage 2" and not self.corpus.labelled
+                yield f"{stage}: {'no labels' if unlabelled else time_in_words(runs, job_of)}"
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""

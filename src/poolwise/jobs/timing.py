@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +20,11 @@ from poolwise.data.module import TextDataModule
 from poolwise.jobs.mlm import MLMJob
 from poolwise.jobs.probe import ProbeJob
 from poolwise.jobs.sentiment import SentimentJob
-from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, UserError
+from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, MLMSettings, SentimentSettings, UserError
 from poolwise.stages.loop import Job, choices_of, isolated, limited_batches
 from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
-from poolwise.words import counted
+from poolwise.words import counted, roughly
 
 SECONDS = 4.0
 """After which no further step is timed."""
@@ -83,6 +84,64 @@ class Clock(lightning.Callback):
         """The mean of what `seconds` or `tokens` went up by in these."""
         before = figures[0] if len(figures) > 1 else 0
         return (figures[-1] - before) / self.steps
+
+
+Settings = MLMSettings | SentimentSettings
+JobOf = Callable[[Any], Job]
+
+
+def time_in_words(runs: Sequence[Settings], job_of: JobOf) -> str:
+    """How long these runs should take together, by one of each kind; or why that is not known.
+
+    Args:
+        runs: their settings.
+        job_of: makes the job of some.
+    """
+    kinds: dict[tuple[Any, ...], list[Settings]] = {}
+    try:
+        for run in distinct(runs, job_of):
+            kinds.setdefault(kind_of(run), []).append(run)
+        found = [estimate(partial(job_of, unadapted(several[0]))) for several in kinds.values()]
+    except UserError as error:
+        return f"not known: {error.messages[0]}"
+    reading = [run for each, several in zip(found, kinds.values(), strict=True) for run in several if each.shared]
+    shared = max(each.shared for each in found) * len({repr(encoder_of(run)) for run in reading})
+    own = sum(each.own * len(several) for each, several in zip(found, kinds.values(), strict=True))
+    number = sum(map(len, kinds.values()))
+    together = f" for {counted(number, 'run')}" if number > 1 else ""
+    each_kind = f" of each of {len(kinds)} kinds" if len(kinds) > 1 else ""
+    return f"{roughly(shared + own)}{together}, {found[0].source}{each_kind}"
+
+
+def unadapted(run: Settings) -> Settings:
+    """The run on the encoder as it is before stage 1, which is there."""
+    return replace(run, encoder="base") if isinstance(run, SentimentSettings) and run.encoder == "stage1" else run
+
+
+def encoder_of(run: Settings) -> tuple[Any, ...]:
+    """What makes the encoder that a run of stage 2 reads."""
+    return (run.encoder, run.stage1) if isinstance(run, SentimentSettings) and run.encoder == "stage1" else (run.model,)
+
+
+def distinct(runs: Iterable[Settings], job_of: JobOf) -> Iterator[Settings]:
+    """The runs without those that are the same as another one."""
+    found: set[str] = set()
+    for run in runs:
+        key = repr((encoder_of(run), job_of(unadapted(run)).identity.key))
+        if key not in found:
+            found.add(key)
+            yield run
+
+
+def kind_of(run: Settings) -> tuple[Any, ...]:
+    """What makes runs take as long: budget and objective of stage 1; protocol, labels and batches of stage 2."""
+    if isinstance(run, MLMSettings):
+        return (repr(run.pretraining), repr(run.objective), run.control)
+    return (
+        type(run.protocol),
+        run.labels_per_class,
+        *(getattr(run.protocol, what, None) for what in ("epochs", "batch_size")),
+    )
 
 
 @dataclass(frozen=True)
