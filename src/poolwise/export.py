@@ -110,8 +110,8 @@ def main() -> None:
         print(f"written: {folder}")
         print(f"checked in another process: differs by at most {difference:.1e} from the run itself")
         print(f"use it:  {FORMS[arguments.to].use.format(folder=folder)}")
-        if arguments.to == "encoder" and (note := encoder.note(load(arguments.run))):
-            print(f"note:    {note}")
+        if arguments.to == "encoder" and encoder.has_random_pooler(folder):
+            print(f"note:    {encoder.RANDOM_POOLER}")
         if arguments.push:
             print(f"pushed:  {push(folder, arguments.push, arguments.public)}")
     except UserError as error:

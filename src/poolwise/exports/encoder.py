@@ -5,29 +5,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from poolwise.checkpoints import check_family, holds_pooler
 from poolwise.families import family_of
 from poolwise.trained import TrainedClassifier, place_of
 
-NO_POOLER = (
+RANDOM_POOLER = (
     "this encoder has no pooler, so that AutoModel draws one at random at each load; its pooler_output is of no use "
     "(add_pooling_layer=False leaves it out)"
 )
 
 
-def note(trained: TrainedClassifier) -> str | None:
-    """What a user must know of the export."""
-    return NO_POOLER if trained.classifier.pooler is None and _reads_poolers(trained) else None
+def has_random_pooler(folder: Path) -> bool:
+    """Whether `AutoModel` draws a pooler for an export."""
+    return check_family(str(folder)).has_pooler and not holds_pooler(str(folder))
 
 
 def readings(trained: TrainedClassifier) -> list[str]:
     """The representations that are compared: what `AutoModel` gives of the export, without a random pooler."""
-    return ["cls", "pooler"] if trained.classifier.pooler is not None and _reads_poolers(trained) else ["cls"]
-
-
-def _reads_poolers(trained: TrainedClassifier) -> bool:
-    """Whether `AutoModel` has a pooler in this family."""
     body: Any = trained.classifier.encoder
-    return family_of(body.config).has_pooler
+    return ["cls", "pooler"] if trained.classifier.pooler is not None and family_of(body.config).has_pooler else ["cls"]
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
