@@ -309,9 +309,10 @@ class PretrainedModel(SuitsEncoder):
 
 
 Contamination = Literal["error", "warn", "drop"]
-TextPer = Literal["line", "file"] | None
 """What is done about dev and test texts that are also among those of stage 1, or of train: refuse the data, warn, or
 leave them out of stage 1. Texts of train stay, with a warning."""
+TextPer = Literal["line", "file"] | None
+"""What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
 
 
 Read = Literal["head", "tail", "head_tail", "windows"]
@@ -407,7 +408,6 @@ class FilesData(CommonData):
     split_seed: Seed
     """Draws them."""
     text_per: TextPer = None
-    """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
     header: bool = True
     """Whether the first row of a table names its columns; else they are called 1, 2, 3, ..."""
     streaming: bool = False

@@ -3,12 +3,13 @@
 Languages are ISO 639 codes. A guess is of use for many texts together; that of a short one is often wrong.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+from poolwise.data.corpus import each_text
+from poolwise.data.quality import sample, shares
 
 GUESSED_TEXTS = 500
 GUESSED_BLOCKS = 40
@@ -19,8 +20,7 @@ LEAST_LETTERS = 4
 
 def languages_of_texts(texts: Dataset) -> dict[str, float]:
     """The share of texts in each language, the most frequent first; of many texts some, evenly spread."""
-    numbers = np.linspace(0, len(texts) - 1, min(GUESSED_TEXTS, len(texts))).astype(int)
-    return _guessed(text for text in texts.select(np.unique(numbers))["text"] if any(map(str.isalpha, text)))
+    return _guessed(text for text in each_text(sample(texts, GUESSED_TEXTS)) if any(map(str.isalpha, text)))
 
 
 def languages_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
@@ -42,5 +42,4 @@ def languages_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, flo
 def _guessed(texts: Iterable[str]) -> dict[str, float]:
     import py3langid
 
-    found = Counter(py3langid.classify(text)[0] for text in texts)
-    return {language: count / found.total() for language, count in found.most_common()}
+    return shares((py3langid.classify(text)[0], 1) for text in texts)

@@ -189,11 +189,12 @@ def token_figures(texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenFi
     return TokenFigures(np.array(lengths), unknown.total() / max(pieces, 1), named, words)
 
 
-def sample(texts: Dataset) -> Dataset:
-    """The texts, or `SAMPLE` of them."""
-    if len(texts) <= SAMPLE:
+def sample(texts: Dataset, most: int | None = None) -> Dataset:
+    """The texts, or so many of them, evenly spread; None for `SAMPLE`."""
+    most = most or SAMPLE
+    if len(texts) <= most:
         return texts
-    return texts.select(np.linspace(0, len(texts) - 1, SAMPLE).astype(int))
+    return texts.select(np.linspace(0, len(texts) - 1, most).astype(int))
 
 
 def badly_decoded(texts: Dataset) -> dict[str, list[int]]:
@@ -213,14 +214,14 @@ def scripts_of_texts(texts: Dataset) -> dict[str, float]:
     letters: Counter[str] = Counter()
     for text in each_text(sample(texts)):
         letters.update(text)
-    return _shares((_script(letter), count) for letter, count in letters.items() if letter.isalpha())
+    return shares((_script(letter), count) for letter, count in letters.items() if letter.isalpha())
 
 
 def scripts_of_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """The share of word pieces of each script, of those that have a letter, the most frequent first."""
     pieces = tokenizer.backend_tokenizer.decode_batch([[id_] for id_ in range(len(tokenizer))])
     first = (next(filter(str.isalpha, piece), "") for piece in pieces)
-    return _shares((_script(letter), 1) for letter in first if letter)
+    return shares((_script(letter), 1) for letter in first if letter)
 
 
 def _script(letter: str) -> str:
@@ -229,7 +230,8 @@ def _script(letter: str) -> str:
     return word if word == "CJK" else word.capitalize()
 
 
-def _shares(counts: Iterable[tuple[str, int]]) -> dict[str, float]:
+def shares(counts: Iterable[tuple[str, int]]) -> dict[str, float]:
+    """The share of each name in all counts, the most frequent first."""
     found: Counter[str] = Counter()
     for name, count in counts:
         found[name] += count
