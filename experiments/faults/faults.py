@@ -397,6 +397,7 @@ WRITTEN = {
     "export.draft/README.md": "stage 1",
     "export.draft/SHA256SUMS": "stage 1",
     "cache/tokens": "stage 1",
+    "cache/vocabularies": "stage 1",
     "cache/rows": "own files",
     "cache/states": "frozen encoder",
 }
@@ -522,6 +523,7 @@ def damages(suite: Suite) -> None:
         ("stage 1", "runs/mlm/*/metrics.jsonl"),
         ("stage 1", "runs/mlm/*/record.json"),
         ("stage 1", "cache/tokens/*.arrow"),
+        ("stage 1", "cache/vocabularies/*.json"),
         ("stage 2", "runs/sentiment/*/best.ckpt"),
         ("stage 2", "cache/tokens/*.arrow"),
         ("offline W&B", "runs/wandb/offline-run-*/*.wandb"),
