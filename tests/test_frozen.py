@@ -15,12 +15,13 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, kept_weights
+from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, kept_weights, settings
 from poolwise import app
 from poolwise.compare.records import Condition, components, matched, read_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.data.draws import stratified_folds
 from poolwise.geometry import principal_components, vector_geometry
+from poolwise.jobs import FoldsJob
 from poolwise.stages import vectors
 from poolwise.stages.probe import STRENGTHS
 
@@ -68,6 +69,10 @@ def test_a_probe_agrees_with_scikit_learn_on_the_same_vectors(program, tmp_path)
     test = predictions[predictions["split"] == "test"]
     expected = reference.score(scaler.transform(by_size[300]), test["label"])
     assert run["metrics"]["test/accuracy"] == pytest.approx(expected, abs=0.003)
+    divided = torch.tensor(np.stack(test["logits"])) / run["temperature"]
+    loss = torch.nn.functional.cross_entropy(divided, torch.tensor(list(test["label"])))
+    assert run["calibrated"]["test/loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert run["calibrated"].keys() == {"test/loss", "test/calibration_error"}
     classified, labels = torch.from_numpy(by_size[300].copy()), torch.tensor(list(test["label"]))
     assert run["vector_geometry"] == pytest.approx(vector_geometry(classified, labels))
     kept = components(str(next((tmp_path / "runs/sentiment").iterdir())))
@@ -168,6 +173,23 @@ def test_without_splits_every_text_is_predicted_once_as_by_scikit_learn(program,
     assert set(runs["test_texts_in_stage1"]) == {84}  # the rest are the dev and test that its stage made
 
 
+def test_near_copies_are_in_one_fold_where_they_are_looked_for(tmp_path, all_in_one):
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[:30]]
+    rows += [{**row, "text": f"{row['text']} Really."} for row in rows]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "seed=1"]
+    probe = ["stage=sentiment", "encoder=base", *all_in_one, "protocol=probe", "protocol.folds=3", "repr=mean", *places]
+    apart, keys = [], []
+    for near in ("false", "true"):
+        job = app.job_of(settings(*probe, f"data.near_copies={near}"))
+        assert isinstance(job, FoldsJob)
+        apart.append(int((job.folds[:30] != job.folds[30:]).sum()))
+        keys.append(job.identity.key)
+    assert apart[0] > 0 == apart[1]
+    assert keys[0] != keys[1]
+
+
 def test_splits_that_are_made_are_recorded(program, tmp_path, all_in_one):
     probe = ["stage=sentiment", "encoder=base", *all_in_one, "protocol=probe", "repr=mean", "seed=1"]
     assert program(*probe, "data.split_seed=3", "data.test_share=0.25") == 0
@@ -198,7 +220,7 @@ def nested_answers(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -
 
 def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_one, capsys):
     files = ["stage=sentiment", "encoder=base", *all_in_one]
-    for settings, words in (
+    for refused, words in (
         ([*files, "protocol=probe", "protocol.folds=2"], "protocol.folds=2: must be at least 3"),
         ([*files, "protocol=probe", "protocol.folds=90"], "protocol.folds=90: the training texts hold"),
         (
@@ -207,7 +229,7 @@ def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_on
         ),
         ([*SENTIMENT, "protocol=probe", "protocol.folds=4"], "protocol.folds=4: data=demo has dev and test"),
     ):
-        assert program(*settings) == 2
+        assert program(*refused) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "runs/sentiment").exists()
 

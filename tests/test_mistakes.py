@@ -241,7 +241,7 @@ MISTAKES = {
     "header only": (own(test="header.csv"), 2, ["header.csv holds no rows"]),
     "text without text": ([*OWN_TEXT, "data.text=blank.txt"], 2, ["blank.txt holds no text"]),
     "missing column": (own(train="column.csv"), 2, ["column.csv: no column text", "it has words, label"]),
-    "one class only": (own(train="one.csv"), 2, ["one.csv: all labels are 'pos'"]),
+    "one class only": (own(train="one.csv"), 2, ["labels are 'pos', the first in row 1"]),
     "labels that train lacks": (own(test="odd.csv"), 2, ["odd.csv: label 'mixed' (first in row 3) not in good.csv"]),
     "more labels than the head has": (
         ["encoder=base", "data=rotten_tomatoes", "data.path=./five", "data.dev=test", *SMALL_RUN[-6:]],

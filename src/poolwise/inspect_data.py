@@ -135,7 +135,7 @@ class Split:
         name: `train`, `dev` or `test`.
         rows: its texts.
         keys: of these.
-        figures: how many there are, are empty and repeat an earlier one.
+        figures: how many there are, and what is wrong with them (see `corpus_figures`).
     """
 
     stages: str
@@ -245,7 +245,8 @@ class DataPage:
         )
         yield from textwrap.wrap(
             f"lengths in word pieces{sampled}, special ones counted; {explained}; "
-            "unknown: share of word pieces that the vocabulary lacks",
+            "unknown: share of word pieces that the vocabulary lacks; empty: further rows, left out as the text, or a "
+            "label that is needed, is empty",
             self.width,
         )
 
@@ -448,8 +449,11 @@ class DataPage:
             )
         for split in self.splits:
             figures = split.figures
-            if figures["empty"]:
-                yield f"{counted(figures['empty'], 'empty text')} in {split.title}: leave them out"
+            if figures["empty"] and "2" in split.stages:
+                yield (
+                    f"{counted(figures['empty'], 'row')} of {split.title} without text or label, left out; unless with "
+                    "data.empty=drop their places are told"
+                )
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
                 yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
         if self.encoding:
@@ -496,19 +500,22 @@ class DataPage:
                 )
 
     def _foreign(self) -> Iterator[str]:
+        """The first sign there is that the vocabulary is not of these texts: script, language, or pieces."""
         for script, share in self.scripts.items():
-            if share >= FOREIGN_SHARE and self.known_scripts.get(script, 0.0) < FEW_PIECES:
-                known = _percent(self.known_scripts.get(script, 0.0))
+            known = self.known_scripts.get(script, 0.0)
+            if share >= FOREIGN_SHARE and known < FEW_PIECES:
                 yield (
-                    f"{_percent(share)} of the letters are {script}, as are {known} of the word pieces: this "
+                    f"{_percent(share)} of the letters are {script}, as are {_percent(known)} of the word pieces: this "
                     "vocabulary seems to be made for another language"
                 )
+                return
         language, other = (_main(shares) for shares in (self.languages, self.known_languages))
         if language and other and self.known_languages.get(language, 0.0) < FEW_PIECES:
             yield (
                 f"the texts seem to be in another language ({language}) than this vocabulary ({other}); take a model "
                 "of theirs, or train a vocabulary (model.vocabulary_size=)"
             )
+            return
         model = self.settings.model
         is_own = model.vocabulary is None if isinstance(model, ScratchModel) else model.vocabulary_size is not None
         if self.pieces_a_word >= MANY_PIECES and not is_own:

@@ -407,6 +407,8 @@ class FilesData(CommonData):
     test_share: OpenShare
     split_seed: Seed
     """Draws them."""
+    empty: Literal["error", "drop"] = "error"
+    """What is done about labelled rows in which the text or the label is empty."""
     text_per: TextPer = None
     header: bool = True
     """Whether the first row of a table names its columns; else they are called 1, 2, 3, ..."""

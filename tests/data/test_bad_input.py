@@ -305,7 +305,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b"text,label\nx,Good\ny,good\nz,bad\n",
         "labels 'Good' (row 1), 'good' (row 2) differ in upper and lower case only; write those of a class alike",
     ),
-    "one class": ("one.csv", b"text,label\nx,1\ny,1\n", "all labels are '1'; a classifier needs at least two classes"),
+    "one class": ("one.csv", b"text,label\nx,1\ny,1\n", "all 2 labels are '1', the first in row 1; a classifier"),
     "empty texts and labels": (
         "blank.csv",
         b"text,label\nx,neg\n ,pos\ny,\n,neg\n",
@@ -315,7 +315,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "what programs write in place of a label": (
         "missing.csv",
         b"text,label\na,N/A\nb,n/a\nc,NA\nd,NULL\ne,None\nf,none\ng,0\n",
-        "5 labels empty (rows 1, 2, 3, 4, 5); fill them in or leave the rows out (N/A, n/a, NA, NULL, None as a label",
+        "data.empty=drop leave the rows out (N/A, n/a, NA, NULL, None as a label counts as empty; a class needs",
     ),
     "NaN as a JSON label": ("nan.jsonl", b'{"text": "a", "label": NaN}\n', "1 label empty (line 1)"),
     "null as a JSON label": ("null.jsonl", b'{"text": "a", "label": null}\n', "1 label empty (line 1)"),
@@ -408,6 +408,7 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
     "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
+    "a sheet with a title": ("titled.xlsx", sheet(["Reviews of May"], [], [None, "by us"], *ROWS), TWO),
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),
     "a TSV with quotes in texts": ("plain.tsv", b'text\tlabel\n"a" b\tpos\ndull\tneg\n', [('"a" b', "pos"), TWO[1]]),

@@ -174,11 +174,36 @@ def test_what_is_wrong_with_several_files_is_told_together(tmp_path, labelled):
     with pytest.raises(UserError) as error:
         load_files(settings(train=labelled["train"], dev=str(tmp_path / "blank.csv"), test="absent.csv", text="no.txt"))
     assert [message.removeprefix(f"{tmp_path}/") for message in error.value.messages] == [
-        "blank.csv: 2 texts empty (rows 2, 4); fill them in or leave the rows out",
-        "blank.csv: 1 label empty (row 3); fill them in or leave the rows out",
+        "blank.csv: 2 texts empty (rows 2, 4); fill them in, or have data.empty=drop leave the rows out",
+        "blank.csv: 1 label empty (row 3); fill them in, or have data.empty=drop leave the rows out",
         "absent.csv cannot be read: No such file or directory",
         "no.txt cannot be read: No such file or directory",
     ]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_rows_without_text_or_label_are_left_out_where_that_is_asked_for(tmp_path, labelled, kept):
+    cache = tmp_path / "cache" if kept else None
+    (tmp_path / "gaps.csv").write_text("text,label\na,neg\n ,pos\nb,N/A\nc,pos\n,\nd,nan\n")
+    (tmp_path / "texts.txt").write_text("one\n\ntwo\n")
+    paths = {**labelled, "train": str(tmp_path / "gaps.csv"), "text": str(tmp_path / "texts.txt")}
+    for _ in range(2):  # the second time from the cache
+        corpus = load_files(settings(**paths, empty="drop"), cache)
+        assert [*corpus.labelled["train"]["text"]] == ["a", "c"]
+        assert corpus.left_out == {
+            "stage1": {"train": 1, "dev": 0},
+            "stage2": {"train": 4, "dev": 0, "test": 0},
+        }
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"gaps\.csv: 2 texts empty \(rows 2, 5\)"):
+            load_files(settings(**paths), cache)
+    assert load_files(settings(**{**paths, "text": None}, empty="drop"), cache).left_out["stage1"]["train"] == 4
+
+
+def test_a_train_of_rows_without_text_or_label_is_told(tmp_path):
+    (tmp_path / "gaps.csv").write_text("text,label\n,pos\nb,\n")
+    with pytest.raises(UserError, match=r"gaps\.csv: no row of train has a text and a label"):
+        load_files(settings(train=str(tmp_path / "gaps.csv"), empty="drop"))
 
 
 @pytest.mark.parametrize(

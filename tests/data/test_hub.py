@@ -91,6 +91,7 @@ def test_rows_without_text_or_label_are_left_out_and_told(splits, caplog):
     assert list(load_hub(SETTINGS).labelled["test"]["text"]) == ["x", "y"]
     corpus = load_hub(HubData(**{**SETTINGS.__dict__, "text": ("validation", "test"), "test": "train"}))
     assert list(corpus.text["train"]["text"]) == ["x", "y", "z", *splits["test"]["sentence"]]
+    assert corpus.left_out["stage1"] == {"train": 2, "dev": 0}
     told = "nyu-mll/glue, split validation: {} left out"
     assert caplog.messages == [told.format("3 rows without text or label"), told.format("2 rows without text")]
 

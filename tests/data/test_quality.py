@@ -27,23 +27,24 @@ def labelled(*rows: tuple[str, int]) -> Dataset:
 
 
 CORPUS = Corpus(
-    {"train": texts("a", "b!", "B", " ", "d", "e"), "dev": texts("x")},
+    {"train": texts("a", "b!", "B", "caf\ufffd", "d", "e"), "dev": texts("x")},
     {
         "train": labelled(("one", 0), ("two", 2), ("One.", 2), ("three", 1), ("two", 2)),
         "dev": labelled(("b", 0), ("ONE", 1), ("five", 0)),
         "test": labelled(("e", 0), ("three", 1), ("six", 0), ("A", 1)),
     },
     ("bad", "good", "fair"),
+    left_out={"stage1": {"train": 4, "dev": 0}, "stage2": {"train": 2}},
 )
 
 
 def test_figures_of_a_corpus():
     figures = corpus_figures(CORPUS, CorpusKeys.of(CORPUS))
     assert figures["stage1"] == {
-        "train": {"texts": 6, "empty": 1, "repeated": 1},
-        "dev": {"texts": 1, "empty": 0, "repeated": 0},
+        "train": {"texts": 6, "empty": 4, "repeated": 1, "badly_decoded": 1},
+        "dev": {"texts": 1, "empty": 0, "repeated": 0, "badly_decoded": 0},
     }
-    assert figures["stage2"]["train"] == {"texts": 5, "empty": 0, "repeated": 2}
+    assert figures["stage2"]["train"] == {"texts": 5, "empty": 2, "repeated": 2, "badly_decoded": 0}
     assert figures["copies"] == {"dev": {"in_train": 1, "in_stage1": 1}, "test": {"in_train": 1, "in_stage1": 2}}
     assert figures["conflicting_labels"] == 3
 

@@ -44,6 +44,18 @@ def test_dev_and_test_texts_are_left_out_of_stage_1(own):
     ]
 
 
+def test_rows_that_are_empty_or_badly_decoded_are_warned_of(own, tmp_path):
+    (tmp_path / "dev.csv").write_text("text,label\ncaf\u00c3\u00a9,fine\nbook,\n,dull\nalso,dull\n")
+    (tmp_path / "text.txt").write_text("one\n\ntwo\n" + "".join(f"three {n}\n" for n in range(30)))
+    report = checked_corpus(data_of(*own, "data.empty=drop", "data.contamination=warn")).report
+    decoded = "texts that were decoded wrongly once (U+FFFD, or UTF-8 read as another encoding): dev 1"
+    assert list(warnings_of(report, "mlm")) == [decoded]
+    assert list(warnings_of(report, "sentiment"))[1:] == [
+        decoded,
+        "rows without text or label, left out: dev 2",
+    ]
+
+
 def test_without_text_of_its_own_stage_1_reads_train_less_the_copies(own):
     words = [word for word in own if not word.startswith("data.text=")]
     assert list(stage1_text(data_of(*words))["train"]["text"]) == TRAIN
@@ -122,7 +134,9 @@ def test_both_stages_agree_on_the_texts_and_record_them(program, tmp_path, own, 
     assert capsys.readouterr().out.count("1 test text also in data.train") == 1
     (first,) = (json.loads(file.read_text()) for file in (tmp_path / "runs/mlm").glob("*/record.json"))
     assert first["data_report"]["dropped_from_stage1"] == 3
-    assert first["data_report"]["stage1"]["train"] == {"texts": 33, "empty": 0, "repeated": 0}
+    assert first["data_report"]["stage1"]["train"] == {
+        **{"texts": 33, "empty": 0, "repeated": 0, "badly_decoded": 0},
+    }
     assert set(first["data_report"]["truncated"]) == {"train", "dev"}
     for file in (tmp_path / "runs/sentiment").glob("*/record.json"):
         run = json.loads(file.read_text())

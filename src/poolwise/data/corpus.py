@@ -63,6 +63,7 @@ class Corpus:
         unsplit: all labelled rows, where the source has neither dev nor test; of them folds can be made.
         made_splits: of the splits that the source has not: from which, by which share and seed they were made.
         stream: all training texts of stage 1, where they are not kept; else None.
+        left_out: by stage, `stage1` or `stage2`, and by split: of how many rows the text, or the label, was empty.
     """
 
     text: dict[str, Dataset]
@@ -71,6 +72,7 @@ class Corpus:
     unsplit: Dataset | None = None
     made_splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     stream: TextStream | None = None
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 END_OF_STREAM = bytes.fromhex("ffffffff00000000")
@@ -127,8 +129,8 @@ def tell_empty(source: str, places: Mapping[str, Sequence[str]], spellings: Iter
     """
     counts = f" ({some(spellings)} as a label counts as empty; a class needs another name)"
     messages = [
-        f"{source}: {counted(len(empty), what)} empty ({_together(empty)}); fill them in or leave the rows out"
-        + (counts if what == "label" and spellings else "")
+        f"{source}: {counted(len(empty), what)} empty ({_together(empty)}); fill them in, or have "
+        "data.empty=drop leave the rows out" + (counts if what == "label" and spellings else "")
         for what, empty in places.items()
         if empty
     ]
@@ -167,7 +169,11 @@ def check_classes(
     """
     found = list(messages)
     if len(names) < 2:
-        found.insert(0, f"{source}: all labels are {names[0]!r}; a classifier needs at least two classes")
+        found.insert(
+            0,
+            f"{source}: all {rows:,} labels are {names[0]!r}, the first in {place_of(names[0])}; a classifier needs "
+            "at least two classes",
+        )
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(name.casefold(), []).append(name)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -66,7 +66,7 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
             is wrong with all of it is told together.
     """
     labelled: dict[str, Labelled] = {}
-    texts: dict[str, Dataset] = {}
+    texts: dict[str, Texts] = {}
     streams: list[TextStream] = []
     take_all(
         [
@@ -82,9 +82,14 @@ def load_files(data: FilesData, cache: Path | None = None) -> Corpus:
     unsplit = given["train"].select_columns(["text", "label"]) if list(given) == ["train"] else None
     splits, made = _with_made_splits(data, given)
     unrated = {split: rows.select_columns(["text", "label"]) for split, rows in splits.items()}
-    text = _stage1_text(data, texts, splits, made)
+    text = _stage1_text(data, {name: of.rows for name, of in texts.items()}, splits, made)
+    read = {"train": texts.get("text") or labelled["train"], "dev": texts.get("text_dev") or labelled.get("dev")}
+    left_out = {
+        "stage1": {split: of.left_out for split, of in read.items() if of is not None},
+        "stage2": {split: of.left_out for split, of in labelled.items()},
+    }
     stream = replace(streams[0], skip=made.get("text_dev", {}).get("texts", 0)) if streams else None
-    return Corpus(text, unrated, label_names, unsplit, made, stream)
+    return Corpus(text, unrated, label_names, unsplit, made, stream, left_out)
 
 
 def texts_in(path: str, column: str | None = None) -> Iterator[str]:
@@ -160,15 +165,25 @@ class Labelled:
 
     Attributes:
         table: of the rows.
+        left_out: how many further rows there are, whose text or label is empty.
         placed: reads them anew, each with its place; for messages.
     """
 
     table: pyarrow.Table
+    left_out: int
     placed: Callable[[], Iterator[tuple[str, dict[str, str]]]]
 
     def place_of(self, label: str) -> str:
         """Where a label stands first."""
         return next((place for place, values in self.placed() if values["label"] == label), "")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts without labels, and how many further rows or lines there are, which are blank."""
+
+    rows: Dataset
+    left_out: int = 0
 
 
 def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
@@ -185,8 +200,10 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
         parts = parts_of_split(path, found[split], split)
-        table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
-        tables[split] = Labelled(table, partial(_placed_values, parts, wanted))
+        table, left_out = _together(_table(part, wanted, data.empty == "drop", cache) for part in parts)
+        if table.num_rows == 0:
+            raise UserError(f"{path}: no row of {split} has a text and a label")
+        tables[split] = Labelled(table, left_out, partial(_placed_values, parts, wanted))
 
     def steps() -> Iterator[Any]:
         if "train" not in paths:
@@ -238,19 +255,19 @@ def _as_dataset(table: pyarrow.Table, names: tuple[str, ...] = ()) -> Dataset:
     return Dataset(InMemoryTable(table), DatasetInfo(features=Features(features)), fingerprint=os.urandom(8).hex())
 
 
-def _read_texts_into(texts: dict[str, Dataset], name: str, data: FilesData, cache: Path | None) -> None:
+def _read_texts_into(texts: dict[str, Texts], name: str, data: FilesData, cache: Path | None) -> None:
     path = _path(data, name)
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
     parts = parts_of_split(path, find_parts(path, layout=_layout(data)), {"text": "train", "text_dev": "dev"}[name])
-    table = pyarrow.concat_tables([_table(part, wanted, cache) for part in parts])
+    table, left_out = _together(_table(part, wanted, True, cache) for part in parts)
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
-    texts[name] = _as_dataset(table)
+    texts[name] = Texts(_as_dataset(table), left_out)
 
 
-def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
+def _stream_into(texts: dict[str, Texts], data: FilesData) -> TextStream:
     """The stream of `text`, whose first texts are read."""
     path = _path(data, "text")
     if path is None:
@@ -260,7 +277,7 @@ def _stream_into(texts: dict[str, Dataset], data: FilesData) -> TextStream:
     first = list(islice(read(), data.shuffle_buffer))
     if not first:
         raise UserError(f"{path} holds no text")
-    texts["text"] = _as_dataset(pyarrow.table({"text": first}))
+    texts["text"] = Texts(_as_dataset(pyarrow.table({"text": first})))
     material = [CODE_VERSION, data.text_column, *(part.fingerprint() for part in parts)]
     return TextStream(read, hashlib.sha256(json.dumps(material).encode()).hexdigest(), data.shuffle_buffer)
 
@@ -284,8 +301,17 @@ def _rating(data: FilesData) -> dict[str, str | None]:
     return {} if data.rating_column is None else {RATING: data.rating_column}
 
 
-def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
-    """The wanted columns of a part as texts, from the Arrow file that keeps them, or written to it."""
+def _together(tables: Iterable[tuple[pyarrow.Table, int]]) -> tuple[pyarrow.Table, int]:
+    """The rows of several tables, and how many were left out of them."""
+    rows, left_out = zip(*tables, strict=True)
+    return pyarrow.concat_tables(rows), sum(left_out)
+
+
+def _table(part: Part, wanted: Wanted, drops: bool, cache: Path | None) -> tuple[pyarrow.Table, int]:
+    """The wanted columns of a part as texts, from the Arrow file that keeps them, or written to it.
+
+    The second value is how many rows were left out because something in them is empty; unless `drops`, none may be.
+    """
     held = ("text",) if part.is_text else ("text", "label")
     lacking = [what for what in wanted if what not in held]
     if lacking and (part.is_text or not part.columns_named):
@@ -293,27 +319,34 @@ def _table(part: Part, wanted: Wanted, cache: Path | None) -> pyarrow.Table:
         raise UserError(f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only")
     if not part.columns_named:
         wanted = dict.fromkeys(wanted)
+    empty = EmptyValues(drops)
     if cache is None:
-        return pyarrow.Table.from_batches(_pieces(part, wanted), _schema(wanted))
-    key = hashlib.sha256(json.dumps([CODE_VERSION, dict(wanted), part.content()]).encode()).hexdigest()[:32]
-    file = cache / "rows" / f"{key}.arrow"
+        return pyarrow.Table.from_batches(_pieces(part, wanted, empty), _schema(wanted)), empty.rows
+    material = [CODE_VERSION, dict(wanted), drops, part.content()]
+    file = cache / "rows" / f"{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]}.arrow"
     with ranks.first_alone():
         if not is_kept(file):
-            _write(file, _pieces(part, wanted), _schema(wanted))
+            _write(file, _pieces(part, wanted, empty), _schema(wanted), empty)
     return _mapped(file)
 
 
-def _mapped(file: Path) -> pyarrow.Table:
-    """An Arrow file with its checksum after it, mapped into memory."""
+LEFT_OUT = b"left_out"
+"""What the last, empty record batch of an Arrow file says: how many rows were left out of it."""
+
+
+def _mapped(file: Path) -> tuple[pyarrow.Table, int]:
+    """An Arrow file with its checksum after it, mapped into memory, and how many rows were left out of it."""
     content = pyarrow.memory_map(str(file)).read_buffer(file.stat().st_size - DIGEST_BYTES)
-    return pyarrow.ipc.open_file(content).read_all()
+    rows = pyarrow.ipc.open_file(content)
+    _, said = rows.get_batch_with_custom_metadata(rows.num_record_batches - 1)
+    return rows.read_all(), int(said[LEFT_OUT])
 
 
 def _schema(wanted: Wanted) -> pyarrow.Schema:
     return pyarrow.schema([(what, pyarrow.string()) for what in wanted])
 
 
-def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
+def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema, empty: "EmptyValues") -> None:
     """Write an Arrow file so that a reader, or a kill, never sees half of it; a mistake leaves none."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -321,19 +354,19 @@ def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Sc
             with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
                 for piece in pieces:
                     writer.write_batch(piece)
+                nothing = pyarrow.RecordBatch.from_pylist([], schema)
+                writer.write_batch(nothing, custom_metadata={LEFT_OUT: str(empty.rows)})
             seal(draft)
     except OSError as error:
         raise UserError(f"{file.parent} cannot be written: {error.strerror or first_line(error)}") from error
 
 
-def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
-    """The wanted columns of a part, some rows at a time; of texts without labels those that are blank are left out."""
+def _pieces(part: Part, wanted: Wanted, empty: "EmptyValues") -> Iterator[pyarrow.RecordBatch]:
+    """The wanted columns of a part, some rows at a time, without rows in which something is empty."""
     piece: list[dict[str, str]] = []
-    characters, empty = 0, EmptyValues()
+    characters = 0
     for place, values in _values(part, wanted):
-        if "label" in wanted:
-            empty.look_at(place, values)
-        elif not values["text"].strip():
+        if empty.are_in(place, values):
             continue
         piece.append(values)
         characters += len(values["text"])
@@ -347,19 +380,32 @@ def _pieces(part: Part, wanted: Wanted) -> Iterator[pyarrow.RecordBatch]:
 
 @dataclass
 class EmptyValues:
-    """The places of rows in which a text or a label is empty, and what labels are written there that count as empty."""
+    """Rows in which a text or a label is empty.
 
+    Attributes:
+        dropped: whether they are left out and counted; else their places are noted for a message.
+        rows: how many there are.
+        places: by what is empty there.
+        spellings: labels that are written there and count as empty.
+    """
+
+    dropped: bool
+    rows: int = 0
     places: dict[str, list[str]] = field(default_factory=lambda: {"text": [], "label": []})
     spellings: dict[str, None] = field(default_factory=dict)
 
-    def look_at(self, place: str, values: dict[str, str]) -> None:
-        """Note what is empty in a row; a label that says that it is missing is empty too."""
-        for what, places in self.places.items():
-            missing = what == "label" and (values[what].lower() == "nan" or values[what] in NO_LABELS)
-            if missing:
-                self.spellings.setdefault(values[what])
-            if missing or not values[what].strip():
-                places.append(place)
+    def are_in(self, place: str, values: dict[str, str]) -> bool:
+        """Whether something in a row is empty, which is noted; a label that says that it is missing is empty too."""
+        missing = [what for what in ("text", "label") if what in values and not values[what].strip()]
+        label = values.get("label", "")
+        if label.lower() == "nan" or label in NO_LABELS:
+            self.spellings.setdefault(label)
+            missing.append("label")
+        self.rows += bool(missing)
+        if not self.dropped:
+            for what in missing:
+                self.places[what].append(place)
+        return bool(missing)
 
 
 def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:

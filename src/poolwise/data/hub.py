@@ -27,7 +27,8 @@ def load_hub(data: HubData) -> Corpus:
     """
     stay_offline_without_hub()
     labelled_splits = dict.fromkeys((data.train, data.dev or data.train, data.test))
-    splits = {name: _load_split(data, name, name in labelled_splits) for name in {*data.text, *labelled_splits}}
+    empty: dict[str, int] = {}
+    splits = {name: _load_split(data, name, name in labelled_splits, empty) for name in {*data.text, *labelled_splits}}
     given = {"train": splits[data.train], "test": splits[data.test]}
     given |= {"dev": splits[data.dev]} if data.dev is not None else {}
     names = _label_names(data, given["train"])
@@ -43,7 +44,12 @@ def load_hub(data: HubData) -> Corpus:
     texts = [labelled["train"] if name == data.train else splits[name] for name in data.text]
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
     labelled = {split: labelled[split] for split in SPLITS}
-    return Corpus({"train": text, "dev": labelled["dev"].select_columns("text")}, labelled, names, made_splits=made)
+    left_out = {
+        "stage1": {"train": sum(empty[name] for name in data.text), "dev": empty.get(data.dev or "", 0)},
+        "stage2": {split: empty.get(getattr(data, split) or "", 0) for split in SPLITS},
+    }
+    text_splits = {"train": text, "dev": labelled["dev"].select_columns("text")}
+    return Corpus(text_splits, labelled, names, made_splits=made, left_out=left_out)
 
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:
@@ -78,8 +84,11 @@ def _as_ids(rows: Dataset, names: tuple[str, ...]) -> Dataset:
     return rows.remove_columns("label").add_column("label", ids).cast_column("label", ClassLabel(names=list(names)))
 
 
-def _load_split(data: HubData, split: str, labelled: bool) -> Dataset:
-    """A split, without the rows that hold no text, or no label where there must be one: nobody can fill these in."""
+def _load_split(data: HubData, split: str, labelled: bool, empty: dict[str, int]) -> Dataset:
+    """A split, without the rows that hold no text, or no label where there must be one: nobody can fill these in.
+
+    How many these are is noted in `empty`.
+    """
     try:
         rows = load_dataset(data.path, data.configuration, split=split)
     except Exception as error:  # of network, service and data set, each with types of its own
@@ -109,8 +118,9 @@ def _load_split(data: HubData, split: str, labelled: bool) -> Dataset:
             for values in zip(*(batch[what] for what in columns), strict=True)
         ]
     )
+    empty[split] = int((~filled).sum())
     if filled.all():
         return rows
-    without = counted(int((~filled).sum()), "row")
+    without = counted(empty[split], "row")
     log.warning("%s, split %s: %s without %s left out", data.path, split, without, " or ".join(columns))
     return rows.select(np.flatnonzero(filled))

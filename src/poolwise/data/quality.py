@@ -109,14 +109,19 @@ class NearCopies:
 def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
     """What every run records of its data, as plain data.
 
-    `stage1` and `stage2` hold by split the numbers of texts, of empty ones, and of those that repeat an earlier one.
+    `stage1` and `stage2` hold by split the number of texts, how many more were left out because a text or a label is
+    empty, how many repeat an earlier one, and how many were decoded wrongly once.
     `copies` holds how many dev and test texts are also among the training texts of either stage; a split of stage 1
     that has a labelled dev split's texts is one, and does not count. `conflicting_labels` counts labelled texts that
     have another label elsewhere, in whichever splits.
     """
     splits = (("stage1", corpus.text, keys.text), ("stage2", corpus.labelled, keys.labelled))
     figures: dict[str, Any] = {
-        stage: {split: _split_figures(texts[split], of[split]) for split in texts} for stage, texts, of in splits
+        stage: {
+            split: _split_figures(texts[split], of[split], corpus.left_out.get(stage, {}).get(split, 0))
+            for split in texts
+        }
+        for stage, texts, of in splits
     }
     train = keys.labelled.get("train", np.empty(0, dtype=np.uint64))
     figures["copies"] = {
@@ -130,9 +135,10 @@ def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
     return figures
 
 
-def _split_figures(texts: Dataset, keys: UInt64[ndarray, " N"]) -> dict[str, int]:
-    empty = sum(not text.strip() for text in each_text(texts))
-    return {"texts": len(texts), "empty": empty, "repeated": len(keys) - len(np.unique(keys))}
+def _split_figures(texts: Dataset, keys: UInt64[ndarray, " N"], left_out: int) -> dict[str, int]:
+    wrong = {number for numbers in badly_decoded(texts).values() for number in numbers}
+    repeated = len(keys) - len(np.unique(keys))
+    return {"texts": len(texts), "empty": left_out, "repeated": repeated, "badly_decoded": len(wrong)}
 
 
 def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from poolwise.words import counted, first_line, size, some
 Row = dict[str, Any]
 PlacedRow = tuple[str, Row]
 """A row, and where it stands: `row 41` of a table, `line 41` of JSONL. None stands where a row ends early."""
+
+SheetRow = tuple[int, list[Any]]
+"""The number of a row of a sheet, and its cells; None stands for an empty one."""
 
 LONGEST_LINE = 2**27
 """Characters of a line, or of a field in quotes; a longer one comes of a file that is no text, or of an open quote."""
@@ -392,7 +395,8 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
     unsaved = cache(partial(_unsaved_formulas, path))
     with _workbook(path) as workbook:
-        yield from _sheet_rows(path, _cells(workbook), unsaved, header)
+        rows = _filled_rows(path, _cells(workbook), unsaved)
+        yield from _sheet_rows(path, _from_header_on(rows) if header else rows, header)
 
 
 @contextmanager
@@ -444,10 +448,9 @@ def other_sheets(path: str) -> str:
     return f"; only the first sheet, {first}, is read, and there are also {some(others)}" if others else ""
 
 
-def _sheet_rows(
-    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]], header: bool
-) -> Iterator[PlacedRow]:
-    names: list[str] = []
+def _filled_rows(
+    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]
+) -> Iterator[SheetRow]:
     for number, saved in enumerate(rows, start=1):
         cells = [
             UNSAVED if cell is None and (number, column) in unsaved() else cell
@@ -458,12 +461,35 @@ def _sheet_rows(
         wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
         if wrong:
             raise UserError(f"{path}, row {number} of the sheet: a cell holds the error {wrong}; mend it in the sheet")
+        yield number, cells
+
+
+MOST_TITLE_ROWS = 5
+
+
+def _from_header_on(rows: Iterator[SheetRow]) -> Iterator[SheetRow]:
+    """The rows of a sheet without its title: some first rows of one cell each, if a row of several texts is below."""
+    before = []
+    for row in rows:
+        cells = [cell for cell in row[1] if cell is not None]
+        if len(cells) == 1 and len(before) < MOST_TITLE_ROWS:
+            before.append(row)
+            continue
+        if len(cells) == 1 or not all(isinstance(cell, str) for cell in cells):
+            yield from before  # one column, with notes beside it at most
+        yield from chain([row], rows)
+        return
+    yield from before
+
+
+def _sheet_rows(path: str, rows: Iterator[SheetRow], header: bool) -> Iterator[PlacedRow]:
+    names: list[str] = []
+    for number, cells in rows:
         if not names:
             names = named_columns(path, ["" if cell is None else str(cell) for cell in cells], header)
             if header:
                 continue
-        row = dict.fromkeys(names) | dict(zip(names, cells, strict=False))
-        yield f"row {number} of the sheet", filled(row)
+        yield f"row {number} of the sheet", filled(dict.fromkeys(names) | dict(zip(names, cells, strict=False)))
 
 
 Reader = Callable[[str], Iterator[PlacedRow]]

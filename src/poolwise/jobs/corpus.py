@@ -126,7 +126,13 @@ def warnings_of(report: Mapping[str, Any], stage: str) -> Iterator[str]:
         yield f"{place}; " + (f"{dropped} left out there" if left_out else "figures on these may be too high")
     if stage == "sentiment" and report["conflicting_labels"]:
         yield f"{counted(report['conflicting_labels'], 'labelled text')} with another label elsewhere"
-    for what, least in (("empty", 0.0), ("repeated", REPEATED_SHARE)):
+    kinds = {
+        "repeated": ("repeated texts", REPEATED_SHARE),
+        "badly_decoded": ("texts that were decoded wrongly once (U+FFFD, or UTF-8 read as another encoding)", 0.0),
+    }
+    if stage == "sentiment":  # a blank line between texts of stage 1 is nothing to warn of
+        kinds["empty"] = ("rows without text or label, left out", 0.0)
+    for what, (words, least) in kinds.items():
         found = {split: of[what] for split, of in splits.items() if of[what] > least * of["texts"]}
         if found:
-            yield f"{what} texts: " + ", ".join(f"{split} {count:,}" for split, count in found.items())
+            yield f"{words}: " + ", ".join(f"{split} {count:,}" for split, count in found.items())

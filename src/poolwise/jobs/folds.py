@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, UInt64
 from numpy import ndarray
 
-from poolwise.data.contamination import text_keys
+from poolwise.data.contamination import near_groups, text_keys
 from poolwise.data.draws import folds_of_texts
 from poolwise.jobs.probe import ProbeJob, some_of
 from poolwise.jobs.sentiment import folds_of
@@ -34,15 +34,16 @@ class FoldsJob(ProbeJob):
 
     @cached_property
     def keys(self) -> UInt64[ndarray, " N"]:
-        """By which copies of a text are known, which are in one fold."""
-        return text_keys(self.corpus.labelled["train"])
+        """By which copies of a text, with `near_copies` near ones too, are known, which are in one fold."""
+        texts = self.corpus.labelled["train"]
+        return near_groups(texts) if self.settings.data.near_copies else text_keys(texts)
 
     def _identity(self) -> RunIdentity:
         """As of any probe; said of data with copies, as these were not always in one fold."""
         identity = super()._identity()
         if len(np.unique(self.keys)) == len(self.keys):
             return identity
-        together = {"folds_of": "texts"}
+        together = {"folds_of": "near-copies" if self.settings.data.near_copies else "texts"}
         return replace(
             identity,
             material={**identity.material, **together},
