@@ -343,6 +343,9 @@ def pooler_notes(folder: Path) -> dict[str, Any]:
         return {}
     return {
         "pooler_status": noted["pooler_status"],
+        "origin": pooler["origin"],
+        "losses": pooler["losses"],
+        "steps": pooler["steps"],
         "gradient_norm": pooler["mean_gradient_norm"],
         "relative_distance_moved": pooler.get("relative_distance_moved"),
         "geometry": noted.get("pooler_geometry", {}),

@@ -45,14 +45,19 @@ def main() -> None:
         metavar="ENTITY/PROJECT",
         help="compare the finished runs of a project of W&B in place of local ones; they are kept in RUNS/from_wandb",
     )
+    parser.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave out the texts on which representations disagree, to show the page",
+    )
     arguments = parser.parse_args()
     try:
-        make(arguments.runs, arguments.selection, arguments.from_wandb, arguments.wandb)
+        make(arguments.runs, arguments.selection, arguments.from_wandb, arguments.wandb, not arguments.no_texts)
     except UserError as error:
         leave(error)
 
 
-def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb: bool) -> None:
+def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb: bool, texts: bool = True) -> None:
     """Write and show the report of local runs, or those of a project of W&B; in the end the one of W&B, if asked.
 
     Raises:
@@ -64,22 +69,37 @@ def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb:
         fetched = fetch_runs(from_wandb, runs)
         print(fetched.in_words())
         runs = fetched.folder
-    report = write_report(runs, selection)
+    report = write_report(runs, selection, texts)
     show(report)
     if to_wandb:
-        show_place("in W&B", _in_wandb(report, from_wandb))
+        show_place("in W&B", _in_wandb(report, selection, from_wandb))
 
 
-def _in_wandb(report: Report, from_wandb: str | None) -> str:
+def _in_wandb(report: Report, selection: Sequence[str], from_wandb: str | None) -> str:
     """Publish the report in the project that its runs were read from, or logged to. Returns where it lies."""
-    from poolwise.compare.wandb_report import WandbProject, WandbSection, project_of, publish
+    from poolwise.compare.wandb_report import WandbPages, WandbProject, WandbSection, project_of, publish
 
     sections = [
-        WandbSection(each.question, [each.answer, *each.notes], [each.table.flat], each.where)
+        WandbSection(
+            each.question,
+            [each.answer, *each.notes],
+            [table.flat for table in (each.table, each.variance) if table is not None],
+            each.where,
+        )
         for each in report.sections
     ]
+    how = [["how it was run", ""], *([name, fact] for name, fact in report.facts.items())]
+    formulas = [["representation", "formula"], *([name, formula] for name, formula in report.formulas.items())]
+    poolers = [report.provenance.flat] if report.provenance is not None else []
+    pages = WandbPages(
+        title=" ".join(selection),
+        opening=report.overview,
+        summary=report.summary.flat if report.summary is not None else None,
+        sections=sections,
+        closing=[how, formulas, *poolers, [["limits"], *([limit] for limit in report.limits)]],
+    )
     named = WandbProject(*from_wandb.split("/")) if from_wandb else project_of(report.runs.to_dict("records"))
-    return publish(sections, named, report.page.parent, report.overview)
+    return publish(pages, named, report.page.parent)
 
 
 def show(report: Report) -> None:

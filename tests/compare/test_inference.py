@@ -16,6 +16,7 @@ from poolwise.compare.inference import (
     mean_accuracy,
     paired_difference,
     permutation_p,
+    pooled,
     smallest_detectable,
     variance_components,
 )
@@ -112,6 +113,59 @@ def test_the_interval_is_normal_where_examples_are_all_that_varies():
     gap = difference(1.2, example_error=0.5, shape=(1, 1, 1000))
     assert (gap.low, gap.high) == pytest.approx((1.2 - 1.96 * 0.5, 1.2 + 1.96 * 0.5), abs=1e-4)
     assert gap.p == pytest.approx(2 * stats.norm.sf(2.4))
+
+
+def test_draws_that_stage_1_runs_share_are_a_part_of_the_interval():
+    """Three stage-1 runs on four draws: each mean of a draw is over all runs."""
+    random = np.random.default_rng(0)
+    values = 0.5 + 0.01 * random.normal(size=(3, 4, 1)) + 0.02 * random.normal(size=(1, 4, 1)) + np.zeros(500)
+    gap = paired_difference(values, np.zeros_like(values), shared_draws=True)
+    assert gap.draw_error == pytest.approx(stats.sem(100 * values.mean(axis=(0, 2))))
+    units, draws, examples = gap.parts(0.025)
+    assert draws == pytest.approx(stats.t.ppf(0.975, 3) * gap.draw_error)
+    assert gap.reach(0.025) == pytest.approx(math.sqrt(units**2 + draws**2 + examples**2))
+    apart = paired_difference(values, np.zeros_like(values))
+    assert (apart.draw_error, apart.run_error) == (0, gap.run_error)
+
+
+def test_the_interval_covers_where_draws_are_shared_and_would_not_without_their_part():
+    """Effects of 0.3 points of stage-1 runs, 2 of draws and 0.5 of both together, on three runs and five draws."""
+    random = np.random.default_rng(0)
+    covered = {True: 0, False: 0}
+    for _ in range(300):
+        effects = {(3, 1, 1): 0.3, (1, 5, 1): 2.0, (3, 5, 1): 0.5}
+        good = sum(size * random.normal(size=shape) for shape, size in effects.items())
+        values = (good + 5 * random.normal(size=(3, 5, 1000))) / 100
+        for shared in covered:
+            gap = paired_difference(values, np.zeros_like(values), shared_draws=shared)
+            covered[shared] += gap.low <= 0 <= gap.high
+    assert covered[True] >= stats.binom.ppf(0.001, 300, 0.95)
+    assert covered[False] < 0.9 * 300
+
+
+def test_the_mean_of_estimates_takes_errors_of_a_group_as_one():
+    one, other = difference(1.0, run_error=0.5, example_error=0.3), difference(3.0, run_error=0.2, example_error=0.4)
+    together = pooled([one, other], ["run", "run"], ["data", "data"])
+    assert together.points == 2.0
+    by_part = zip(one.parts(0.025), other.parts(0.025), strict=True)
+    assert together.reach(0.025) == pytest.approx(math.hypot(*(np.mean(parts) for parts in by_part)))
+    apart = pooled([one, other], ["run", "another"], ["data", "more"])
+    assert apart.reach(0.025) == pytest.approx(math.hypot(one.reach(0.025), other.reach(0.025)) / 2)
+    same = pooled([one, one], ["run", "run"], ["data", "data"])
+    assert (same.low, same.high, same.p) == pytest.approx((one.low, one.high, one.p))
+
+
+def test_the_mean_of_estimates_covers_whatever_settings_share():
+    """Four settings of two models: those of a model share their stage-1 runs wholly, all share the texts."""
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        texts = 20 * random.normal(size=1000)
+        every = [random.normal(size=(3, 1, 1)) + texts + 20 * random.normal(size=(3, 1, 1000)) for _ in range(2)]
+        gaps = [paired_difference(values / 100, np.zeros_like(values)) for values in [every[0], every[0], *every]]
+        found = pooled(gaps, ["a", "a", "a", "b"], ["d"] * 4)
+        covered += found.low <= 0 <= found.high
+    assert covered >= stats.binom.ppf(0.001, 300, 0.95)
 
 
 def test_the_interval_joins_runs_and_examples_and_is_never_narrower_than_examples_alone():

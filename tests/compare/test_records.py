@@ -76,7 +76,7 @@ def test_runs_are_paired_by_their_seeds(tmp_path):
         write_run(tmp_path, "mean", seed, [], dev=0.9)
     found = matched([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
     assert list(map(names, found)) == [[["cls-2", "cls-3"]], [["mean-2", "mean-3"]]]
-    answers, other = paired_answers([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
+    (answers, other), _ = paired_answers([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
     assert answers.shape == other.shape == (1, 2, EXAMPLES)
     assert np.argwhere(~answers).tolist() == [[0, 0, 2], [0, 1, 3]]
 
@@ -95,7 +95,7 @@ def test_as_many_runs_are_taken_on_each_stage_1_run_as_all_have(tmp_path):
     found = matched([condition(tmp_path, "cls"), condition(tmp_path, "mean")])
     assert names(found[0]) == [["cls-1"], ["cls-1"], ["cls-7"]]
     assert len({folder for row in found[0] for folder in row}) == 3
-    assert condition(tmp_path, "cls").answers().shape == (3, 1, EXAMPLES)
+    assert condition(tmp_path, "cls").answers()[0].shape == (3, 1, EXAMPLES)
 
 
 def test_runs_of_an_unadapted_encoder_are_dealt_out_each_once(tmp_path):
@@ -234,18 +234,45 @@ def test_runs_that_share_a_draw_of_labels_are_one_unit(tmp_path):
         record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
         write_record(file.parent, record)
     pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
-    for answers in (pair[0].answers(), *paired_answers(pair)):
+    for answers in (pair[0].answers()[0], *paired_answers(pair)[0]):
         assert answers.shape == (1, 2, EXAMPLES)
         shares = answers[0][:, [1, 2, 11, 12, 13]].tolist()
         assert shares[0] == pytest.approx([0, 1, 2 / 3, 2 / 3, 2 / 3])
         assert shares[1] == pytest.approx([1, 0, 2 / 3, 2 / 3, 2 / 3])
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_draws_of_labels_that_stage_1_runs_share_are_told(tmp_path, shared):
+    """Two draws on each of three stage-1 runs: the same two, or six."""
+    for number, stage1_seed in enumerate((11, 12, 13)):
+        for draw in (1, 2):
+            seed = draw if shared else 10 * number + draw
+            for name in ("cls", "mean"):
+                wrong = [draw, 10 + number]
+                write_run(tmp_path, name, seed, wrong, 0.9, stage1_seed=stage1_seed, protocol="probe", labels=8)
+    pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
+    assert pair[0].answers()[1] is paired_answers(pair)[1] is shared
+    assert pair[0].answers()[0].shape == (3, 2, EXAMPLES)
+    assert pair[0].accuracy.draws == (2 if shared else 0)
+    assert sorted(pair[0].by_unit("test/accuracy")) == pytest.approx([0.99] * 3)
+
+
+def test_heads_on_a_shared_draw_count_by_their_mean(tmp_path):
+    for stage1_seed in (11, 12):
+        for draw in (1, 2):
+            for head in (1, 2):
+                seeds = {"label_seed": draw, "head_seed": head}
+                write_run(tmp_path, "cls", 10 * draw + head, [draw], 0.9, stage1_seed=stage1_seed, labels=8, **seeds)
+    answers, shared = condition(tmp_path, "cls").answers()
+    assert (answers.shape, shared) == ((2, 2, EXAMPLES), True)
+    assert answers[:, :, [1, 2]].tolist() == [[[0, 1], [1, 0]]] * 2
+
+
 def test_stage_1_runs_with_unlike_many_runs_count_alike(tmp_path):
     for stage1_seed, seeds in ((11, (1, 2, 3)), (12, (1,))):
         for seed in seeds:
             write_run(tmp_path, "cls", seed, [seed], dev=0.9, stage1_seed=stage1_seed)
-    answers = condition(tmp_path, "cls").answers()
+    answers, _ = condition(tmp_path, "cls").answers()
     assert answers.shape == (2, 1, EXAMPLES)
     assert answers[0, 0, 1:4].tolist() == pytest.approx([2 / 3] * 3)
     assert answers[1, 0, 1:4].tolist() == [0.0, 1.0, 1.0]

@@ -4,6 +4,7 @@ import pandas
 import pytest
 
 from helpers import write_run
+from poolwise.compare.disagreement import DisputedText
 from poolwise.compare.report import write_report
 from poolwise.settings import UserError
 
@@ -84,7 +85,10 @@ def test_label_counts_make_a_curve_and_encoders_a_grouped_table(tmp_path):
     assert list(written.sections[0].table.group) == ["after stage 1 with bow", "after plain MLM"]
     assert "| after stage 1 with bow | cls |" in written.markdown.read_text()
     assert written.overview[0].startswith("Of 3 settings, the best on dev was cls in 3.")
-    assert "Draws of labels are shared by stage-1 runs" in written.page.read_text()
+    page = written.page.read_text()
+    assert "on one draw" not in page
+    assert "Where train has few labels, dev is whole all the same" in page
+    assert "| data and model | setting | use |" in written.markdown.read_text()
 
 
 def test_a_selection_leaves_out_other_runs(runs):
@@ -120,14 +124,46 @@ def test_a_long_selection_has_a_folder_of_its_own(tmp_path):
 
 def test_the_report_says_where_poolers_come_from(tmp_path):
     noted = {"pooler_status": "trained", "gradient_norm": 0.1234, "relative_distance_moved": 0.5, "geometry": {}}
+    noted |= {"origin": "fresh (seed 1)", "losses": ["bow"], "steps": 1200}
     for seed in (1, 2):
         write_run(tmp_path, "pooler", seed, [0], dev=0.9, stage1_provenance=noted)
-        write_run(tmp_path, "cls", seed, [0], dev=0.9, objective=None, stage1_provenance={})
+        for name, status in (("cls", "as released"), ("pooler", "never trained")):
+            write_run(tmp_path, name, seed, [0], dev=0.9, objective=None, stage1_provenance={}, status=status)
     page = write_report(tmp_path).page.read_text()
     row = "<td>demo, tiny, after stage 1 with bow</td>" + "".join(
-        f'<td class="number">{cell}</td>' for cell in ("1", "trained", "0.123", "0.500", "none", "none", "none")
+        f'<td class="number">{cell}</td>'
+        for cell in ("1", "trained", "fresh (seed 1)", "bow", "1200", "0.123", "0.500", "none", "none")
     )
     assert page.count(row) == 1  # two stage-2 runs read the same stage-1 run
+    unadapted = ("none", "never trained", "as the checkpoint has it", "none", "none")
+    row = "<td>demo, tiny, not adapted</td>" + "".join(f'<td class="number">{cell}</td>' for cell in unadapted)
+    assert page.count(row) == 1
+
+
+def test_the_report_says_how_it_was_run(tmp_path):
+    report = {"stage2": {"train": {"texts": 6161}, "dev": {"texts": 769}}}
+    for seed in (1, 2):
+        write_run(tmp_path, "cls", seed, [0], dev=0.9, data_report=report, stage1_seed=seed + 10)
+    facts = write_report(tmp_path).facts
+    assert facts["texts"] == "demo: up to None word pieces, train 6,161, dev 769"
+    assert facts["stage 2"] == "finetune: epochs 2, learning rates 0.001"
+    assert facts["seeds"] == "11, 12 of stage 1; 1, 2 of stage 2"
+
+
+def test_the_mean_and_the_spread_in_the_table_are_over_stage_1_runs(tmp_path):
+    for stage1_seed, wrong in ((1, (0, 20)), (2, (10, 30))):
+        for seed, count in enumerate(wrong):
+            write_run(tmp_path, "cls", seed, list(range(count)), dev=0.9, stage1_seed=stage1_seed)
+    written = write_report(tmp_path)
+    assert written.sections[0].table.rows[0][2] == "92.5 ± 3.5"  # of 95 and 90
+    assert "sd 3.5 over 2 stage-1 runs with 2 on each" in written.sections[0].answer
+
+
+def test_a_page_to_show_has_no_texts(runs, monkeypatch):
+    disputed = [DisputedText("a secret text", "good", {"cls": 0.5, "mean": 1.0})]
+    monkeypatch.setattr("poolwise.compare.report.disputed_texts", lambda conditions: disputed)
+    assert "a secret text" in write_report(runs).page.read_text()
+    assert "a secret text" not in write_report(runs, texts=False).page.read_text()
 
 
 def test_representations_of_several_layers_make_a_map(tmp_path):
@@ -162,6 +198,8 @@ def test_without_runs_the_message_says_what_to_run(tmp_path):
 
 
 def test_one_run_makes_a_report(tmp_path):
-    write_run(tmp_path, "mean", 1, [0, 1], dev=0.9)
-    (row,) = write_report(tmp_path).sections[0].table.rows
+    write_run(tmp_path, "mean", 1, [0, 1], dev=0.9, labels=8)
+    written = write_report(tmp_path)
+    (row,) = written.sections[0].table.rows
+    assert "Some comparisons of few labels are on one draw of these, and hold for this draw." in written.limits
     assert row[:3] == ["mean", "1", "99.0"]

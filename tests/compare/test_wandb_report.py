@@ -10,6 +10,7 @@ from poolwise.compare.records import common_settings, read_runs
 from poolwise.compare.tables import markdown_table
 from poolwise.compare.wandb_report import (
     TITLE,
+    WandbPages,
     WandbProject,
     WandbSection,
     project_of,
@@ -27,12 +28,20 @@ SECTION = WandbSection(
 )
 
 
+PAGES = WandbPages("", [], None, [SECTION], [[["limits"], ["few runs"]]])
+
+
 def blocks_of(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [block for block in spec["blocks"] if block["type"] == kind]
 
 
 def text_of(block: dict[str, Any]) -> str:
     return "".join(part["text"] for part in block["children"])
+
+
+def dashed(pages: WandbPages) -> str:
+    """The title as it stands in an address of W&B."""
+    return f"{TITLE}: {pages.title}".replace(" ", "-")
 
 
 def without_accounts_own(spec: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +58,7 @@ def without_accounts_own(spec: dict[str, Any]) -> dict[str, Any]:
 def test_a_report_is_saved_then_updated_then_made_anew_if_it_is_gone(service, tmp_path, monkeypatch):
     spec_file = tmp_path / "wandb_report_spec.json"
     spec_file.write_text("of a call without an account")
-    address = publish([SECTION], PROJECT, tmp_path)
+    address = publish(PAGES, PROJECT, tmp_path)
     assert not spec_file.exists()
     ((view, saved),) = service.views.items()
     assert (saved["entityName"], saved["projectName"], saved["displayName"]) == (ENTITY, "poolwise", TITLE)
@@ -57,9 +66,11 @@ def test_a_report_is_saved_then_updated_then_made_anew_if_it_is_gone(service, tm
     assert service.operations.count("CreateProject") == 1
 
     spec = json.loads(saved["spec"])
-    assert [text_of(block) for block in blocks_of(spec, "heading")] == [SECTION.question, "Runs"]
+    closing = "How it was run, and its limits"
+    assert [text_of(block) for block in blocks_of(spec, "heading")] == [SECTION.question, "Runs", closing]
     assert [text_of(block) for block in blocks_of(spec, "paragraph")][1:3] == SECTION.answers
-    (table,) = blocks_of(spec, "markdown-block")
+    table, limits = blocks_of(spec, "markdown-block")
+    assert limits["content"] == "| limits |\n|:--|\n| few runs |"
     assert table["content"] == "| representation | runs |\n|:--|--:|\n| cls\\_linear | 3 |"
     (grid,) = blocks_of(spec, "panel-grid")
     (run_set,) = grid["metadata"]["runSets"]
@@ -79,19 +90,23 @@ def test_a_report_is_saved_then_updated_then_made_anew_if_it_is_gone(service, tm
     assert (panels[1].x, panels[1].y) == (reports.Metric("trainer/global_step"), [reports.Metric("dev/macro_f1")])
 
     changed = WandbSection("other words", [], [], {})
-    assert publish([changed], PROJECT, tmp_path, ["Of 2 settings, mean in 2."]) == address
+    summary = [["setting", "use"], ["probe", "mean"]]
+    pages = WandbPages("data=mr", ["Of 2 settings, mean in 2."], summary, [changed])
+    assert publish(pages, PROJECT, tmp_path) == f"{service.url}/{ENTITY}/poolwise/reports/{dashed(pages)}--{view}"
+    assert service.views[view]["displayName"] == f"{TITLE}: data=mr"
     assert list(service.views) == [view]
     spec = json.loads(service.views[view]["spec"])
     assert [text_of(block) for block in blocks_of(spec, "heading")] == ["other words", "Runs"]
     assert "Of 2 settings, mean in 2." in [text_of(block) for block in blocks_of(spec, "paragraph")][:2]
+    assert blocks_of(spec, "markdown-block")[0]["content"] == "| setting | use |\n|:--|--:|\n| probe | mean |"
 
     service.views = {"another": service.views[view]}
-    assert publish([SECTION], PROJECT, tmp_path) != address
+    assert publish(PAGES, PROJECT, tmp_path) != address
     assert len(service.views) == 2
     online = json.loads(list(service.views.values())[1]["spec"])
 
     monkeypatch.delenv("WANDB_API_KEY")
-    place = publish([SECTION], PROJECT, tmp_path)
+    place = publish(PAGES, PROJECT, tmp_path)
     assert place == f"{spec_file} (nobody is logged in to W&B (`wandb login`))"
     assert without_accounts_own(json.loads(spec_file.read_text())) == without_accounts_own(online)
 
@@ -122,7 +137,8 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
     line = capsys.readouterr().out.splitlines()[-1]
     assert line == f"in W&B   {spec_file} (nobody is logged in to W&B (`wandb login`))"
     spec = json.loads(spec_file.read_text())
-    (table,) = blocks_of(spec, "markdown-block")
+    table, *_, limits = blocks_of(spec, "markdown-block")
+    assert "Rows are ordered by macro F1 on dev" in limits["content"]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table["content"].splitlines()]
     assert [row[:3] for row in cells[2:]] == [
         ["mean", "3", "95.0 ± 0.0"],

@@ -113,4 +113,4 @@ def test_a_sweep_over_the_heads_seed(program, tmp_path, capsys):
     assert runs["condition"].nunique() == 1
     assert runs["dev/loss"].nunique() == 2
     assert "(2 runs)" in capsys.readouterr().out
-    assert Condition(runs).answers().shape == (1, 2, 40)
+    assert Condition(runs).answers()[0].shape == (1, 2, 40)

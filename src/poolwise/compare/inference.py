@@ -1,7 +1,7 @@
 """What stage-2 runs may claim: means and differences with intervals, tests, equivalence, and the sources of variance.
 
-Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, K units (see `Estimate`), P pairs of conditions,
-L runs of a table. Accuracies and differences are in points (0 to 100).
+Shapes: S stage-1 runs, R stage-2 runs on each (or draws of labels that all of them share), N test examples, K units
+(see `Estimate`), P pairs of conditions, L runs of a table. Accuracies and differences are in points (0 to 100).
 """
 
 import math
@@ -25,58 +25,22 @@ Answers = Bool[ndarray, "S R N"] | Float[ndarray, "S R N"]
 """Of one condition: whether each example was answered right, or the share from 0 to 1 of draws in which it was."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over runs and examples with its 95 % interval, by one hierarchical bootstrap over both.
-
-    The unit that is resampled is the stage-1 run where there are several, with all the stage-2 runs on it; else the
-    stage-2 run; else there is none, and examples alone are resampled. K is the number of units. Each draw takes K - 1
-    of the K units with replacement (which makes the variance unbiased for few units: McCarthy and Snowden 1985) and N
-    of the N examples. Runs in a stage-1 run are not resampled again, since the spread of stage-1 runs holds theirs
-    already (Davison and Hinkley 1997, section 3.8).
-
-    What is particular to one unit and one example counts in the draw of units and in the draw of examples (Owen 2007);
-    the joint draws measure it, and it is taken off the examples' part. The interval joins the parts as Banerjee's
-    (1960) does, points +- sqrt(t^2 a^2 + z^2 b^2), with a of the units, t its quantile at K - 1 degrees of freedom,
-    and b of the examples. That covers at least as often as it claims, whatever the ratio of a to b, because the
-    distribution function of a squared normal is concave; Satterthwaite's, which is narrower, misses in up to 8 % for
-    K = 3 and 13 % for K = 2. It is never narrower than the examples alone would have it.
-
-    Assumes that units are independent and normal, and that N is in the hundreds. Draws of labels that several stage-1
-    runs share are not resampled: the claim holds for these draws.
-
-    Found by the slow simulations of the tests, 1,000 comparisons a setting, with N = 800 and deviations of 0.3 or 1
-    point of stage-1 runs and of stage-2 runs: the interval covers, by (S, R), in 95 to 96 % (1, 1), 98 to 99 (1, 2), 96
-    to 99 (1, 3), 96 to 97 (1, 5), 97 to 100 (2, 1), 96 to 98 (3, 1), 96 to 98 (3, 3), 96 to 97 (3, 5), 95 to 97 (5, 1)
-    and 96 to 97 (5, 3). With N = 3,000 these are 94 to 98, where percentiles of a plain bootstrap of all three levels
-    cover in 84 to 86 (tried for (1, 3), (3, 3) and (5, 1), stage-2 runs or stage-1 runs spread by 1 point).
+class Interval:
+    """A value in points whose error has parts: `reach` joins them to an interval, and this to a p-value.
 
     Attributes:
-        points: the mean.
-        deviation: standard deviation (K - 1) over units, in points; NaN for a single unit.
-        run_error: standard error from the draw of units, in points; 0 for a single unit.
-        example_error: standard error from the draw of examples with the units as they are, in points; at least that of
-            answers which differ nowhere by Agresti and Min (2005), 1 / (N + 2), since no bootstrap of these sees any.
-        joint_error: the part of both that is particular to unit and example, in points; 0 for a single unit.
-        stage1_runs, stage2_runs, examples: S, R, N.
+        points: the value.
     """
 
     points: float
-    deviation: float
-    run_error: float
-    example_error: float
-    joint_error: float
-    stage1_runs: int
-    stage2_runs: int
-    examples: int
+
+    def parts(self, *tails: float) -> tuple[float, ...]:
+        """Of each part, in points, as many standard errors as its upper quantiles at `tails` add up to."""
+        raise NotImplementedError
 
     def reach(self, *tails: float) -> float:
-        """The distance in points that is as many standard errors as the upper quantiles at `tails` add up to."""
-        degrees = max(self.stage1_runs if self.stage1_runs > 1 else self.stage2_runs, 2) - 1
-        normal = sum(float(stats.norm.isf(tail)) for tail in tails)
-        student = sum(float(stats.t.isf(tail, degrees)) for tail in tails)
-        examples = normal**2 * max(self.example_error**2 - self.joint_error**2, 0.0)
-        return math.sqrt(examples + max((student * self.run_error) ** 2, (normal * self.joint_error) ** 2))
+        """The parts together, as Banerjee (1960) joins them."""
+        return math.hypot(*self.parts(*tails))
 
     @property
     def low(self) -> float:
@@ -100,9 +64,110 @@ class Estimate:
         return 0.0 if beyond(FARTHEST) < 0 else float(2 * stats.norm.sf(optimize.brentq(beyond, 0, FARTHEST)))
 
 
-def _estimate(values: Float[ndarray, "S R N"]) -> Estimate:
-    """The mean of values in points, such as 100 for a right answer; for a difference, from -100 to 100."""
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """A mean over runs and examples with its 95 % interval, by one hierarchical bootstrap over both.
+
+    The unit that is resampled is the stage-1 run where there are several, with all the stage-2 runs on it; else the
+    stage-2 run; else there is none, and examples alone are resampled. K is the number of units. Each draw takes K - 1
+    of the K units with replacement (which makes the variance unbiased for few units: McCarthy and Snowden 1985) and N
+    of the N examples. Runs in a stage-1 run are not resampled again, since the spread of stage-1 runs holds theirs
+    already (Davison and Hinkley 1997, section 3.8).
+
+    What is particular to one unit and one example counts in the draw of units and in the draw of examples (Owen 2007);
+    the joint draws measure it, and it is taken off the examples' part. The interval joins the parts as Banerjee's
+    (1960) does, points +- sqrt(t^2 a^2 + z^2 b^2), with a of the units, t its quantile at K - 1 degrees of freedom,
+    and b of the examples. That covers at least as often as it claims, whatever the ratio of a to b, because the
+    distribution function of a squared normal is concave; Satterthwaite's, which is narrower, misses in up to 8 % for
+    K = 3 and 13 % for K = 2. It is never narrower than the examples alone would have it.
+
+    Draws of labels that all stage-1 runs share are a part of their own, c, the standard error of the draws' means over
+    stage-1 runs, with t at one less degree of freedom than there are draws. What is particular to a stage-1 run and a
+    draw is in a and in c, so that a^2 + b^2 + c^2 is no less than the variance of the mean of both (Owen 2007). A
+    single draw that all share has no spread: the claim then holds for this draw.
+
+    Assumes that units, and draws, are independent and normal, and that N is in the hundreds.
+
+    Found by the slow simulations of the tests, 1,000 comparisons a setting, with N = 800 and deviations of 0.3 or 1
+    point of stage-1 runs and of stage-2 runs: the interval covers, by (S, R), in 95 to 96 % (1, 1), 98 to 99 (1, 2), 96
+    to 99 (1, 3), 96 to 97 (1, 5), 97 to 100 (2, 1), 96 to 98 (3, 1), 96 to 98 (3, 3), 96 to 97 (3, 5), 95 to 97 (5, 1)
+    and 96 to 97 (5, 3). With N = 3,000 these are 94 to 98, where percentiles of a plain bootstrap of all three levels
+    cover in 84 to 86 (tried for (1, 3), (3, 3) and (5, 1), stage-2 runs or stage-1 runs spread by 1 point).
+
+    Attributes:
+        points: the mean.
+        deviation: standard deviation (K - 1) over units, in points; NaN for a single unit.
+        run_error: standard error from the draw of units, in points; 0 for a single unit.
+        example_error: standard error from the draw of examples with the units as they are, in points; at least that of
+            answers which differ nowhere by Agresti and Min (2005), 1 / (N + 2), since no bootstrap of these sees any.
+        joint_error: the part of both that is particular to unit and example, in points; 0 for a single unit.
+        stage1_runs, stage2_runs, examples: S, R, N.
+        draw_error: standard error from the draws of labels that all stage-1 runs share, in points; 0 where none are.
+        draws: how many these are.
+    """
+
+    points: float
+    deviation: float
+    run_error: float
+    example_error: float
+    joint_error: float
+    stage1_runs: int
+    stage2_runs: int
+    examples: int
+    draw_error: float = 0.0
+    draws: int = 0
+
+    def parts(self, *tails: float) -> tuple[float, float, float]:
+        """Those of units, of shared draws, and of examples."""
+
+        def student(count: int) -> float:
+            return sum(float(stats.t.isf(tail, max(count, 2) - 1)) for tail in tails)
+
+        normal = sum(float(stats.norm.isf(tail)) for tail in tails)
+        units = student(self.stage1_runs if self.stage1_runs > 1 else self.stage2_runs) * self.run_error
+        examples = normal * math.sqrt(max(self.example_error**2 - self.joint_error**2, 0.0))
+        return max(units, normal * self.joint_error), student(self.draws) * self.draw_error, examples
+
+
+@dataclass(frozen=True)
+class PooledEstimate(Interval):
+    """The mean of estimates of one question in several settings, each counted alike.
+
+    Settings may share stage-1 runs, draws of labels and test texts. Nothing is known of how far their errors go
+    together, so those of one group are taken to go together wholly: the standard error of a mean is never more than
+    the mean of the standard errors. Errors of several groups are taken to be independent, and what is said holds for
+    settings such as these, not for data sets and models in general.
+
+    Attributes:
+        points: the mean.
+        estimates: one of each setting.
+        runs: of each, the name of the group that shares stage-1 runs.
+        data: of each, the name of the group that shares draws of labels and test texts.
+    """
+
+    points: float
+    estimates: Sequence[Estimate]
+    runs: Sequence[Hashable]
+    data: Sequence[Hashable]
+
+    def parts(self, *tails: float) -> tuple[float, ...]:
+        """The mean's parts, of each group one of units, of draws and of examples."""
+        found: dict[Hashable, float] = {}
+        for each, runs, data in zip(self.estimates, self.runs, self.data, strict=True):
+            groups = (("units", runs), ("draws", data), ("examples", data))
+            for group, part in zip(groups, each.parts(*tails), strict=True):
+                found[group] = found.get(group, 0.0) + part / len(self.estimates)
+        return tuple(found.values())
+
+
+def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
+    """The mean of values in points, such as 100 for a right answer; for a difference, from -100 to 100.
+
+    With `shared_draws` the R stage-2 runs of each stage-1 run are of the same R draws of labels, in the same order.
+    """
     stage1_runs, stage2_runs, examples = values.shape
+    crossed = shared_draws and stage1_runs > 1 and stage2_runs > 1
+    by_draw = values.mean(axis=(0, 2))
     by_unit = values.mean(axis=1) if stage1_runs > 1 else values[0]
     units, means = len(by_unit), by_unit.mean(axis=1)
     drawn = _example_draws(examples) @ by_unit.T.astype(np.float32) / examples
@@ -121,6 +186,8 @@ def _estimate(values: Float[ndarray, "S R N"]) -> Estimate:
         stage1_runs=stage1_runs,
         stage2_runs=stage2_runs,
         examples=examples,
+        draw_error=float(by_draw.std(ddof=1)) / math.sqrt(stage2_runs) if crossed else 0.0,
+        draws=stage2_runs if crossed else 0,
     )
 
 
@@ -131,16 +198,17 @@ def _example_draws(examples: int) -> Float[ndarray, "draws N"]:
     return np.stack([draw.astype(np.float32) for draw in draws])
 
 
-def mean_accuracy(answers: Answers) -> Estimate:
+def mean_accuracy(answers: Answers, shared_draws: bool = False) -> Estimate:
     """Accuracy of one condition, in points.
 
     Args:
         answers: (S, R, N).
+        shared_draws: whether the second axis is of draws of labels that all stage-1 runs share.
     """
-    return _estimate(100 * answers.astype(float))
+    return _estimate(100 * answers.astype(float), shared_draws)
 
 
-def paired_difference(first: Answers, second: Answers) -> Estimate:
+def paired_difference(first: Answers, second: Answers, shared_draws: bool = False) -> Estimate:
     """First less second, paired by stage-1 run, stage-2 run and example.
 
     An unadapted encoder beside S stage-1 runs needs S x R stage-2 runs of its own, each given once: repeated ones
@@ -148,15 +216,20 @@ def paired_difference(first: Answers, second: Answers) -> Estimate:
 
     Args:
         first, second: (S, R, N).
+        shared_draws: as in `mean_accuracy`.
 
     Raises:
         ValueError: the shapes differ.
     """
-    return _estimate(_in_points(first, second))
+    return _estimate(_in_points(first, second), shared_draws)
 
 
 def difference_of_differences(
-    first: Answers, second: Answers, baseline_first: Answers, baseline_second: Answers
+    first: Answers,
+    second: Answers,
+    baseline_first: Answers,
+    baseline_second: Answers,
+    shared_draws: bool = False,
 ) -> Estimate:
     """(First less second) less the same of a baseline, all four paired.
 
@@ -165,11 +238,17 @@ def difference_of_differences(
 
     Args:
         first, second, baseline_first, baseline_second: (S, R, N).
+        shared_draws: as in `mean_accuracy`.
 
     Raises:
         ValueError: the shapes differ.
     """
-    return _estimate(_in_points(first, second) - _in_points(baseline_first, baseline_second))
+    return _estimate(_in_points(first, second) - _in_points(baseline_first, baseline_second), shared_draws)
+
+
+def pooled(estimates: Sequence[Estimate], runs: Sequence[Hashable], data: Sequence[Hashable]) -> PooledEstimate:
+    """The mean of estimates; arguments as the attributes of `PooledEstimate`."""
+    return PooledEstimate(float(np.mean([each.points for each in estimates])), estimates, runs, data)
 
 
 def _in_points(first: Answers, second: Answers) -> Float[ndarray, "S R N"]:
@@ -222,7 +301,7 @@ def holm(p_values: Float[ndarray, " P"], family: int) -> Float[ndarray, " P"]:
     return np.minimum(adjusted, 1.0)
 
 
-def smallest_detectable(difference: Estimate, level: float = LEVEL) -> float:
+def smallest_detectable(difference: Interval, level: float = LEVEL) -> float:
     """The true difference, in points, that such runs would show at `level` with probability 0.8.
 
     (t_0.975 + t_0.8) standard errors at the level 0.05, put together like the interval; for few units the probability
@@ -231,7 +310,7 @@ def smallest_detectable(difference: Estimate, level: float = LEVEL) -> float:
     return difference.reach(level / 2, 1 - POWER)
 
 
-def equivalent(difference: Estimate, margin: float, level: float = LEVEL) -> bool:
+def equivalent(difference: Interval, margin: float, level: float = LEVEL) -> bool:
     """Whether both one-sided tests at `level` say that the conditions are less than `margin` points apart.
 
     By the interval of 1 - 2 `level`, 90 %, which must lie within the margin (Schuirmann 1987).

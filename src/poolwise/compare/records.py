@@ -382,8 +382,11 @@ class Condition:
     @property
     def unit(self) -> str:
         """What its runs on one encoder differ in."""
-        if self.random or not self.runs["draws_labels"].all():
-            return "run"
+        return "run" if self.random or not self.runs["draws_labels"].all() else self.draw
+
+    @property
+    def draw(self) -> str:
+        """What `label_seed` draws, where it draws something."""
         return "fold draw" if self.runs["labels"].isna().all() else "label draw"
 
     def seeds(self) -> pandas.DataFrame:
@@ -404,22 +407,34 @@ class Condition:
     @cached_property
     def accuracy(self) -> Estimate:
         """In points, with what its interval rests on."""
-        return mean_accuracy(self.answers())
+        answers, shared_draws = self.answers()
+        return mean_accuracy(answers, shared_draws)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of `accuracy`, in points, as far as it lies between 0 and 100."""
         return max(self.accuracy.low, 0.0), min(self.accuracy.high, 100.0)
 
-    def answers(self) -> Answers:
-        """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many."""
-        seeds = self.seeds()
-        if not self.adapted:
-            return _answers(self, [list(seeds["folder"])])
-        units = [list(rows["folder"]) for _, rows in seeds.groupby("stage1_seed")]
+    def answers(self) -> tuple[Answers, bool]:
+        """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many.
+
+        And whether the second axis is of draws of labels that all stage-1 runs share.
+        """
+        units = self.units()
         if len({len(unit) for unit in units}) == 1:
             return _answers(self, units)
-        return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units])
+        return _by_unit(units), False
+
+    def units(self) -> list[list[str]]:
+        """The folders of the runs on each stage-1 run; one list where the encoder is not adapted."""
+        seeds = self.seeds()
+        return [list(rows["folder"]) for _, rows in (seeds.groupby("stage1_seed") if self.adapted else [("", seeds)])]
+
+    def by_unit(self, metric: str) -> "pandas.Series[float]":
+        """The mean of a metric on each stage-1 run; of each run where there is one stage-1 run, or none."""
+        values = self.runs.set_index("folder")[metric].astype(float)
+        units = self.units()
+        return values if len(units) == 1 else pandas.Series([values[unit].mean() for unit in units])
 
 
 Folders = list[list[str]]
@@ -466,17 +481,29 @@ def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFram
     return places.head(count).assign(folder=list(runs["folder"])[:count])
 
 
-def paired_answers(conditions: Sequence[Condition]) -> list[Answers] | None:
-    """Which test examples each condition answers right, in runs that are paired; None where none can be."""
+def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool] | None:
+    """Which test examples each condition answers right, in runs that are paired; None where none can be.
+
+    And whether the second axis is of draws of labels that all stage-1 runs share.
+    """
     folders = matched(conditions)
     if folders is None:
         return None
-    return [_answers(conditions[0], of_one, by=folders[0]) for of_one in folders]
+    adapted = next((place for place, condition in enumerate(conditions) if condition.adapted), 0)
+    found = [_answers(conditions[adapted], of_one, by=folders[adapted]) for of_one in folders]
+    return [answers for answers, _ in found], found[0][1]
 
 
-def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> Answers:
-    """(S, R, N). Runs on one stage-1 run that share a draw of labels, say, are no units of their own: of the seeds that
-    differ, the one with the fewest levels makes the units, and runs that share it count by their mean.
+def _by_unit(units: Folders) -> Answers:
+    return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units])
+
+
+def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> tuple[Answers, bool]:
+    """(S, R, N), and whether R is of draws of labels that all stage-1 runs share.
+
+    Runs that share a draw of labels, say, are no units of their own. On several stage-1 runs they count by their mean
+    for each draw that all of these have. On one, the seed with the fewest levels, of those that differ, makes the
+    units, and runs that share it count by their mean.
 
     Args:
         condition: whose seeds `by` has.
@@ -484,14 +511,23 @@ def _answers(condition: Condition, folders: Folders, by: Folders | None = None) 
         by: the folders of `condition` in the same places; None for `folders` themselves.
     """
     found = np.array([[right(folder) for folder in row] for row in folders])
+    every = condition.seeds().set_index("folder").drop(columns="stage1_seed", errors="ignore")
     if len(folders) > 1:
-        return found
-    seeds = condition.seeds().set_index("folder").loc[(by or folders)[0]].drop(columns="stage1_seed", errors="ignore")
+        draws = [every.loc[row, "label_seed"].to_numpy() for row in by or folders] if "label_seed" in every else []
+        shared = draws and all(np.array_equal(np.unique(each), np.unique(draws[0])) for each in draws)
+        if not shared or len(np.unique(draws[0])) == 1:
+            return found, False
+        means = [
+            [rows[each == draw].mean(axis=0) for draw in np.unique(draws[0])]
+            for rows, each in zip(found, draws, strict=True)
+        ]
+        return np.array(means), True
+    seeds = every.loc[(by or folders)[0]]
     levels = {name: seeds[name].nunique() for name in seeds if 1 < seeds[name].nunique() < len(seeds)}
     if not levels:
-        return found
+        return found, False
     unit = seeds[min(levels, key=lambda name: levels[name])].to_numpy()
-    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]])
+    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]]), False
 
 
 @cache

@@ -62,7 +62,8 @@ class Section:
 class Report:
     """What a report says of which stage-2 runs, and where its files lie.
 
-    `summary` holds several settings at a glance; None where there is one.
+    `summary` holds several settings at a glance; None where there is one. `formulas` are those of representations,
+    `facts` how it was run, `provenance` where poolers come from.
     """
 
     runs: pandas.DataFrame
@@ -70,19 +71,24 @@ class Report:
     summary: Table | None
     sections: Sequence[Section]
     labels: Sequence[Drawing]
+    formulas: Mapping[str, str]
+    facts: Mapping[str, str]
+    provenance: Table | None
+    limits: Sequence[str]
     page: Path
     markdown: Path
     csv: Path
     figures: Path
 
 
-def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
+def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool = True) -> Report:
     """Read all finished stage-2 runs that are selected, and write the comparison into `report/` (of a selection
     `report-SELECTION/`) beside them.
 
     Args:
         runs_folder: the folder of runs.
         selection: of `records.selected`.
+        texts: whether the page shows texts, those on which representations disagree.
 
     Raises:
         UserError: there is no such run, or the folder cannot be written.
@@ -102,7 +108,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
         raise UserError(f"{folder} is a link that leads out of {runs_folder}, and nothing is written there; remove it")
     report = Report(
         runs=runs,
-        overview=[*filter(None, [one_for_all(settings)]), *overview(verdicts)] if len(settings) > 1 else [],
+        overview=[*overview(verdicts), *filter(None, [one_for_all(settings)])] if len(settings) > 1 else [],
         summary=summary_table(settings) if len(settings) > 1 else None,
         sections=[
             Section(
@@ -113,7 +119,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
                 variance=_variance(setting),
                 drawings=[accuracies_drawn(setting, str(number)), *layers_drawn(setting, str(number))],
                 details=details_drawn(setting, str(number)) if setting in detailed else [],
-                disputed=_disputed(setting) if setting in detailed else [],
+                disputed=_disputed(setting) if texts and setting in detailed else [],
                 where=common_settings(_runs_of(setting).to_dict("records")),
             )
             for number, (setting, told) in enumerate(verdicts, 1)
@@ -121,18 +127,15 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
         labels=[
             labels_drawn(family, str(number)) for number, family in enumerate(_families(settings), 1) if len(family) > 1
         ],
+        formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
+        facts=_facts(found, runs, selection, runs_folder),
+        provenance=_provenance(runs),
+        limits=_limits(runs),
         page=folder / "index.html",
         markdown=folder / "report.md",
         csv=folder / "comparison.csv",
         figures=folder / "figures",
     )
-    parts = {
-        "report": report,
-        "formulas": {run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
-        "provenance": _provenance(runs),
-        "facts": _facts(found, runs, selection, runs_folder),
-        "limits": _limits(runs),
-    }
     try:
         report.figures.mkdir(parents=True, exist_ok=True)
         for earlier in report.figures.glob("*.svg"):
@@ -140,8 +143,8 @@ def write_report(runs_folder: Path, selection: Sequence[str] = ()) -> Report:
         write_atomically(report.csv, _csv(settings).to_csv(index=False))
         for drawing in _all_drawings(report):
             write_atomically(report.figures / f"{drawing.name}.svg", drawing.svg)
-        write_atomically(report.markdown, _rendered("report.md.jinja", parts, escaped=False))
-        write_atomically(report.page, _rendered("report.html", parts, escaped=True))
+        write_atomically(report.markdown, _rendered("report.md.jinja", report, escaped=False))
+        write_atomically(report.page, _rendered("report.html", report, escaped=True))
     except OSError as error:
         raise UserError(f"the report could not be written to {folder}: {error}") from error
     return report
@@ -152,7 +155,7 @@ def _folder_name(selection: Sequence[str]) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hash_of(list(selection))[:8]}"
 
 
-def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
+def _rendered(template: str, report: Report, escaped: bool) -> str:
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
     environment = Environment(
         autoescape=escaped,
@@ -162,7 +165,7 @@ def _rendered(template: str, parts: Mapping[str, Any], escaped: bool) -> str:
     )
     environment.filters["markdown"] = lambda table: Markup(markdown_table(table.flat))
     environment.filters["drawn"] = Markup  # our own drawings, whose labels matplotlib escapes
-    rendered = environment.from_string(text).render(**parts)
+    rendered = environment.from_string(text).render(report=report)
     return rendered.replace(" %", "&nbsp;%") if escaped else rendered
 
 
@@ -195,14 +198,14 @@ def _table(setting: Setting) -> Table:
 
 
 def _cells(condition: Condition) -> list[str]:
-    runs = condition.runs
+    accuracy = condition.accuracy
     return [
         condition.label,
-        str(len(runs)),
-        mean_and_spread(runs["test/accuracy"], 100.0, 1),
+        str(len(condition.runs)),
+        _with_spread(accuracy.points, accuracy.deviation, 1),
         "{:.1f} to {:.1f}".format(*condition.interval),
-        *(mean_and_spread(runs[metric], 100.0, 1) for metric in PERCENT_METRICS.values()),
-        mean_and_spread(runs["test/loss"], 1.0, 3),
+        *(mean_and_spread(condition.by_unit(metric), 100.0, 1) for metric in PERCENT_METRICS.values()),
+        mean_and_spread(condition.by_unit("test/loss"), 1.0, 3),
     ]
 
 
@@ -214,7 +217,10 @@ def _learning_rate(condition: Condition) -> str | None:
 
 def mean_and_spread(values: "pandas.Series[float]", scale: float, digits: int) -> str:
     """`mean ± sd` (n - 1); the mean alone where one run gives no spread."""
-    mean, spread = scale * values.mean(), scale * values.std()
+    return _with_spread(scale * values.mean(), scale * values.std(), digits)
+
+
+def _with_spread(mean: float, spread: float, digits: int) -> str:
     return f"{mean:.{digits}f}" if pandas.isna(spread) else f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 
@@ -256,23 +262,34 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
+NOT_STAGE1 = {"random": "drawn in stage 2", "stale": "as the checkpoint has it"}
+"""How a pooler began that no stage 1 noted."""
+
+
 def _provenance(runs: pandas.DataFrame) -> Table | None:
-    """A row for each stage-1 run that was read: what became of its pooler."""
+    """A row for each stage-1 run that was read, and for other encoders whose pooler was: where that comes from."""
     rows = {}
     for run in runs.to_dict("records"):
         noted = run.get("stage1_provenance")
-        if isinstance(noted, dict) and noted:
-            geometry = noted.get("geometry", {})
+        of_stage1 = isinstance(noted, dict) and bool(noted)
+        if of_stage1 or run["representation"]["name"] == "pooler":
+            known = noted if of_stage1 else {"pooler_status": run["pooler_status"], "origin": NOT_STAGE1["stale"]}
+            if not of_stage1 and run["pooler_status"] == "random":
+                known["origin"] = NOT_STAGE1["random"]
+            geometry = known.get("geometry", {})
             rows[run["material"]["weights"]] = [
                 f"{run['data']}, {run['model']}, {run['adaptation']}",
                 _figure(run["stage1_seed"], 0),
-                str(noted["pooler_status"]),
-                _figure(noted.get("gradient_norm"), 3),
-                _figure(noted.get("relative_distance_moved"), 3),
-                *(_figure(geometry.get(name), 2) for name in ("effective_rank", "mean_cosine", "uniformity")),
+                str(known["pooler_status"]),
+                str(known.get("origin", "not noted")),
+                ", ".join(known.get("losses", ())) or "none",
+                _figure(known.get("steps"), 0),
+                _figure(known.get("gradient_norm"), 3),
+                _figure(known.get("relative_distance_moved"), 3),
+                *(_figure(geometry.get(name), 2) for name in ("effective_rank", "mean_cosine")),
             ]
-    columns = ["encoder", "seed", "pooler", "gradient norm", "distance moved", "effective rank", "mean cosine"]
-    return Table([*columns, "uniformity"], list(rows.values())) if rows else None
+    return Table(POOLER_COLUMNS.split(";"), list(rows.values())) if rows else None
 
 
 def _figure(value: float | int | None, digits: int) -> str:
@@ -293,10 +310,40 @@ def _facts(
         "runs": f"{counted(len(runs), 'finished run')} of {runs_folder}{chosen}"
         + (f"; {left_out} others not selected, or with a learning rate that was not the best on dev" * (left_out > 0)),
         **trials_in_words(found[trials]),
+        **_made_of(runs),
         "made": f"{min(runs['started'])[:10]} to {max(runs['started'])[:10]}, {duration(seconds)} of running in all",
         "on": "; ".join(sorted(" ".join(map(str, platform)) for platform in platforms)),
         "commit": ", ".join(sorted({str(commit)[:12] for commit in runs["git_commit"]})),
         "versions of the first run": ", ".join(versions),
+    }
+
+
+SHOWN_OF_PROTOCOL = ("epochs", "batch_size", "dropout", "layer_decay", "strengths")
+NAMED_SEEDS = {"stage1_seed": "of stage 1", "label_seed": "of label draws", "seed": "of stage 2"}
+
+
+def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
+    """Texts, settings of stage 2 by protocol, learning rates that were chosen from, and seeds."""
+    texts, protocols = {}, {}
+    for run in runs.to_dict("records"):
+        report = run.get("data_report")
+        counts = report.get("stage2", {}) if isinstance(report, dict) else {}
+        sizes = "".join(f", {split} {of['texts']:,}" for split, of in counts.items())
+        texts[run["data"]] = f"{run['data']}: up to {run['material'].get('max_length')} word pieces{sizes}"
+        protocol = run["config"].get("protocol", {})
+        shown = [f"{name} {protocol[name]}" for name in SHOWN_OF_PROTOCOL if name in protocol]
+        rates = [f"learning rates {run['tried'].replace(' ', ', ')}"] if run["tried"] else []
+        protocols[f"{protocol.get('name')}: {', '.join([*shown, *rates])}"] = None
+    drawn = {
+        name: sorted({int(seed) for seed in runs[column].dropna()})
+        for column, name in NAMED_SEEDS.items()
+        if column in runs and (column != "label_seed" or runs["draws_labels"].any())
+    }
+    seeds = [f"{some(numbers, 8)} {name}" for name, numbers in drawn.items() if numbers]
+    return {
+        "texts": "; ".join(texts.values()),
+        "stage 2": "; ".join(protocols),
+        "seeds": "; ".join(seeds),
     }
 
 
@@ -323,8 +370,14 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
     ]
     if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() <= 1:
         found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")
-    if runs["labels"].notna().any():
-        found.append("Draws of labels are shared by stage-1 runs: a claim over those holds for these draws.")
+    few = runs[runs["labels"].notna()]
+    if few.groupby(["setting", "encoder_key"])["label_seed"].nunique().min() == 1:
+        found.append("Some comparisons of few labels are on one draw of these, and hold for this draw.")
+    if len(few):
+        found.append(
+            "Where train has few labels, dev is whole all the same: penalties, epochs and learning rates were chosen "
+            "on more labels than were trained on."
+        )
     saw = [value for value in runs.get("stage1_saw_test_text", ()) if isinstance(value, bool)]
     if any(saw):
         found.append(

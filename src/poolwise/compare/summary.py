@@ -33,7 +33,7 @@ def summary_table(settings: Sequence[Setting]) -> Table:
         interval = "{:.1f} to {:.1f}".format(*best.interval)
         cells = [_row_label(setting, settings), best.label, f"{best.accuracy.points:.1f}", interval]
         rows.append([*cells, *(_difference(setting, representation) for representation in shown), best.adaptation])
-    return Table([*COLUMNS, *shown, ENCODER], rows, [_group(setting) for setting in settings])
+    return Table([*COLUMNS, *shown, ENCODER], rows, [_group(setting) for setting in settings], "data and model")
 
 
 def one_for_all(settings: Sequence[Setting]) -> str | None:

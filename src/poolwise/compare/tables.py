@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under column names; `group` says of each row which encoder it is on, empty where all are on one."""
+    """Text cells under column names; `group` says of each row what it belongs to, empty where all are of one group."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     group: Sequence[str] = ()
+    group_name: str = "encoder"
 
     @property
     def flat(self) -> list[Sequence[str]]:
@@ -19,7 +20,7 @@ class Table:
         if not self.group:
             return [self.columns, *self.rows]
         rows = [[group, *row] for group, row in zip(self.group, self.rows, strict=True)]
-        return [["encoder", *self.columns], *rows]
+        return [[self.group_name, *self.columns], *rows]
 
 
 def markdown_text(words: str) -> str:

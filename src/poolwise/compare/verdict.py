@@ -12,7 +12,11 @@ chosen count, not only those that are told. Counting the told ones alone, alike 
 to 7 % of simulated settings of 4 representations, 11 % of 8 and 14 % of 13 (5 stage-1 runs, which are all that varies;
 dev and test rank conditions alike).
 
-Each family calls alike conditions different in 5 % of settings at most, so that both together do in 10 % at most.
+Where a setting has both families each has half of the 5 %, so that alike conditions are called different in 5 % of
+settings at most.
+
+Over several settings each planned question has one answer more, of the mean of its comparisons (`PooledEstimate`), with
+Holm's p-value of the questions that are asked so.
 """
 
 import math
@@ -28,6 +32,7 @@ import pandas
 from poolwise.compare.inference import (
     LEVEL,
     Estimate,
+    PooledEstimate,
     difference_of_differences,
     equivalent,
     holm,
@@ -35,6 +40,7 @@ from poolwise.compare.inference import (
     p_in_words,
     paired_difference,
     permutation_p,
+    pooled,
     smallest_detectable,
 )
 from poolwise.compare.records import UNADAPTED, Condition, majority_share, paired_answers
@@ -119,7 +125,7 @@ class Comparison:
         gap: the difference.
         permutation_p: of the check by `permutation_p`, which allows for nothing, as `gap.p` does.
         question: of `PLANNED`; empty for an unplanned one.
-        family: how many comparisons `p` allows for.
+        family: how many comparisons `p` allows for, twice as many where half of the 5 % is another family's.
         p: adjusted.
     """
 
@@ -175,15 +181,17 @@ def called(conditions: Sequence[Condition]) -> list[str]:
 def compare(conditions: Sequence[Condition | None], question: str = "") -> Comparison | None:
     """Two conditions, or four, paired by seeds and test examples; None where one is not there or no runs can be."""
     there = tuple(each for each in conditions if each is not None)
-    answers = paired_answers(there) if len(there) == len(conditions) else None
-    if answers is None:
+    paired = paired_answers(there) if len(there) == len(conditions) else None
+    if paired is None:
         return None
-    gap = paired_difference(*answers) if len(answers) == 2 else difference_of_differences(*answers)
+    answers, shared_draws = paired
+    difference = paired_difference if len(answers) == 2 else difference_of_differences
+    gap = difference(*answers, shared_draws=shared_draws)
     return Comparison(there, gap, permutation_p(*answers), question)
 
 
 def planned(setting: Setting) -> list[Comparison]:
-    """The family of planned comparisons, as far as there are runs for them."""
+    """The planned comparisons, as far as there are runs for them; their p-values allow for nothing yet."""
     asked = []
     for adaptation in setting.encoders:
         for name, pair in HYPOTHESES.items():
@@ -192,21 +200,24 @@ def planned(setting: Setting) -> list[Comparison]:
         if baseline is not None:
             asked.append(compare([setting.find(each, "cls") for each in (adaptation, baseline)], "encoder"))
             asked.append(_worth_of_pooler(setting, adaptation, baseline))
-    found = [each for each in asked if each is not None]
-    return _adjusted(found, len(found))
+    return [each for each in asked if each is not None]
 
 
-def unplanned(groups: Sequence[Sequence[Condition]], asked: Sequence[Comparison]) -> list[Comparison]:
-    """The first of each group against the others, less what is asked as planned; the family is all pairs in a group."""
+def unplanned(groups: Sequence[Sequence[Condition]], asked: Sequence[Comparison]) -> tuple[list[Comparison], int]:
+    """The first of each group against the others, less what is asked as planned; their p-values allow for nothing yet.
+
+    And the size of their family, all pairs in a group.
+    """
     apart = {frozenset(each.conditions) for each in asked}
     family = {frozenset(pair) for group in groups for pair in combinations(group, 2)} - apart
     told = [(group[0], other) for group in groups for other in group[1:] if frozenset((group[0], other)) in family]
-    return _adjusted([each for pair in told if (each := compare(pair)) is not None], len(family))
+    return [each for pair in told if (each := compare(pair)) is not None], len(family)
 
 
-def _adjusted(comparisons: Sequence[Comparison], family: int) -> list[Comparison]:
-    p_values = holm(np.array([each.gap.p for each in comparisons]), family)
-    return [replace(each, p=float(p), family=family) for each, p in zip(comparisons, p_values, strict=True)]
+def _adjusted(comparisons: Sequence[Comparison], family: int, families: int) -> list[Comparison]:
+    """The comparisons with p-values that allow for a family of so many, of as many families as there are."""
+    p_values = np.minimum(families * holm(np.array([each.gap.p for each in comparisons]), family), 1.0)
+    return [replace(each, p=float(p), family=families * family) for each, p in zip(comparisons, p_values, strict=True)]
 
 
 @dataclass
@@ -229,7 +240,10 @@ def verdict(setting: Setting) -> Verdict:
     """What the runs of a setting say."""
     groups = [*setting.encoders.values(), _best_and_other_encoders(setting)]
     asked = planned(setting)
-    found = Verdict(_use(setting), asked, unplanned(groups, asked))
+    others, pairs = unplanned(groups, asked)
+    families = 2 if asked and others else 1
+    asked, others = _adjusted(asked, len(asked), families), _adjusted(others, pairs, families)
+    found = Verdict(_use(setting), asked, others)
     if len(setting.conditions) == 1:
         found.answer += " There is nothing to compare it with yet."
         return found
@@ -266,6 +280,7 @@ def _spread_in_words(condition: Condition) -> str:
         return f"one run; {interval} by its test texts alone"
     kind = "stage-1 run" if accuracy.stage1_runs > 1 else condition.unit
     each = f" with {accuracy.stage2_runs} on each" if accuracy.stage1_runs > 1 and accuracy.stage2_runs > 1 else ""
+    each = f", on each the same {counted(accuracy.draws, condition.draw)}" if accuracy.draws else each
     return f"{interval}; sd {accuracy.deviation:.1f} over {counted(units, kind)}{each}"
 
 
@@ -351,35 +366,89 @@ def _how_tested(found: Verdict) -> list[str]:
         ("planned comparison", "H1, H2 and what stage 1 gave"): found.planned,
         ("unplanned comparison", "all pairs among which the best was chosen"): found.unplanned,
     }
+    halves = 2 if found.planned and found.unplanned else 1
     allowed = " and, apart, for ".join(
-        f"{counted(family[0].family, kind)} ({which})" for (kind, which), family in families.items() if family
+        f"{counted(family[0].family // halves, kind)} ({which})" for (kind, which), family in families.items() if family
     )
     every = [*found.planned, *found.unplanned]
     agree = sum((each.gap.p <= LEVEL) == (each.permutation_p <= LEVEL) for each in every)
     if not every:
         return []
+    each_half = ", at 2.5 % each" if halves == 2 else ""
     return [
-        f"p-values allow for {allowed}. Before that, the permutation test, which knows these very runs only, agrees at "
-        f"{LEVEL:g} in {agree} of {len(every)}."
+        f"p-values allow for {allowed}{each_half}; intervals beside them do not. Before that, the permutation test, "
+        f"which knows these very runs only, agrees at {LEVEL:g} in {agree} of {len(every)}."
     ]
 
 
+@dataclass(frozen=True)
+class PooledAnswer:
+    """What the comparisons of a planned question say together.
+
+    Attributes:
+        question: of `PLANNED`.
+        trusted: whether their first conditions have no pooler that nothing trained.
+        gap: the mean of their differences.
+        p: adjusted.
+        family: how many questions `p` allows for.
+    """
+
+    question: str
+    trusted: bool
+    gap: PooledEstimate
+    p: float = math.nan
+    family: int = 1
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words."""
+        numbers = (
+            f"{self.gap.points:+.1f} points on average (95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}, "
+            f"{p_in_words(self.p)})"
+        )
+        if self.p <= LEVEL:
+            return f"{numbers}: {'yes' if self.gap.points > 0 else 'no, the opposite'}"
+        if equivalent(self.gap, MARGIN, LEVEL / self.family):
+            return f"{numbers}: no, {EQUIVALENT}"
+        smallest = smallest_detectable(self.gap, LEVEL / self.family)
+        return f"{numbers}: cannot tell, as these runs together see differences above {smallest:.1f} only"
+
+
+def pooled_answers(asked: Sequence[Comparison]) -> list[PooledAnswer]:
+    """Of each planned question that several comparisons ask, their mean; those with an untrained pooler apart.
+
+    Comparisons of one data set and model are taken to share their stage-1 runs, those of one data set its texts.
+    """
+    found = []
+    for question in PLANNED:
+        for trusted in (True, False):
+            every = [each for each in asked if each.question == question and each.trusted == trusted]
+            if len(every) > 1:
+                runs = [each.conditions[0].runs.iloc[0] for each in every]
+                data = [str(run["data"]) for run in runs]
+                models = [(run["data"], run["model"]) for run in runs]
+                gap = pooled([each.gap for each in every], models, data)
+                found.append(PooledAnswer(question, trusted, gap))
+    p_values = holm(np.array([each.gap.p for each in found]), len(found))
+    return [replace(each, p=float(p), family=len(found)) for each, p in zip(found, p_values, strict=True)]
+
+
 def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
-    """The opening: of several settings how often each representation was best; and how the planned claims fared."""
+    """The opening: of several settings how often each representation was best; and the answers to planned claims."""
     told = list(verdicts)
     winners = Counter(setting.best.representation for setting, _ in told)
     words = ", ".join(f"{name} in {count}" for name, count in winners.most_common())
     found = [f"Of {counted(len(told), 'setting')}, the best on dev was {words}."] if len(told) > 1 else []
     asked = [each for _, each_verdict in told for each in each_verdict.planned]
+    together = {(each.question, each.trusted): each.sentence for each in pooled_answers(asked)}
     for question, claim in PLANNED.items():
-        every = [each for each in asked if each.question == question]
-        kinds = {"": [each for each in every if each.trusted]}
-        kinds["with an untrained pooler "] = [each for each in every if not each.trusted]
-        if len(every) == 1:
-            found.append(f"{claim}, {every[0].encoders}: {every[0].sentence}.")
-        elif every:
-            fared = "; ".join(f"{kind}{_fared(comparisons)}" for kind, comparisons in kinds.items() if comparisons)
-            found.append(f"{claim}: {fared}.")
+        for trusted in (True, False):
+            every = [each for each in asked if each.question == question and each.trusted == trusted]
+            whose = claim if trusted else f"{claim}, with an untrained pooler"
+            if len(every) == 1:
+                found.append(f"{whose}, {every[0].encoders}: {every[0].sentence}.")
+            elif every:
+                found.append(f"{whose}: {together[question, trusted]}. By itself {_fared(every)}.")
     return found
 
 
@@ -387,5 +456,4 @@ def _fared(comparisons: Sequence[Comparison]) -> str:
     counts = Counter(each.outcome for each in comparisons)
     words = [f"{SHOWN} in {counts[SHOWN] or 'none'} of {len(comparisons)}"]
     words += [f"{outcome} in {counts[outcome]}" for outcome in (OPPOSITE, EQUIVALENT) if counts[outcome]]
-    mean = np.mean([each.gap.points for each in comparisons])
-    return f"{', '.join(words)}, on average {mean:+.1f} points"
+    return ", ".join(words)

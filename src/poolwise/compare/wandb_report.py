@@ -50,6 +50,29 @@ class WandbSection:
     where: Mapping[str, Sequence[str]]
 
 
+Cells = Sequence[Sequence[str]]
+"""Text cells, row by row; the first row holds the names of columns."""
+
+
+@dataclass(frozen=True)
+class WandbPages:
+    """All that the report says.
+
+    Attributes:
+        title: what of it is a selection; empty for all runs.
+        opening: sentences above all sections.
+        summary: several settings at a glance; None where there is one.
+        sections: one of each setting.
+        closing: tables below them.
+    """
+
+    title: str
+    opening: Sequence[str]
+    summary: Cells | None
+    sections: Sequence[WandbSection]
+    closing: Sequence[Cells] = ()
+
+
 def project_of(records: Iterable[Mapping[str, Any]]) -> WandbProject:
     """The project that the runs of these records were logged to.
 
@@ -67,11 +90,10 @@ def project_of(records: Iterable[Mapping[str, Any]]) -> WandbProject:
     return projects.pop() if projects else WandbProject(None, DEFAULT_PROJECT)
 
 
-def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Path, opening: Sequence[str] = ()) -> str:
+def publish(pages: WandbPages, project: WandbProject, folder: Path) -> str:
     """Save the report to the account of whoever is logged in, else write its JSON spec into `folder`.
 
-    `opening` are sentences above all sections. The report that an earlier call saved is updated;
-    `SAVED_FILE` in `folder` says which that is.
+    The report that an earlier call saved is updated; `SAVED_FILE` in `folder` says which that is.
 
     Returns:
         Where it lies, and if on this disk, why.
@@ -83,10 +105,10 @@ def publish(sections: Sequence[WandbSection], project: WandbProject, folder: Pat
     spec_file, saved_file = folder / SPEC_FILE, folder / SAVED_FILE
     try:
         if hindrance:
-            write_atomically(spec_file, spec_of(build(sections, WandbProject("", project.name), opening)))
+            write_atomically(spec_file, spec_of(build(pages, WandbProject("", project.name))))
             return f"{spec_file} ({hindrance})"
         with wandb_account("the report could not be saved to W&B") as account:
-            saved = save(sections, project, account, _last_saved(saved_file), opening)
+            saved = save(pages, project, account, _last_saved(saved_file))
         write_atomically(saved_file, json.dumps(asdict(saved), indent=2) + "\n")
         spec_file.unlink(missing_ok=True)
     except OSError as error:
@@ -108,13 +130,7 @@ def _last_saved(file: Path) -> SavedReport | None:
     return None
 
 
-def save(
-    sections: Sequence[WandbSection],
-    project: WandbProject,
-    account: wandb.Api,
-    last: SavedReport | None,
-    opening: Sequence[str] = (),
-) -> SavedReport:
+def save(pages: WandbPages, project: WandbProject, account: wandb.Api, last: SavedReport | None) -> SavedReport:
     """Save a report to its project, which is made if it is missing: over the last one, if that is still there."""
     entity = project.entity or account.settings["entity"] or account.default_entity
     if not entity:
@@ -122,33 +138,40 @@ def save(
     # A run set is refused unless its project is there.
     if project.name not in [other.name for other in account.projects(entity)]:
         account.create_project(project.name, entity)
-    report = build(sections, WandbProject(entity, project.name), opening)
+    report = build(pages, WandbProject(entity, project.name))
     if last and last.id in [other.id for other in account.reports(f"{entity}/{project.name}")]:
         report.id = last.id
     report.save()
     return SavedReport(report.id, report.url)
 
 
-def build(sections: Sequence[WandbSection], project: WandbProject, opening: Sequence[str] = ()) -> reports.Report:
+def build(pages: WandbPages, project: WandbProject) -> reports.Report:
     """The report, not saved yet; with an entity of "" no service is asked, and run sets are those of its project."""
-    blocks: list[Any] = [*(reports.P(sentence) for sentence in opening), reports.TableOfContents()]
-    for section in sections:
+    blocks: list[Any] = [reports.P(sentence) for sentence in pages.opening]
+    blocks += [_table(pages.summary)] if pages.summary else []
+    blocks.append(reports.TableOfContents())
+    for section in pages.sections:
         blocks += [
             reports.H1(section.question),
             *(reports.P(answer) for answer in section.answers),
-            *(reports.MarkdownBlock(markdown_table(table)) for table in section.tables),
+            *(_table(table) for table in section.tables),
             reports.H2("Runs"),
             reports.P("Those of the runs above that were logged to this project, one group a condition."),
             _panels(section, project),
         ]
+    blocks += [reports.H1("How it was run, and its limits"), *map(_table, pages.closing)] if pages.closing else []
     return reports.Report(
         entity=project.entity or "",
         project=project.name,
-        title=TITLE,
+        title=f"{TITLE}: {pages.title}" if pages.title else TITLE,
         description="Made by `python -m poolwise.report --wandb`, which writes it anew: changes by hand are lost.",
         blocks=blocks,
         width="fluid",
     )
+
+
+def _table(cells: Cells) -> reports.MarkdownBlock:
+    return reports.MarkdownBlock(markdown_table(cells))
 
 
 def _panels(section: WandbSection, project: WandbProject) -> reports.PanelGrid:
