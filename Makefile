@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test coverage test-slow faults bench lint docs
+.PHONY: help setup demo report test coverage test-slow faults bench lint docs wheel
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ docs: setup ## build the pages of docs/, README and lab book into docs/_build, a
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(RUN) -m sphinx -q -W --keep-going -b html -c docs . docs/_build
 	@echo docs/_build/docs/index.html
+
+wheel: $(VENV)/.tests ## build dist/poolwise-VERSION-py3-none-any.whl
+	$(RUN) -m hatchling build -t wheel
 
 lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

@@ -34,7 +34,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     lines = [line for block in blocks((DOCS / page).read_text(), "bash") for line in block.splitlines()]
-    return [shlex.split(line.replace('"${OWN[@]}"', OWN)) for line in lines if not line.startswith("OWN=")]
+    own = (line.replace('"${OWN[@]}"', OWN) for line in lines if not line.startswith("OWN="))
+    return [shlex.split(line, comments=True) for line in own]
 
 
 def section(anchor: str) -> str:
@@ -110,14 +111,15 @@ def test_a_family_is_added_as_the_page_says(tmp_path, monkeypatch):
 
 def test_the_settings_of_every_command_are_right():
     register_schemas()
-    every = [*commands("tutorial.md"), *commands("pooler.md")]
-    trained = [words for words in every if words[0] == "poolwise"]
+    every = [words for page in sorted(DOCS.glob("*.md")) for words in commands(page.name)]
+    trained = [words for words in every if words[0] == "poolwise" or "train.py" in words]
     for words in trained:
-        named = [word.replace("=FOLDER", "=made/by/stage1") for word in words[1:]]
+        settings = words[words.index("train.py" if "train.py" in words else "poolwise") + 1 :]
+        named = [word.replace("=FOLDER", "=made/by/stage1") for word in settings]
         typed_settings(composed(first_job([word for word in prepared(named) if word != "-m"])))
     modules = [words[2].removeprefix("poolwise.") for words in every if words[:2] == ["python", "-m"]]
     assert all((REPOSITORY / f"src/poolwise/{name}.py").is_file() for name in modules)
-    assert (len(trained), len(modules)) == (4, 4)
+    assert (len(trained), len(modules)) == (4 + 6, 4 + 5)
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import product
@@ -17,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import SMALL_RUN, TEXTS, kept_weights
+from helpers import REPOSITORY, SMALL_RUN, TEXTS, kept_weights
 from poolwise import app, ranks
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.settings import UserError
@@ -179,6 +180,27 @@ def test_two_processes_end_as_one(program, both, config, tokenizer, tmp_path, mo
         for column in ("split", "example", "label"):
             assert found[column].tolist() == expected[column].tolist()
         assert np.abs(np.stack(found["logits"]) - np.stack(expected["logits"])).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_and_meets_their_exit_codes(program, tmp_path):
+    """The launcher itself, as the README's command has it."""
+    settings = [*STAGE1, *ODD, "objective=views"]
+    assert program(*settings) == 0
+    places = [f"runs_dir={tmp_path / 'together'}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
+    words = ["--standalone", "--nproc-per-node", "2", str(REPOSITORY / "train.py"), "trainer=ddp", *places]
+
+    def torchrun(*further: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", *words, *further]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    done = torchrun(*settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished in") == 1
+    assert_close(folder_of(tmp_path / "runs"), folder_of(tmp_path / "together"))
+    refused = torchrun(*settings, "pretraining.epochs=0")
+    assert refused.returncode == 1
+    assert refused.stderr.count("pretraining.epochs=0: must be at least 1") == 1
 
 
 def stop_in_step(number: int) -> None:

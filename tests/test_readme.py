@@ -39,7 +39,7 @@ def small(words: list[str]) -> list[str]:
 
 def test_the_commands_are_those_of_the_project():
     assert [command.split()[0] for command in COMMANDS].count("make") == 2
-    assert len([command for command in COMMANDS if command.startswith("python ")]) == 27
+    assert len([command for command in COMMANDS if command.startswith("python ")]) == 25
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`?make ([a-z-]+)", README)
     assert set(named) <= set(targets)
@@ -54,7 +54,7 @@ def test_the_settings_of_every_command_are_right(tmp_path):
         if "--help" not in words:
             named = [word.replace("=FOLDER", "=made/by/stage1") for word in words]
             typed_settings(composed(first_job([word for word in prepared(named) if word != "-m"])))
-    assert len(commands) == 17
+    assert len(commands) == 15
 
 
 @pytest.mark.slow

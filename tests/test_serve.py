@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from poolwise.runs import read_record, write_record
 from poolwise.serve import HOST, application, best_runs, main, verdicts_on
 from poolwise.settings import UserError
 from poolwise.trained import load
@@ -43,6 +44,15 @@ def test_of_each_representation_the_best_run_on_dev_is_shown(trained_run, tmp_pa
     assert set(best_runs(tmp_path / "runs")) == folders
     with pytest.raises(UserError, match="none of the finished runs has kept its classifier"):
         best_runs(tmp_path / "nowhere")
+
+
+def test_runs_of_another_setting_are_not_beside_them(trained_run, tmp_path):
+    """Their figures on dev say nothing of which is better."""
+    runs = {name: trained_run(name)[0] for name in ("cls", "pooler")}
+    record = read_record(runs["pooler"])
+    material = {**record["material"], "labels": {"per_class": 8}}
+    write_record(runs["pooler"], {**record, "material": material, "started": "2000-01-01T00:00:00+00:00"})
+    assert best_runs(tmp_path / "runs") == [runs["cls"]]
 
 
 def test_a_run_without_a_classifier_is_told(monkeypatch, capsys, tmp_path):

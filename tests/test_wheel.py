@@ -1,10 +1,14 @@
 """The wheel: what it holds, and that it runs where there is no checkout."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -12,6 +16,7 @@ import pytest
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 
+PACKAGES = REPOSITORY / "src/poolwise"
 OF_THE_PROGRAM = ("*.py", "*.html", "*.jinja")
 
 
@@ -32,6 +37,41 @@ def test_it_holds_the_program_its_config_and_nothing_else(wheel):
     assert {name for name in names if ".dist-info/" not in name} == program | config
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
     assert "poolwise = poolwise.app:main" in ZipFile(wheel).read(entry_points).decode()
+
+
+def imported(code: ast.AST) -> set[str]:
+    """The packages that a piece of code imports, of others than Python and this project."""
+    found = set()
+    for each in ast.walk(code):
+        names = [alias.name for alias in each.names] if isinstance(each, ast.Import) else []
+        names += [each.module or ""] if isinstance(each, ast.ImportFrom) else []
+        found |= {name.split(".")[0] for name in names}
+    return found - sys.stdlib_module_names - {"poolwise"}
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[]", each)[0].lower().replace("_", "-") for each in requirements}
+
+
+def test_whatever_the_program_imports_is_declared():
+    """At the top of a file as a dependency, within a function maybe as an extra."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    always = names_of(project["dependencies"])
+    extras = names_of(
+        [each for name, extra in project["optional-dependencies"].items() if name != "dev" for each in extra]
+    )
+    distributions = packages_distributions()
+
+    def undeclared(packages: set[str], declared: set[str]) -> set[str]:
+        of = {name: {each.lower().replace("_", "-") for each in distributions[name]} for name in packages}
+        return {name for name, several in of.items() if not several & declared}
+
+    for file in PACKAGES.rglob("*.py"):
+        code = ast.parse(file.read_text())
+        first = {each for each in code.body if isinstance(each, ast.Import | ast.ImportFrom)}
+        needed = set().union(*map(imported, first)) if first else set()
+        assert undeclared(needed, always) == set(), file
+        assert undeclared(imported(code), always | extras) == set(), file
 
 
 @pytest.fixture

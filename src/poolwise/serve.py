@@ -42,7 +42,9 @@ def main() -> None:
 
 
 def best_runs(runs: Path) -> list[Path]:
-    """Of each representation the run that is best on dev, on the data set that was classified last.
+    """Of each representation the run that is best on dev, of one setting: data, model, protocol, number of labels.
+
+    That of the run that was started last.
 
     Raises:
         UserError: no run is finished, or none of them has kept its classifier.
@@ -55,7 +57,7 @@ def best_runs(runs: Path) -> list[Path]:
     if table.empty:
         nothing = f"{runs}/sentiment: none of the finished runs has kept its classifier"
         raise UserError(f"{nothing}; {program()[-1]} makes one")
-    table = table[table["data"] == table.sort_values("started")["data"].iloc[-1]]
+    table = table[table["setting"] == table.sort_values("started")["setting"].iloc[-1]]
     best = table.sort_values("dev/macro_f1", ascending=False).drop_duplicates("repr")
     return [Path(folder) for folder in best["folder"]]
 

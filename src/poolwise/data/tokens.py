@@ -7,7 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -278,26 +278,42 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def kept_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, cache: Path) -> BertTokenizer:
-    """What `train_wordpiece` makes of the texts, or the same of what was kept in `cache`.
+def kept_wordpiece(
+    texts: Dataset, vocabulary_size: int, max_length: int, cache: Path, lowercase: bool = True
+) -> BertTokenizer:
+    """What `train_wordpiece` makes of the texts, or the same of what was kept in `cache`; its last two arguments.
 
     Raises:
         UserError: nothing can be kept there.
     """
     material = [VOCABULARY_VERSION, tokenizers.__version__, vocabulary_size, content_hash(texts)]
+    material += [] if lowercase else ["cased"]
+    pieces = kept_json(
+        cache, material, lambda: train_wordpiece(texts, vocabulary_size, max_length, lowercase).get_vocab()
+    )
+    return BertTokenizer(vocab=pieces, do_lower_case=lowercase, model_max_length=max_length)
+
+
+def kept_json(cache: Path, material: Sequence[Any], make: Callable[[], Any]) -> Any:
+    """What `make` gives, or the same of what was kept in `cache`, by a hash of `material`.
+
+    Of several processes one makes it.
+
+    Raises:
+        UserError: nothing can be kept there.
+    """
     kept = cache / f"{hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]}.json"
     with ranks.first_alone():
         if not is_kept(kept):
-            pieces = train_wordpiece(texts, vocabulary_size, max_length).get_vocab()
+            made = make()
             try:
                 cache.mkdir(parents=True, exist_ok=True)
                 with draft_of(kept) as draft:
-                    draft.write_text(json.dumps(pieces), encoding="utf-8")
+                    draft.write_text(json.dumps(made), encoding="utf-8")
                     seal(draft)
             except OSError as error:
                 raise UserError(f"{cache} cannot be written: {error.strerror or first_line(error)}") from error
-    pieces = json.loads(kept.read_bytes()[:-DIGEST_BYTES])
-    return BertTokenizer(vocab=pieces, do_lower_case=True, model_max_length=max_length)
+    return json.loads(kept.read_bytes()[:-DIGEST_BYTES])
 
 
 def train_wordpiece(texts: Dataset, vocabulary_size: int, max_length: int, lowercase: bool = True) -> BertTokenizer:

@@ -8,16 +8,18 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
+import tokenizers
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel, WordPiece
 from tokenizers.trainers import WordLevelTrainer
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from poolwise.data.corpus import each_text
+from poolwise.data.corpus import content_hash, each_text
 from poolwise.data.reading import read_lines
-from poolwise.data.tokens import SPECIAL_TOKENS, train_wordpiece
+from poolwise.data.tokens import SPECIAL_TOKENS, kept_json, kept_wordpiece, tokenizer_hash
 from poolwise.settings import UserError
 from poolwise.words import counted, some
 
@@ -45,7 +47,7 @@ class Vocabulary:
     added: tuple[str, ...] = ()
 
 
-def with_words(tokenizer: PreTrainedTokenizerBase, texts: Dataset, count: int) -> Vocabulary:
+def with_words(tokenizer: PreTrainedTokenizerBase, texts: Dataset, count: int, cache: Path) -> Vocabulary:
     """Add the most frequent words of the texts that the tokenizer splits or does not know, as whole word pieces.
 
     A word is what the tokenizer itself takes for one (lower-cased where it lower-cases, a Chinese character each). It
@@ -56,13 +58,14 @@ def with_words(tokenizer: PreTrainedTokenizerBase, texts: Dataset, count: int) -
         tokenizer: a WordPiece one; it stays as it is.
         texts: column `text`.
         count: of the words.
+        cache: where they are kept.
 
     Raises:
         UserError: the tokenizer is no WordPiece, or the texts have fewer such words.
     """
     old = _wordpiece(tokenizer, f"model.add_words={count}")
-    split = (word for word in _frequent_words(tokenizer, texts) if _is_split(old, word))
-    words = tuple(islice(split, count))
+    material = [CODE_VERSION, tokenizers.__version__, tokenizer_hash(tokenizer), count, content_hash(texts)]
+    words = tuple(kept_json(cache, material, lambda: [*islice(_split_words(tokenizer, old, texts), count)]))
     if len(words) < count:
         raise UserError(
             f"model.add_words={count}: the texts of stage 1 have {counted(len(words), 'word')} that the tokenizer "
@@ -79,7 +82,7 @@ def with_words(tokenizer: PreTrainedTokenizerBase, texts: Dataset, count: int) -
     return Vocabulary(extended, (*own, *(_ids(old, word) for word in words)), words)
 
 
-def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> Vocabulary:
+def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int, cache: Path) -> Vocabulary:
     """A new WordPiece vocabulary of the texts, which lower-cases if the old tokenizer does.
 
     A piece inside of a word (`##ing`) is read as old pieces inside of a word, and the special tokens are the old ones
@@ -89,6 +92,7 @@ def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> 
         tokenizer: a WordPiece one.
         texts: column `text`.
         size: at most so many pieces.
+        cache: where they are kept.
 
     Raises:
         UserError: the tokenizer is no WordPiece.
@@ -96,7 +100,7 @@ def retrained(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> 
     old = _wordpiece(tokenizer, f"model.vocabulary_size={size}")
     lowercase = _normalised(tokenizer, "A") == "a"
     new = BertTokenizer(
-        vocab=train_wordpiece(texts, size, tokenizer.model_max_length, lowercase).get_vocab(),
+        vocab=kept_wordpiece(texts, size, tokenizer.model_max_length, cache, lowercase).get_vocab(),
         do_lower_case=lowercase,
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,  # DistilBERT takes no token types
@@ -160,6 +164,10 @@ def _wordpiece(tokenizer: PreTrainedTokenizerBase, setting: str) -> WordPiece:
             f"{type(model).__name__}; allowed with it: model.add_words=0 and model.vocabulary_size=null"
         )
     return model
+
+
+def _split_words(tokenizer: PreTrainedTokenizerBase, model: WordPiece, texts: Dataset) -> Iterator[str]:
+    return (word for word in _frequent_words(tokenizer, texts) if _is_split(model, word))
 
 
 def _frequent_words(tokenizer: PreTrainedTokenizerBase, texts: Dataset) -> Iterator[str]:

@@ -81,7 +81,7 @@ class ProbeJob(SentimentJob):
         self.note_figures(record, figures, predictions, some_of(found["test"]))
         weight, bias = (torch.from_numpy(part).float() for part in best.linear)
         classifier.head.load_state_dict({"weight": weight, "bias": bias})
-        self.keep(record, classifier, predictions["dev"])
+        self.keep(record, classifier, predictions)
         for logger in output.loggers:
             logger.log_metrics({**record.results["metrics"], "strength": best.strength}, 0)
 

@@ -45,7 +45,7 @@ from poolwise.settings import (
     UserError,
 )
 from poolwise.stages.loop import Job, plain
-from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class, scores_of
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
 from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
@@ -57,6 +57,7 @@ SHOWN_CLASSES = 12
 """At the end of a run."""
 MISTAKES = 100
 """Dev texts that are uploaded, at most."""
+CHANGED_BY_TEMPERATURE = ("test/loss", "test/calibration_error")
 
 
 class SentimentJob(Job):
@@ -296,13 +297,21 @@ class SentimentJob(Job):
         record.results["parameters"] = sum(p.numel() for p in stage.classifier.parameters())
         self.note(record, stage.classifier.representation, stage.classifier.parameters_of_vectors)
         self.note_figures(record, stage.figures, stage.predictions, stage.vectors)
-        self.keep(record, stage.classifier, stage.predictions["dev"])
+        self.keep(record, stage.classifier, stage.predictions)
 
-    def keep(self, record: RunRecord, classifier: SentimentClassifier, dev: Mapping[str, Tensor]) -> None:
-        """Write the classifier, calibrated on its dev predictions, to be used without the run's settings."""
+    def keep(
+        self, record: RunRecord, classifier: SentimentClassifier, predictions: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        """Write the classifier, calibrated on its dev predictions, to be used without the run's settings.
+
+        Test figures of the calibrated probabilities are noted beside those of the plain ones.
+        """
         settings, chosen = self.settings, self.chosen
+        dev, test = predictions["dev"], predictions["test"]
         temperature = fitted_temperature(dev["logits"].double().numpy(), dev["labels"].numpy())
         record.results["temperature"] = temperature
+        figures, _ = scores_of("test", test["logits"].double().numpy() / temperature, test["labels"].numpy())
+        record.results["calibrated"] = {name: float(figures[name]) for name in CHANGED_BY_TEMPERATURE}
         body = classifier.encoder
         if body is None and (chosen.path is None or chosen.pieces is not None):
             body, _ = self.encoder()

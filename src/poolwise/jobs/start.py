@@ -83,7 +83,7 @@ def _starting_point(model: Any, data: Any, cache: Path | None, place: Place) -> 
     check_length(data.max_length, checkpoints.longest_text(path))
     source = f"{model.name}, sha256 {checkpoints.file_hash(weights)}"
     tokenizer, fingerprint = checkpoints.load_tokenizer(path), checkpoints.fingerprint(path)
-    made = made_vocabulary(model, path, tokenizer, data, cache)
+    made = made_vocabulary(model, path, tokenizer, data, cache, place.folder / "vocabularies")
     if made is None:
         return StartingPoint(tokenizer, path, fingerprint, source)
     material = [vocabulary.CODE_VERSION, fingerprint, tokenizer_hash(tokenizer), tokenizer_hash(made.tokenizer)]
@@ -91,9 +91,16 @@ def _starting_point(model: Any, data: Any, cache: Path | None, place: Place) -> 
 
 
 def made_vocabulary(
-    model: PretrainedModel, path: str, tokenizer: PreTrainedTokenizerBase, data: DataSettings, cache: Path | None
+    model: PretrainedModel,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataSettings,
+    cache: Path | None,
+    kept: Path,
 ) -> Vocabulary | None:
     """What the settings make of the vocabulary of a checkpoint for the text of stage 1; None where nothing.
+
+    Rows of that text are kept in `cache`, and the new words or pieces in `kept`.
 
     Raises:
         UserError: the tokenizer or the text does not serve.
@@ -104,9 +111,9 @@ def made_vocabulary(
                 f"model.vocabulary_size={model.vocabulary_size}: {path} counts positions from the number of its "
                 "padding, which a new vocabulary changes; allowed: null"
             )
-        return vocabulary.retrained(tokenizer, stage1_text(data, cache)["train"], model.vocabulary_size)
+        return vocabulary.retrained(tokenizer, stage1_text(data, cache)["train"], model.vocabulary_size, kept)
     if model.add_words:
-        made = vocabulary.with_words(tokenizer, stage1_text(data, cache)["train"], model.add_words)
+        made = vocabulary.with_words(tokenizer, stage1_text(data, cache)["train"], model.add_words, kept)
         log.info("%s added to the vocabulary of %s: %s", counted(len(made.added), "word"), path, some(made.added))
         return made
     return None
