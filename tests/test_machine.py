@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import datasets
 import pytest
@@ -16,11 +17,54 @@ MEASURED = machine.bf16_gain
 
 
 def test_prepare_sets_what_is_not_set_already(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.setattr(machine, "others_run", lambda: True)
     machine.prepare()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "GOMP_SPINCOUNT" not in os.environ
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(machine, "others_run", lambda: False)
+    machine.prepare()
+    assert "OMP_WAIT_POLICY" not in os.environ
+    assert os.environ["GOMP_SPINCOUNT"] == machine.SPINS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of /proc")
+def test_other_programs_that_run_are_seen():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.2)
+        assert machine.others_run()
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_that_was_freed_is_not_fetched_anew():
+    """Pages that the kernel must hand out when a block of 256 MiB is made a second time."""
+    script = """
+import resource, sys
+import numpy as np
+from poolwise import machine
+if sys.argv[1] == "kept":
+    machine.prepare()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    pages = {}
+    for how in ("kept", "given back"):
+        found = subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True)
+        pages[how] = int(found.stdout)
+    assert pages["kept"] < 100 < pages["given back"]
 
 
 def test_small_models_get_one_thread_and_larger_ones_all(monkeypatch):
@@ -28,11 +72,11 @@ def test_small_models_get_one_thread_and_larger_ones_all(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(machine, "_threads_at_first", lambda: 3)
     counts = []
-    for parameters in (200_000, 20_000_000):
-        machine.fit_threads(parameters)
+    for work in (2.9e9, 3e9):
+        machine.fit_threads(work)
         counts.append(torch.get_num_threads())
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    machine.fit_threads(200_000)
+    machine.fit_threads(1e9)
     counts.append(torch.get_num_threads())
     torch.set_num_threads(before)
     assert counts == [1, 3, 3]

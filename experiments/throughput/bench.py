@@ -1,9 +1,9 @@
 """Real tokens per second of poolwise and of its peers, taking turns in one run; `make bench` runs this.
 
-    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--rounds N] [--cells ...] [--parts ...]
+    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--cells ...] [--parts ...]
 
-`FOLDER` holds what is made on the way; `results.csv`, `ratios.csv`, `machine.json` and `throughput.svg` are written
-beside this file. Each measurement is a process of its own, so that peak memory is its own.
+`FOLDER` holds what is made on the way; `results.csv` and `machine.json` are written beside this file, and `summary.py`
+makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own.
 """
 
 import argparse
@@ -14,6 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +28,26 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHAPES = {"tiny": (128, 2, 2), "base": (768, 12, 12)}
 """Hidden size, layers, heads."""
-CELLS = "tiny:mr,minilm:mr,minilm:imdb,base:mr,base:imdb"
-"""Sizes and texts."""
+CELLS = {("minilm", "mr"): 2, ("tiny", "mr"): 1, ("minilm", "imdb"): 1, ("base", "mr"): 1}
+"""Sizes and texts, and how many rounds each has."""
 LENGTHS = {"mr": 64, "imdb": 256}
-IMDB_TEXTS = 2000
-PEERS = {"trainer": "Trainer, defaults", "trainer_best": "Trainer, best settings"}
-OURS = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
+BATCH = {"mr": 64, "imdb": 16}
+"""Texts of a batch of poolwise: like many tokens."""
+PEER_BATCHES = {"mr": (16, 32, 64), "imdb": (8, 16)}
+"""Of which the peer gets the one that is fastest in `TRIAL_SECONDS`."""
+TRIAL_SECONDS = 3.0
+STEPS = {"tiny": 100, "minilm": 20, "base": 10}
+"""Of a stage 1 of poolwise in one cell; some 10 to 30 seconds."""
+IMDB_TEXTS = {"train": 2000, "dev": 200, "test": 200}
+OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
+DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
+PREPARED = "Trainer, best settings, with poolwise's threads and memory"
 MASKED = 0.15
 GROWTH = (1, 10, 100)
-BUDGETS = (30, 60, 120)
-"""Seconds of training for which dev losses are compared."""
+TARGET_SECONDS = 60
+"""Of training of the peer with its best settings: the dev loss that it then has is the target."""
+SHARES = (0.15, 0.3, 0.6, 1.0)
+"""Of these seconds: how long poolwise is given, until it has reached the target."""
 
 
 def minilm_folder() -> Path:
@@ -64,9 +77,11 @@ def prepare(data: Path, folder: Path) -> None:
         rows = pandas.read_csv(data / f"mr/{split}.tsv", sep="\t", quoting=3)
         rows.to_csv(folder / f"data/mr_{split}.tsv", sep="\t", quoting=3, index=False)
     reviews = pandas.read_csv(data / "imdb/train.tsv", sep="\t", quoting=3).sample(frac=1.0, random_state=1)
-    for number, split in enumerate(("train", "dev", "test")):
-        part = reviews[number * IMDB_TEXTS : (number + 1) * IMDB_TEXTS]
+    begin = 0
+    for split, count in IMDB_TEXTS.items():
+        part = reviews[begin : begin + count]
         part.to_csv(folder / f"data/imdb_{split}.tsv", sep="\t", quoting=3, index=False)
+        begin += count
 
 
 def model_folder(folder: Path, size: str) -> Path:
@@ -82,6 +97,15 @@ def run(*command: object) -> str:
     return done.stdout
 
 
+def measured(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What is measured; nothing where it failed, as for want of memory, and the rest goes on."""
+    try:
+        return measure()
+    except SystemExit as error:
+        print(error, flush=True)
+        return {}
+
+
 def worker(*arguments: object) -> dict[str, float]:
     """Run `worker.py`; its last line is what it found."""
     return dict(json.loads(run(HERE / "worker.py", *arguments).splitlines()[-1]))
@@ -92,7 +116,8 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
     return [
         *("data=files", f"data.name={data}", f"data.max_length={LENGTHS[data]}"),
         *(f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")),
-        *(f"model={model_folder(folder, size)}", "logger=csv", f"runs_dir={folder}/runs"),
+        *(f"model={'minilm' if size == 'minilm' else model_folder(folder, size)}", "logger=csv"),
+        f"runs_dir={folder}/runs",
         f"cache_dir={folder}/cache",
     ]
 
@@ -103,12 +128,6 @@ def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any
     run("train.py", *shared_settings(folder, size, data), *settings)
     (record,) = (folder / "runs").glob("*/*/record.json")
     return dict(json.loads(record.read_text(encoding="utf-8")))
-
-
-def ours(folder: Path, size: str, data: str, seconds: float, *settings: str) -> dict[str, float]:
-    """Stage 1 of poolwise for so many seconds of training."""
-    record = program(folder, size, data, "stage=mlm", f"budget={seconds:g}s", *settings)
-    return of_record(record)
 
 
 def of_record(record: dict[str, Any]) -> dict[str, float]:
@@ -142,34 +161,64 @@ def needed_flops(folder: Path, size: str, data: str, head: bool = True) -> float
     return 3 * (config.num_hidden_layers * layer + of_head)
 
 
-def stage1(folder: Path, size: str, data: str, seconds: float) -> dict[str, dict[str, float]]:
-    """One round of stage 1: every peer, and poolwise with several objectives."""
-    place, text = model_folder(folder, size), folder / f"data/{data}_train.tsv"
-    given = ("--model", place, "--text", text, "--length", LENGTHS[data], "--seconds", seconds)
-    found = {name: worker(system, *given) for system, name in PEERS.items()}
-    for objective, name in OURS.items():
-        found[name] = ours(folder, size, data, seconds, f"objective={objective}")
-    return found
+class Cell:
+    """Encoders of one size on one kind of texts: how each system is measured."""
 
+    def __init__(self, folder: Path, size: str, data: str, seconds: float) -> None:
+        self.folder, self.size, self.data, self.seconds = folder, size, data, seconds
+        text = folder / f"data/{data}_train.tsv"
+        self.given = ("--model", model_folder(folder, size), "--text", text, "--length", LENGTHS[data])
+        self.best: dict[str, int] = {}
 
-def stage2(folder: Path, size: str, data: str, seconds: float) -> dict[str, dict[str, float]]:
-    """One round of fine-tuning a classifier."""
-    place, text = model_folder(folder, size), folder / f"data/{data}_train.tsv"
-    given = ("--model", place, "--text", text, "--length", LENGTHS[data], "--seconds", seconds)
-    found = {
-        "Trainer, defaults": worker("classify", *given),
-        "Trainer, best settings": worker("classify_best", *given),
-    }
-    for batch in (16, 64):
-        settings = ("stage=sentiment", "encoder=base", "protocol.epochs=1", f"protocol.batch_size={batch}", "seed=1")
-        steps = round(found["Trainer, best settings"]["steps"] * 64 / batch)
-        record = program(folder, size, data, *settings, f"+trainer.limit_train_batches={max(steps, 5)}")
-        found[f"poolwise, batches of {batch}"] = of_record(record)
-    return found
+    def peer(self, system: str, *further: object) -> dict[str, float]:
+        """The peer for some seconds; `further` as `worker.py` takes it."""
+        return worker(system, *self.given, "--seconds", self.seconds, *further)
+
+    def best_batch(self, system: str) -> int:
+        """The batch with which the peer is fastest."""
+        if system not in self.best:
+            rates = {}
+            for batch in PEER_BATCHES[self.data]:
+                tried = worker(system, *self.given, "--seconds", TRIAL_SECONDS, "--batch", batch)
+                rates[batch] = tried["tokens"] / tried["seconds"]
+            self.best[system] = max(rates, key=lambda batch: rates[batch])
+        return self.best[system]
+
+    def stage1(self, objective: str, *further: str, steps: int | None = None) -> dict[str, float]:
+        """Stage 1 of poolwise."""
+        length = f"budget={steps or STEPS[self.size]}steps"
+        batch = f"pretraining.batch_size={BATCH[self.data]}"
+        settings = ("stage=mlm", f"objective={objective}", length, batch, *further)
+        return of_record(program(self.folder, self.size, self.data, *settings))
+
+    def stage2(self, batch: int) -> dict[str, float]:
+        """Fine-tuning by poolwise, from the pooler as the peer does."""
+        settings = ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", "seed=1")
+        limit = f"+trainer.limit_train_batches={STEPS[self.size] * max(64 // batch, 1)}"
+        return of_record(program(self.folder, self.size, self.data, *settings, f"protocol.batch_size={batch}", limit))
+
+    def systems(self, part: str) -> dict[str, Callable[[], dict[str, float]]]:
+        """What is measured in a round, by name."""
+        peer = {"stage1": "trainer", "stage2": "classify"}[part]
+        batch = self.best_batch(peer)
+        found: dict[str, Callable[[], dict[str, float]]] = {
+            DEFAULTS: partial(self.peer, peer),
+            BEST: lambda: self.peer(peer, "--batch", batch) | {"batch": batch},
+        }
+        if part == "stage1" and self.size == "minilm":
+            found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared")
+        if part == "stage1":
+            every = {name: partial(self.stage1, objective) for objective, name in OBJECTIVES.items()}
+            return found | ({OBJECTIVES["none"]: every[OBJECTIVES["none"]]} if self.size == "base" else every)
+        sizes = dict.fromkeys((16, BATCH[self.data]))
+        return found | {f"poolwise, batches of {size}": partial(self.stage2, size) for size in sizes}
 
 
 def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
-    """Seconds to encode dev, and to probe four representations at every layer with ten draws of labels."""
+    """Seconds of one encoding pass, and of four representations at every layer with ten draws of labels.
+
+    The pass alone is that of sentence-transformers, over the same texts.
+    """
     for made in ("cache", "runs"):
         shutil.rmtree(folder / made, ignore_errors=True)
     layers = range(1, BertConfig.from_pretrained(model_folder(folder, size)).num_hidden_layers + 1)
@@ -179,37 +228,44 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
         *("labels_per_class=32", "label_seed=1,2,3,4,5,6,7,8,9,10"),
     ]
     seconds = []
-    for further in (["repr=cls"], ["repr=cls,mean,max,pooler", *every]):
+    for further in (["repr=cls"], ["repr=cls"], ["repr=cls,mean,max,pooler", *every]):
         started = time.perf_counter()
         run("train.py", *further, *sweep)
         seconds.append(time.perf_counter() - started)
-    texts = sum(1 for split in ("train", "dev", "test") for _ in (folder / f"data/{data}_{split}.tsv").open()) - 3
+    jobs = len(list((folder / "runs").glob("*/*/record.json"))) - 1
+    files = [folder / f"data/{data}_{split}.tsv" for split in ("train", "dev", "test")]
+    both = folder / f"data/{data}_all.tsv"
+    pandas.concat([pandas.read_csv(file, sep="\t", quoting=3) for file in files]).to_csv(
+        both, sep="\t", quoting=3, index=False
+    )
+    encoding = worker("encode", "--model", model_folder(folder, size), "--text", both, "--length", LENGTHS[data])
+    start = seconds[1]  # the same command again, which finds its run finished
     return {
-        "poolwise, one probe (texts are read)": {"seconds": seconds[0], "texts": texts},
-        "poolwise, 4 representations x all layers x 10 draws after it": {"seconds": seconds[1], "texts": texts},
-        "sentence-transformers, encoding train": worker(
-            "encode",
-            *("--model", model_folder(folder, size), "--text", folder / f"data/{data}_train.tsv"),
-            *("--length", LENGTHS[data]),
-        ),
+        "sentence-transformers, one pass": encoding,
+        "poolwise, a probe: one pass, all layers and vectors kept": {"seconds": seconds[0] - start},
+        f"poolwise, {jobs} probes more": {"seconds": seconds[2] - start, "jobs": jobs},
+        "poolwise, start of the program": {"seconds": start},
     }
 
 
-def losses(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
-    """The dev MLM loss that each system reaches in so many seconds of training, its schedule run to the end."""
-    place = model_folder(folder, size)
-    files = ("--text", folder / f"data/{data}_train.tsv", "--dev", folder / f"data/{data}_dev.tsv")
-    given = ("--model", place, *files, "--length", LENGTHS[data])
+def losses(cell: Cell) -> dict[str, dict[str, float]]:
+    """Seconds of training to the dev MLM loss of the peer after `TARGET_SECONDS`; each schedule is run to its end."""
+    dev = ("--dev", cell.folder / f"data/{cell.data}_dev.tsv")
     found = {}
-    for system, name in PEERS.items():
-        tried = worker(system, *given, "--seconds", BUDGETS[0] / 2)
-        for seconds in BUDGETS:
-            steps = round(seconds * tried["steps"] / tried["seconds"])
-            found[f"{name}, {seconds} s"] = worker(system, *given, "--steps", max(steps, 5)) | {"budget": seconds}
-    for seconds in BUDGETS:
-        record = program(folder, size, data, "stage=mlm", f"budget={seconds}s", "objective=none")
-        loss = {"dev_loss": record["metrics"]["dev/mlm_loss"], "budget": seconds}
-        found[f"poolwise, MLM alone, {seconds} s"] = of_record(record) | loss
+    batches = {DEFAULTS: (), BEST: ("--batch", cell.best_batch("trainer"))}
+    for name, batch in batches.items():
+        tried = cell.peer("trainer", *batch)
+        steps = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
+        found[name] = cell.peer("trainer", *batch, *dev, "--steps", steps)
+    for share in SHARES:
+        seconds = round(share * TARGET_SECONDS)
+        batch = f"pretraining.batch_size={BATCH[cell.data]}"
+        settings = ("stage=mlm", f"budget={seconds}s", "objective=none", batch)
+        record = program(cell.folder, cell.size, cell.data, *settings)
+        loss = record["metrics"]["dev/mlm_loss"]
+        found[f"{OBJECTIVES['none']}, {seconds} s"] = of_record(record) | {"dev_loss": loss}
+        if loss <= found[BEST]["dev_loss"]:
+            break
     return found
 
 
@@ -235,8 +291,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cells", default=CELLS)
+    parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
     parser.add_argument("--parts", default="stage1,stage2,loss,frozen,growth")
     given = parser.parse_args()
     folder = given.folder.absolute()
@@ -244,37 +299,47 @@ def main() -> None:
     parts = given.parts.split(",")
     rows: list[dict[str, Any]] = []
 
-    def note(part: str, size: str, data: str, round_: int, found: dict[str, dict[str, float]], **more: float) -> None:
+    def note(part: str, cell: Cell, round_: int, found: dict[str, dict[str, float]], **more: float) -> None:
         for system, figures in found.items():
-            rows.append({"part": part, "size": size, "texts": data, "round": round_, "system": system} | figures | more)
+            where = {"part": part, "size": cell.size, "texts": cell.data, "round": round_}
+            rows.append({**where, "system": system} | figures | more)
         pandas.DataFrame(rows).to_csv(HERE / "results.csv", index=False, float_format="%.6g")
+        print(part, cell.size, cell.data, "round", round_ + 1, flush=True)
 
-    for round_ in range(given.rounds):
-        for cell in given.cells.split(","):
-            size, data = cell.split(":")
-            limit = worker("limit")["flops_per_second"]
-            for part, measure in (("stage1", stage1), ("stage2", stage2)):
-                if part in parts:
-                    flops = needed_flops(folder, size, data, head=part == "stage1")
-                    found = measure(folder, size, data, given.seconds)
-                    note(part, size, data, round_, found, limit=limit, flops=flops)
-                    print(part, size, data, "round", round_ + 1, flush=True)
-    if "loss" in parts:
-        note("loss", "minilm", "mr", 0, losses(folder, "minilm", "mr"))
-    if "frozen" in parts:
-        note("frozen", "minilm", "mr", 0, frozen(folder, "minilm", "mr"))
-    if "growth" in parts:
-        note("growth", "tiny", "mr", 0, growth(folder, "tiny"))
     (HERE / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n", encoding="utf-8")
+    cells = {name: Cell(folder, *name.split(":"), given.seconds) for name in given.cells.split(",") if name}
+    for cell in cells.values():
+        for round_ in range(CELLS[cell.size, cell.data]):
+            limit = worker("limit")["flops_per_second"]
+            for part in ("stage1", "stage2"):
+                if part in parts:
+                    systems = list(cell.systems(part).items())
+                    turned = [*systems[round_ % len(systems) :], *systems[: round_ % len(systems)]]
+                    flops = needed_flops(folder, cell.size, cell.data, head=part == "stage1")
+                    found = {each: measured(measure) for each, measure in turned}
+                    note(part, cell, round_, found, limit=limit, flops=flops)
+        if (cell.size, cell.data) == ("minilm", "mr"):
+            if "loss" in parts:
+                note("loss", cell, 0, losses(cell))
+            if "frozen" in parts:
+                note("frozen", cell, 0, frozen(folder, "minilm", "mr"))
+            if "growth" in parts:
+                note("growth", Cell(folder, "tiny", "mr", given.seconds), 0, growth(folder, "tiny"))
 
 
 def machine() -> dict[str, Any]:
     """What was measured on."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    names = {name.strip(): value.strip() for name, value in facts.items()}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": names.get("model name", platform.machine()),
+        "flags": [flag for flag in names.get("flags", "").split() if flag.startswith(("avx512", "amx"))],
         "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
+        "libc": " ".join(platform.libc_ver()),
+        **{name: version(name) for name in ("torch", "transformers", "accelerate", "sentence-transformers")},
         **worker("limit"),
     }
 

@@ -3,8 +3,8 @@
     python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
     python experiments/throughput/worker.py limit
 
-SYSTEM is a peer (`trainer`, `trainer_best`, `classify`, `classify_best`, `encode`) or the matrix product (`limit`).
-What poolwise itself does is measured by its own program and read from its records.
+SYSTEM is a peer (`trainer`, `classify` with its defaults, or with `--batch` its other settings; `encode`) or the matrix
+product (`limit`). What poolwise itself does is measured by its own program and read from its records.
 """
 
 import argparse
@@ -32,26 +32,30 @@ from transformers import (
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import DevBatches, SortedBatches
 from poolwise.data.tokens import tokenise
-from poolwise.machine import BF16_PAYS_FROM, bf16_gain
+from poolwise.machine import BF16_PAYS_FROM, bf16_gain, prepare
 from poolwise.runs import peak_memory_mib
 from poolwise.settings import Masking
 
-WARM_UP = 3
-"""Steps that are not counted."""
-BEST_BATCH = 64
+LEAST_STEPS = 10
+DEV_BATCH = 64
 
 
 class Clock(TrainerCallback):
-    """Stops training after so many seconds; the first steps are not counted."""
+    """Stops training after so many seconds, and `LEAST_STEPS` steps at least; all steps count."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.begun = 0.0
         self.ends: list[float] = []
+
+    def on_train_begin(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin."""
+        self.begun = time.perf_counter()
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the time."""
         self.ends.append(time.perf_counter())
-        if len(self.ends) > WARM_UP and self.ends[-1] - self.ends[WARM_UP - 1] > self.seconds:
+        if len(self.ends) >= LEAST_STEPS and self.ends[-1] - self.begun > self.seconds:
             control.should_training_stop = True
 
 
@@ -70,9 +74,16 @@ class Counted:
 
 
 def peer(
-    system: str, model_folder: str, file: Path, length: int, seconds: float, steps: int | None, dev: Path | None
+    system: str,
+    model_folder: str,
+    file: Path,
+    length: int,
+    seconds: float,
+    batch: int | None,
+    steps: int | None,
+    dev: Path | None,
 ) -> dict[str, float]:
-    """transformers.Trainer: by its defaults, or by the best of its settings; for so many seconds, or steps.
+    """transformers.Trainer: by its defaults, or in batches of like length and in bf16; for so many seconds, or steps.
 
     With `dev`, the MLM loss on these texts at the end, masked as poolwise masks dev.
     """
@@ -92,12 +103,12 @@ def peer(
         model = AutoModelForMaskedLM.from_pretrained(model_folder)
         collator = Counted(DataCollatorForLanguageModeling(tokenizer))
     best: dict[str, Any] = {
-        "per_device_train_batch_size": BEST_BATCH,
+        "per_device_train_batch_size": batch,
         "train_sampling_strategy": "group_by_length",
         "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
     }
     arguments = TrainingArguments(
-        output_dir="/tmp/throughput_peer",
+        output_dir=str(Path(TemporaryDirectory().name)),
         report_to="none",
         save_strategy="no",
         num_train_epochs=1000,
@@ -105,15 +116,15 @@ def peer(
         use_cpu=device() == "cpu",
         disable_tqdm=True,
         logging_strategy="no",
-        **(best if system.endswith("best") else {}),
+        **({} if batch is None else best),
     )
     clock = Clock(seconds if steps is None else float("inf"))
     Trainer(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
     done = len(clock.ends)
     found = {
-        "tokens": sum(collator.tokens[WARM_UP:done]),
-        "seconds": clock.ends[-1] - clock.ends[WARM_UP - 1],
-        "steps": done - WARM_UP,
+        "tokens": sum(collator.tokens[:done]),
+        "seconds": clock.ends[-1] - clock.begun,
+        "steps": done,
     }
     return found if dev is None else found | {"dev_loss": dev_loss(model.eval(), tokenizer, dev, length)}
 
@@ -126,7 +137,7 @@ def dev_loss(model: Any, tokenizer: Any, file: Path, length: int) -> float:
         texts = tokenise(rows, tokenizer, length, Path(cache))
         batches = DevBatches(texts, tokenizer, Masking(0.15, 0.8, 0.1, "token", None), BatchNeeds())
         total, count = 0.0, 0
-        for requests in SortedBatches(texts.lengths, BEST_BATCH):
+        for requests in SortedBatches(texts.lengths, DEV_BATCH):
             batch = batches[requests]
             given = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
             masked = len(batch["masked_positions"])
@@ -155,10 +166,11 @@ def limit(seconds: float = 3.0) -> dict[str, float]:
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < seconds:
         before = time.perf_counter()
-        matrix = matrix @ matrix / size
+        product = matrix @ matrix
         if device() == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - before)
+        del product
     return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": bf16_gain(device())}
 
 
@@ -175,15 +187,20 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--length", type=int)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--batch", type=int, help="texts; with it the peer's other settings too")
+    parser.add_argument("--prepared", action="store_true", help="with poolwise's settings of threads and memory")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--dev", type=Path)
     given = parser.parse_args()
+    if given.prepared:
+        prepare()
     if given.system == "limit":
         found = limit()
     elif given.system == "encode":
         found = encode(given.model, given.text, given.length)
     else:
-        found = peer(given.system, given.model, given.text, given.length, given.seconds, given.steps, given.dev)
+        how = (given.seconds, given.batch, given.steps, given.dev)
+        found = peer(given.system, given.model, given.text, given.length, *how)
     peaks = peak_memory_mib()
     found["peak_mib"] = peaks.get("gpu", peaks["resident"])
     print(json.dumps(found))

@@ -17,44 +17,70 @@ from poolwise import ranks
 from poolwise.settings import UserError
 from poolwise.words import size
 
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-LARGE = 2**30
-"""Bytes; glibc takes a C int."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's `mallopt`: from how many free bytes on the end of the heap is given back (-1: never), and how many blocks
+may be mapped apart from it. A threshold for these above 32 MiB is refused by older glibcs."""
+
+
+SPINS = "5000"
+"""How often a thread of GNU OpenMP looks for work before it sleeps, on a machine that has nothing else to do.
+
+Tokens per second of a fine-tuned BERT of two layers of 128, on two idle cores: 23,100 where threads sleep at once, 26,300
+with 1,000, 31,300 with 5,000 and 32,000 with 20,000. Beside another program on one of the cores: 19,000, 17,200, 14,300
+and 9,700; with torch's own 300,000 a factor of 9 was lost."""
+LOOKS = 5
 
 
 def prepare() -> None:
     """Settings of threads and memory that make training on a CPU faster and change no number.
 
-    Worker threads of OpenMP sleep while they wait: where another program wants the same core, spinning ones cost
-    a factor of 9 (1,160 against 10,400 tokens per second, tiny BERT on two shared cores). glibc keeps large
-    blocks of memory in place of giving them back to the system at each step.
+    Threads of OpenMP sleep while they wait where other programs want the cores, else they look for work for a moment
+    before (`SPINS`). glibc keeps blocks of memory in place of giving them back to the system at each step.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": SPINS}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if ranks.started().size > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each would tell that a step reached all parameters
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-            libc.mallopt(M_TRIM_THRESHOLD, LARGE)
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-ONE_THREAD_BELOW = 5_000_000
-"""Parameters. The operations of a smaller encoder are too short to be worth waking a second thread: tiny BERT does
-19,100 tokens per second on one thread and 8,400 on two (two idle cores)."""
+def others_run() -> bool:
+    """Whether other programs want the cores now, by Linux's count of threads that run; elsewhere taken to be so."""
+    running = []
+    for _ in range(LOOKS):
+        try:
+            running.append(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]))
+        except (OSError, ValueError, IndexError):
+            return True
+        time.sleep(0.004)
+    return sum(running) > 1.5 * LOOKS  # this one is counted
 
 
-def fit_threads(parameters: int) -> None:
-    """Compute a small model with one thread and a larger one with all, unless `OMP_NUM_THREADS` says otherwise.
+ONE_THREAD_BELOW = 3e9
+"""Floating-point operations of a step. Those of a smaller one are too short to be worth waking a second thread.
+
+Tokens per second on one and on two of two idle cores, by these operations in thousand millions: 0.3: 51,200 and 26,600;
+0.8: 36,600 and 19,900; 1.0: 13,900 and 10,900 (fewer, larger layers) or 69,100 and 64,400; 4.2: 22,600 and 24,700, and
+8,800 and 12,800 where the MLM head comes to it."""
+
+
+def fit_threads(work: float) -> None:
+    """Compute small steps with one thread and larger ones with all, unless `OMP_NUM_THREADS` says otherwise.
 
     Several processes on a machine share its threads.
+
+    Args:
+        work: floating-point operations of a training step.
     """
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        threads = 1 if parameters < ONE_THREAD_BELOW else max(_threads_at_first() // ranks.on_this_machine(), 1)
+        threads = 1 if work < ONE_THREAD_BELOW else max(_threads_at_first() // ranks.on_this_machine(), 1)
         torch.set_num_threads(threads)
         if ranks.is_joined():
             os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses

@@ -21,7 +21,7 @@ from poolwise.jobs.mlm import MLMJob
 from poolwise.jobs.probe import ProbeJob
 from poolwise.jobs.sentiment import SentimentJob
 from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, MLMSettings, SentimentSettings, UserError
-from poolwise.stages.loop import Job, choices_of, isolated, limited_batches
+from poolwise.stages.loop import Job, choices_of, isolated, limited_batches, work_of_step
 from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
 from poolwise.words import counted, roughly
@@ -273,7 +273,7 @@ def _seconds(do: Callable[..., object], *arguments: Any) -> float:
 
 def _timed(job: Job, stage: Stage, data: TextDataModule, epochs: int) -> Clock:
     """What a clock showed of some steps, and of an evaluation of the sample of dev."""
-    machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
+    machine.fit_threads(work_of_step(stage, data))
     clock = Clock()
     arguments = machine.trainer_arguments(job.settings.trainer)
     own = ("limit_train_batches", "limit_val_batches", "val_check_interval", "overfit_batches", *TRAINER_LENGTHS)

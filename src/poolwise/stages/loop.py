@@ -112,7 +112,7 @@ class Job(ABC):
     def carry_out(self, output: Output) -> None:
         """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own."""
         stage, data = self.build()
-        machine.fit_threads(sum(parameter.numel() for parameter in stage.parameters()))
+        machine.fit_threads(work_of_step(stage, data))
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
         self.check_shares(data)
         output.announce(start_facts(self, trainer, data))
@@ -125,6 +125,7 @@ class Job(ABC):
         record = output.record
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results |= {"processes": ranks.size()} if ranks.size() > 1 else {}
+        record.results["threads"] = torch.get_num_threads()
         record.results["steps"] = trainer.global_step
         record.results["tokens"] = stage.tokens
         record.results["training_seconds"] = round(stage.seconds, 3)
@@ -319,6 +320,16 @@ def out_of_memory(job: Job, shape: tuple[int, ...] | None, error: Exception) -> 
 def warn_once(message: str) -> None:
     """Warn; the later jobs of a sweep say it no more."""
     log.warning("WARNING: %s", message)
+
+
+def work_of_step(stage: Stage, data: TextDataModule) -> float:
+    """About how many floating-point operations a training step takes: six for each parameter and token.
+
+    Two forward and four backward (Kaplan et al. 2020, section 2.1), embeddings left out, as their rows are looked up.
+    """
+    weights = sum(weight.numel() for name, weight in stage.named_parameters() if "embeddings" not in name)
+    tokens = data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
+    return 6.0 * weights * tokens
 
 
 def batches_an_epoch(job: Job, data: TextDataModule) -> int | None:
