@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--length", type=int)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--batch", type=int, help="texts; with it the peer's other settings too")
-    parser.add_argument("--prepared", action="store_true", help="with poolwise's settings of threads and memory")
+    parser.add_argument("--prepared", action="store_true", help="with poolwise's settings of the allocator")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--dev", type=Path)
     given = parser.parse_args()

@@ -25,9 +25,9 @@ may be mapped apart from it. A threshold for these above 32 MiB is refused by ol
 SPINS = "5000"
 """How often a thread of GNU OpenMP looks for work before it sleeps, on a machine that has nothing else to do.
 
-Tokens per second of a fine-tuned BERT of two layers of 128, on two idle cores: 23,100 where threads sleep at once, 26,300
-with 1,000, 31,300 with 5,000 and 32,000 with 20,000. Beside another program on one of the cores: 19,000, 17,200, 14,300
-and 9,700; with torch's own 300,000 a factor of 9 was lost."""
+Tokens per second of a fine-tuned BERT of two layers of 128, on two idle cores: 23,100 where threads sleep at once,
+26,300 with 1,000, 31,300 with 5,000 and 32,000 with 20,000. Beside another program on one of the cores: 19,000, 17,200,
+14,300 and 9,700; with torch's own 300,000 a factor of 9 was lost."""
 LOOKS = 5
 
 
