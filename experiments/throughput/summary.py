@@ -74,7 +74,7 @@ def lines(results: pandas.DataFrame, table: pandas.DataFrame) -> Iterator[str]:
         )
     for part, title, columns in (
         ("loss", "dev MLM loss", ["seconds", "steps", "dev_loss"]),
-        ("frozen", "frozen", ["seconds", "texts", "jobs"]),
+        ("frozen", "frozen", ["seconds", "jobs"]),
         ("growth", "growth", ["all_seconds", "peak_mib"]),
     ):
         rows = results[results["part"] == part].reindex(columns=["system", *columns])

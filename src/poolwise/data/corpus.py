@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset
@@ -96,8 +97,18 @@ def each_text(texts: Dataset) -> Iterator[str]:
     return (text for rows in batches_of_rows(texts) for text in rows["text"])
 
 
+_HASHES: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
+"""Data sets do not change; the jobs of a sweep ask for the hash of the same ones."""
+
+
 def content_hash(texts: Dataset) -> str:
     """SHA-256 over the texts and labels of a data set in their order; where they lie does not enter it."""
+    if texts not in _HASHES:
+        _HASHES[texts] = _hash_of(texts)
+    return _HASHES[texts]
+
+
+def _hash_of(texts: Dataset) -> str:
     digest = hashlib.sha256()
     for rows in batches_of_rows(texts):
         for text, label in zip(rows["text"], rows.get("label", rows["text"]), strict=True):

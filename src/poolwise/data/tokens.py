@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -272,7 +272,12 @@ def truncation(texts: Mapping[str, TokenisedTexts], max_length: int) -> dict[str
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what the tokenizer does; truncation and padding, which calls change, are left out."""
-    description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return _hash_of(tokenizer.backend_tokenizer.to_str())
+
+
+@lru_cache(maxsize=16)  # a sweep asks it of one tokenizer several times a job
+def _hash_of(description_of_tokenizer: str) -> str:
+    description: dict[str, Any] = json.loads(description_of_tokenizer)
     for changing in ("truncation", "padding"):
         description.pop(changing)
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

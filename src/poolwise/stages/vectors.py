@@ -6,6 +6,7 @@ Shapes: B texts, R their windows, W windows of all texts of a split, T tokens, L
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class StatesOnDisk:
         Raises:
             OSError, ValueError: there is none, or it is broken.
         """
-        if folder.exists() and not all(is_whole(folder / f"{kind}.npy") for kind in KINDS):
+        if folder.exists() and not all(_is_whole(folder / f"{kind}.npy") for kind in KINDS):
             raise BrokenFileError("its content does not fit its checksums")
         self.texts = texts
         self.kept: dict[str, Float[ndarray, "layers W H"]] = {
@@ -59,6 +60,19 @@ class StatesOnDisk:
         layers = slice(None) if every_layer else slice(-1, None)
         rows, _ = self.texts.windows_of(examples)
         return {kind: torch.from_numpy(np.ascontiguousarray(kept[layers, rows])) for kind, kept in self.kept.items()}
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file fits its checksum; asked once a process of a file that does not change."""
+    if not file.is_file():
+        return False
+    facts = file.stat()
+    return _was_whole(file, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _was_whole(file: Path, _inode: int, _size: int, _changed: int) -> bool:
+    return is_whole(file)
 
 
 def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
