@@ -42,6 +42,8 @@ def global_settings_restored() -> Iterator[None]:
         if on_gpus:
             torch.cuda.set_rng_state_all(on_gpus)
         for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        os.environ.clear()
-        os.environ.update(environment)
+            if logging.getLogger(name).level != level:  # setting one walks through all loggers
+                logging.getLogger(name).setLevel(level)
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)

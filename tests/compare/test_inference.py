@@ -128,6 +128,7 @@ def test_draws_that_stage_1_runs_share_are_a_part_of_the_interval():
     assert (apart.draw_error, apart.run_error) == (0, gap.run_error)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_where_draws_are_shared_and_would_not_without_their_part():
     """Effects of 0.3 points of stage-1 runs, 2 of draws and 0.5 of both together, on three runs and five draws."""
     random = np.random.default_rng(0)
@@ -150,18 +151,25 @@ def test_the_mean_of_estimates_takes_errors_of_a_group_as_one():
     by_part = zip(one.parts(0.025), other.parts(0.025), strict=True)
     assert together.reach(0.025) == pytest.approx(math.hypot(*(np.mean(parts) for parts in by_part)))
     apart = pooled([one, other], ["run", "another"], ["data", "more"])
-    assert apart.reach(0.025) == pytest.approx(math.hypot(one.reach(0.025), other.reach(0.025)) / 2)
+    freedom = (0.5**2 + 0.2**2) ** 2 / (0.5**4 / 2 + 0.2**4 / 2)
+    units, *others = apart.parts(0.025)
+    assert units == pytest.approx(stats.t.ppf(0.975, freedom) * math.hypot(0.5, 0.2) / 2)
+    assert math.hypot(*others) == pytest.approx(math.hypot(one.parts(0.025)[2], other.parts(0.025)[2]) / 2)
     same = pooled([one, one], ["run", "run"], ["data", "data"])
     assert (same.low, same.high, same.p) == pytest.approx((one.low, one.high, one.p))
 
 
-def test_the_mean_of_estimates_covers_whatever_settings_share():
-    """Four settings of two models: those of a model share their stage-1 runs wholly, all share the texts."""
+@pytest.mark.slow
+@pytest.mark.parametrize("spreads", [(1.0, 1.0), (1.0, 0.2), (2.0, 0.0)])
+def test_the_mean_of_estimates_covers_whatever_settings_share(spreads):
+    """Four settings of two models: three of one share their stage-1 runs wholly, all share the texts."""
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(300):
         texts = 20 * random.normal(size=1000)
-        every = [random.normal(size=(3, 1, 1)) + texts + 20 * random.normal(size=(3, 1, 1000)) for _ in range(2)]
+        every = [
+            spread * random.normal(size=(3, 1, 1)) + texts + 20 * random.normal(size=(3, 1, 1000)) for spread in spreads
+        ]
         gaps = [paired_difference(values / 100, np.zeros_like(values)) for values in [every[0], every[0], *every]]
         found = pooled(gaps, ["a", "a", "a", "b"], ["d"] * 4)
         covered += found.low <= 0 <= found.high

@@ -117,6 +117,11 @@ class Estimate(Interval):
     draw_error: float = 0.0
     draws: int = 0
 
+    @property
+    def units(self) -> int:
+        """K."""
+        return self.stage1_runs if self.stage1_runs > 1 else self.stage2_runs
+
     def parts(self, *tails: float) -> tuple[float, float, float]:
         """Those of units, of shared draws, and of examples."""
 
@@ -124,7 +129,7 @@ class Estimate(Interval):
             return sum(float(stats.t.isf(tail, max(count, 2) - 1)) for tail in tails)
 
         normal = sum(float(stats.norm.isf(tail)) for tail in tails)
-        units = student(self.stage1_runs if self.stage1_runs > 1 else self.stage2_runs) * self.run_error
+        units = student(self.units) * self.run_error
         examples = normal * math.sqrt(max(self.example_error**2 - self.joint_error**2, 0.0))
         return max(units, normal * self.joint_error), student(self.draws) * self.draw_error, examples
 
@@ -137,6 +142,8 @@ class PooledEstimate(Interval):
     together, so those of one group are taken to go together wholly: the standard error of a mean is never more than
     the mean of the standard errors. Errors of several groups are taken to be independent, and what is said holds for
     settings such as these, not for data sets and models in general.
+
+    The groups' errors of units have t's degrees of freedom by Satterthwaite (1946), of those that each group has.
 
     Attributes:
         points: the mean.
@@ -151,13 +158,24 @@ class PooledEstimate(Interval):
     data: Sequence[Hashable]
 
     def parts(self, *tails: float) -> tuple[float, ...]:
-        """The mean's parts, of each group one of units, of draws and of examples."""
-        found: dict[Hashable, float] = {}
-        for each, runs, data in zip(self.estimates, self.runs, self.data, strict=True):
-            groups = (("units", runs), ("draws", data), ("examples", data))
-            for group, part in zip(groups, each.parts(*tails), strict=True):
-                found[group] = found.get(group, 0.0) + part / len(self.estimates)
-        return tuple(found.values())
+        """The mean's parts: of all units, and of each data set one of draws and one of examples."""
+        of_data: dict[Hashable, float] = {}
+        for each, data in zip(self.estimates, self.data, strict=True):
+            _, *others = each.parts(*tails)
+            for kind, part in enumerate(others):
+                of_data[kind, data] = of_data.get((kind, data), 0.0) + part / len(self.estimates)
+        groups = [
+            [each for each, runs in zip(self.estimates, self.runs, strict=True) if runs == name]
+            for name in {*self.runs}
+        ]
+        count = len(self.estimates)
+        errors = np.array([sum(each.run_error for each in group) / count for group in groups])
+        joint = math.hypot(*(sum(each.joint_error for each in group) / count for group in groups))
+        degrees = np.array([min(each.units for each in group) - 1 for group in groups]).clip(min=1)
+        freedom = float((errors**2).sum() ** 2 / (errors**4 / degrees).sum()) if errors.any() else math.inf
+        student = sum(float(stats.t.isf(tail, freedom)) for tail in tails)
+        normal = sum(float(stats.norm.isf(tail)) for tail in tails)
+        return max(student * math.hypot(*errors), normal * joint), *of_data.values()
 
 
 def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
