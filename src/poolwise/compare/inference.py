@@ -216,7 +216,7 @@ def _example_draws(examples: int) -> Float[ndarray, "draws N"]:
     return np.stack([draw.astype(np.float32) for draw in draws])
 
 
-def mean_accuracy(answers: Answers, shared_draws: bool = False) -> Estimate:
+def mean_accuracy(answers: Answers, *, shared_draws: bool = False) -> Estimate:
     """Accuracy of one condition, in points.
 
     Args:
@@ -226,7 +226,7 @@ def mean_accuracy(answers: Answers, shared_draws: bool = False) -> Estimate:
     return _estimate(100 * answers.astype(float), shared_draws)
 
 
-def paired_difference(first: Answers, second: Answers, shared_draws: bool = False) -> Estimate:
+def paired_difference(first: Answers, second: Answers, *, shared_draws: bool = False) -> Estimate:
     """First less second, paired by stage-1 run, stage-2 run and example.
 
     An unadapted encoder beside S stage-1 runs needs S x R stage-2 runs of its own, each given once: repeated ones
@@ -247,6 +247,7 @@ def difference_of_differences(
     second: Answers,
     baseline_first: Answers,
     baseline_second: Answers,
+    *,
     shared_draws: bool = False,
 ) -> Estimate:
     """(First less second) less the same of a baseline, all four paired.

@@ -408,7 +408,7 @@ class Condition:
     def accuracy(self) -> Estimate:
         """In points, with what its interval rests on."""
         answers, shared_draws = self.answers()
-        return mean_accuracy(answers, shared_draws)
+        return mean_accuracy(answers, shared_draws=shared_draws)
 
     @property
     def interval(self) -> tuple[float, float]:

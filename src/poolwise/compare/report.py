@@ -324,7 +324,8 @@ NAMED_SEEDS = {"stage1_seed": "of stage 1", "label_seed": "of label draws", "see
 
 def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
     """Texts, settings of stage 2 by protocol, learning rates that were chosen from, and seeds."""
-    texts, protocols = {}, {}
+    texts: dict[str, str] = {}
+    protocols: dict[str, None] = {}
     for run in runs.to_dict("records"):
         report = run.get("data_report")
         counts = report.get("stage2", {}) if isinstance(report, dict) else {}

@@ -469,7 +469,7 @@ MOST_TITLE_ROWS = 5
 
 def _from_header_on(rows: Iterator[SheetRow]) -> Iterator[SheetRow]:
     """The rows of a sheet without its title: some first rows of one cell each, if a row of several texts is below."""
-    before = []
+    before: list[SheetRow] = []
     for row in rows:
         cells = [cell for cell in row[1] if cell is not None]
         if len(cells) == 1 and len(before) < MOST_TITLE_ROWS:

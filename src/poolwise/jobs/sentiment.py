@@ -45,7 +45,7 @@ from poolwise.settings import (
     UserError,
 )
 from poolwise.stages.loop import Job, plain
-from poolwise.stages.sentiment import Sentiment, SentimentClassifier, recall_by_class, scores_of
+from poolwise.stages.sentiment import Sentiment, SentimentClassifier, calibrated_figures, recall_by_class
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
 from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
@@ -57,7 +57,6 @@ SHOWN_CLASSES = 12
 """At the end of a run."""
 MISTAKES = 100
 """Dev texts that are uploaded, at most."""
-CHANGED_BY_TEMPERATURE = ("test/loss", "test/calibration_error")
 
 
 class SentimentJob(Job):
@@ -310,8 +309,7 @@ class SentimentJob(Job):
         dev, test = predictions["dev"], predictions["test"]
         temperature = fitted_temperature(dev["logits"].double().numpy(), dev["labels"].numpy())
         record.results["temperature"] = temperature
-        figures, _ = scores_of("test", test["logits"].double().numpy() / temperature, test["labels"].numpy())
-        record.results["calibrated"] = {name: float(figures[name]) for name in CHANGED_BY_TEMPERATURE}
+        record.results["calibrated"] = calibrated_figures(test["logits"].double() / temperature, test["labels"])
         body = classifier.encoder
         if body is None and (chosen.path is None or chosen.pieces is not None):
             body, _ = self.encoder()

@@ -20,6 +20,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
 )
+from torchmetrics.functional.classification import multiclass_calibration_error
 from transformers import PreTrainedModel
 
 from poolwise import ranks
@@ -182,6 +183,12 @@ def scores_of(
     batch = {"labels": torch.from_numpy(labels), "examples": torch.arange(len(labels))}
     scores.update(batch, torch.from_numpy(logits))
     return scores.finish()
+
+
+def calibrated_figures(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> dict[str, float]:
+    """The figures of `Scores` that a temperature changes, of test logits that were divided by it; of this process."""
+    error = multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=15, norm="l1")
+    return {"test/loss": float(functional.cross_entropy(logits, labels)), "test/calibration_error": float(error)}
 
 
 class Sentiment(Stage):
