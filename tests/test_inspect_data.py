@@ -155,6 +155,7 @@ def test_the_time_of_a_sweep_is_that_of_its_runs(inspected, own):
     assert re.search(rf"stage 1: about 5 s, {found}; stage 2: about \d+ s for 6 runs, {found}", told), told
 
 
+@pytest.mark.slow
 def test_runs_that_are_the_same_or_read_the_same_states_count_once(inspected, own, monkeypatch):
     """Base and two stage-1 runs; each with two draws of 2 labels a class and, once, with all."""
     timed = []

@@ -49,6 +49,7 @@ def made_by_seed_3(runs: Path) -> tuple[dict[str, torch.Tensor], dict[str, float
     return kept_weights(folder), metrics, pandas.read_parquet(folder / "predictions.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_job_after_two_others_is_the_job_alone(program, tmp_path, monkeypatch, stage):
     """The first of them turns switches of torch, the second fails; neither's module outlives it."""

@@ -264,6 +264,7 @@ def test_the_summary_of_a_sweep_leaves_out_the_figures_of_mlm():
     assert mean_in_words(runs, MLMJob.headline) == "dev/objective_loss 0.5000 (1 run)"
 
 
+@pytest.mark.slow
 def test_a_budget_of_pooler_only_training(program, tmp_path):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", f"runs_dir={tmp_path / 'base'}") == 0
     (base,) = (tmp_path / "base/mlm").glob("*/export")
