@@ -146,7 +146,7 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
     intervals = intervals_of(trained)
     names = ", ".join(in_one_line(name) for name in notes.label_names)
     what = "Classifies texts into" if classifies else "The encoder, without its head, of a classifier into"
-    with_temperature = {name: f"{value:.4f}" for name, value in record.get("calibrated", {}).items()}
+    with_temperature = ", ".join(f"{name} {value:.4f}" for name, value in record.get("calibrated", {}).items())
     calibrated = (
         f"Probabilities are calibrated on dev by one temperature ({notes.temperature:.3f}), which is part of the "
         "weights here; loss and calibration error above are without it"

@@ -5,6 +5,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each (or draws of labels that all of t
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,7 @@ Answers = Bool[ndarray, "S R N"] | Float[ndarray, "S R N"]
 """Of one condition: whether each example was answered right, or the share from 0 to 1 of draws in which it was."""
 
 
-class Interval:
+class Interval(ABC):
     """A value in points whose error has parts: `reach` joins them to an interval, and this to a p-value.
 
     Attributes:
@@ -34,9 +35,9 @@ class Interval:
 
     points: float
 
+    @abstractmethod
     def parts(self, *tails: float) -> tuple[float, ...]:
         """Of each part, in points, as many standard errors as its upper quantiles at `tails` add up to."""
-        raise NotImplementedError
 
     def reach(self, *tails: float) -> float:
         """The parts together, as Banerjee (1960) joins them."""
@@ -171,7 +172,7 @@ class PooledEstimate(Interval):
         count = len(self.estimates)
         errors = np.array([sum(each.run_error for each in group) / count for group in groups])
         joint = math.hypot(*(sum(each.joint_error for each in group) / count for group in groups))
-        degrees = np.array([min(each.units for each in group) - 1 for group in groups]).clip(min=1)
+        degrees = np.array([min((each.units for each in group if each.units > 1), default=2) - 1 for group in groups])
         freedom = float((errors**2).sum() ** 2 / (errors**4 / degrees).sum()) if errors.any() else math.inf
         student = sum(float(stats.t.isf(tail, freedom)) for tail in tails)
         normal = sum(float(stats.norm.isf(tail)) for tail in tails)

@@ -423,7 +423,7 @@ class Condition:
         units = self.units()
         if len({len(unit) for unit in units}) == 1:
             return _answers(self, units)
-        return _by_unit(units), False
+        return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units]), False
 
     def units(self) -> list[list[str]]:
         """The folders of the runs on each stage-1 run; one list where the encoder is not adapted."""
@@ -492,10 +492,6 @@ def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool
     adapted = next((place for place, condition in enumerate(conditions) if condition.adapted), 0)
     found = [_answers(conditions[adapted], of_one, by=folders[adapted]) for of_one in folders]
     return [answers for answers, _ in found], found[0][1]
-
-
-def _by_unit(units: Folders) -> Answers:
-    return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units])
 
 
 def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> tuple[Answers, bool]:

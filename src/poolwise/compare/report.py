@@ -263,8 +263,6 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
 
 
 POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
-NOT_STAGE1 = {"random": "drawn in stage 2", "stale": "as the checkpoint has it"}
-"""How a pooler began that no stage 1 noted."""
 
 
 def _provenance(runs: pandas.DataFrame) -> Table | None:
@@ -272,11 +270,12 @@ def _provenance(runs: pandas.DataFrame) -> Table | None:
     rows = {}
     for run in runs.to_dict("records"):
         noted = run.get("stage1_provenance")
-        of_stage1 = isinstance(noted, dict) and bool(noted)
-        if of_stage1 or run["representation"]["name"] == "pooler":
-            known = noted if of_stage1 else {"pooler_status": run["pooler_status"], "origin": NOT_STAGE1["stale"]}
-            if not of_stage1 and run["pooler_status"] == "random":
-                known["origin"] = NOT_STAGE1["random"]
+        known = noted if isinstance(noted, dict) else {}
+        if not known and run["representation"]["name"] == "pooler":
+            drawn = run["pooler_status"] == "random"
+            origin = "drawn in stage 2" if drawn else "as the checkpoint has it"
+            known = {"pooler_status": run["pooler_status"], "origin": origin}
+        if known:
             geometry = known.get("geometry", {})
             rows[run["material"]["weights"]] = [
                 f"{run['data']}, {run['model']}, {run['adaptation']}",
