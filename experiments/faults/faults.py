@@ -523,6 +523,7 @@ def damages(suite: Suite) -> None:
         ("stage 1", "runs/mlm/*/metrics.jsonl"),
         ("stage 1", "runs/mlm/*/record.json"),
         ("stage 1", "cache/tokens/*.arrow"),
+        ("stage 1", "cache/tokens/*.ids"),
         ("stage 1", "cache/vocabularies/*.json"),
         ("stage 2", "runs/sentiment/*/best.ckpt"),
         ("stage 2", "cache/tokens/*.arrow"),

@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -158,10 +160,10 @@ def _main() -> None:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
         give_up(error)
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
+    with suppress(AllPlanned):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
     if SweepCheck.sweep:
-        SweepCheck.sweep.collect()
-        SweepCheck.sweep.catch_up()
+        SweepCheck.sweep.carry_out()
 
 
 def give_up(error: UserError) -> NoReturn:
@@ -267,16 +269,15 @@ def run_job(cfg: DictConfig) -> None:
 
     Another error is shown here: Hydra would show what it says of passwords too.
     """
-    from poolwise.stages.loop import run
-
-    sweep, here = SweepCheck.sweep, HydraConfig.get()
-    if sweep:
-        sweep.do(SweepCheck.planned[here.job.num])
-    elif here.mode == RunMode.MULTIRUN:
+    here = HydraConfig.get()
+    if here.mode == RunMode.MULTIRUN:
         run_elsewhere(cfg, here.overrides.task)
     else:
         try:
-            run(planned(cfg, here.overrides.task))
+            job = planned(cfg, here.overrides.task)
+            from poolwise.stages.loop import run  # after the settings were looked at: Lightning takes 4 s to import
+
+            run(job)
         except UserError as error:
             give_up(error)
         except Exception:
@@ -331,34 +332,40 @@ def job_of(settings: types.MLMSettings | types.SentimentSettings) -> "Job":
     return SentimentJob(settings)
 
 
+class AllPlanned(SystemExit):
+    """Ends Hydra's part in a sweep whose jobs this process does: Hydra would compose each job twice more."""
+
+
 class SweepCheck(Callback):
     """Plans every job of a sweep before the first one starts: mistakes are told once, and nothing has run.
 
     Attributes:
-        planned: the job of each number that Hydra counts; several may be the same run.
         sweep: what this process does; None for a single job.
     """
 
-    planned: ClassVar[list["Job"]] = []
     sweep: ClassVar["Sweep | None"] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hydra calls this once a sweep; leaves the program with all messages if there are any."""
+        """Hydra calls this once a sweep; leaves the program with all messages if there are any.
+
+        Raises:
+            AllPlanned: no launcher is to do the jobs.
+        """
         axes = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        jobs: list[Job] = []
+        jobs: dict[str, tuple[Job, list[str]]] = {}  # by key: a probe, which draws nothing, is the same with each seed
+
+        def plan(overrides: list[str]) -> None:
+            job = planned(hydra.compose("train", overrides=overrides), overrides)
+            jobs.setdefault(job.identity.key, (job, overrides))
+
         try:
-            every = jobs_of([*axes, *config.hydra.overrides.task])
-
-            def plan(overrides: list[str]) -> None:
-                job = planned(hydra.compose("train", overrides=overrides), overrides)
-                job.choices = [word for word in overrides if any(word not in other for other in every)]
-                jobs.append(job)
-
-            take_all(partial(plan, overrides) for overrides in every)
+            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *config.hydra.overrides.task]))
             from poolwise.stages.sweep import Sweep
 
-            distinct = list({job.identity.key: job for job in jobs}.values())
-            stop, spread = jobs[0].settings.config["stop_on_failure"], config.hydra.launcher._target_ != ONE_BY_ONE
+            for job, overrides in jobs.values():
+                job.choices = [word for word in overrides if any(word not in other for _, other in jobs.values())]
+            distinct = [job for job, _ in jobs.values()]
+            stop, spread = distinct[0].settings.config["stop_on_failure"], config.hydra.launcher._target_ != ONE_BY_ONE
             if stop and spread:
                 raise UserError("stop_on_failure=true: the jobs of a launcher run at once; allowed: false")
             sweep = Sweep(distinct, list(config.hydra.overrides.task), stop, spread)
@@ -367,7 +374,10 @@ class SweepCheck(Callback):
             give_up(error)
         except HydraException as error:
             give_up(UserError(str(error)))  # before Hydra makes the sweep's folder
-        SweepCheck.planned, SweepCheck.sweep = jobs, sweep
+        SweepCheck.sweep = sweep
+        if not spread:
+            configure_log(config.hydra.job_logging, config.hydra.verbose)
+            raise AllPlanned
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """Hydra keeps what a job returned to the end of its sweep: 0.12 MiB of config each, which nobody reads."""
@@ -376,6 +386,7 @@ class SweepCheck(Callback):
 
 def quieten() -> None:
     """Have libraries report what a person can act on, and no more."""
+    import lightning.pytorch  # noqa: F401  which sets the levels of its loggers
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
@@ -684,17 +695,21 @@ def problems_in_stage1(stage1: Plain) -> list[str]:
     ]
 
 
+TRAINER_KEYS = {"accelerator", "devices", "strategy", "precision", "log_every_n_steps"}
+"""Arguments of `lightning.Trainer` in `conf/trainer`."""
 EPOCHS = "; write pretraining.epochs= in stage 1, protocol.epochs= in stage 2"
 
 
 def problems_in_trainer(trainer: Plain) -> list[str]:
-    """Check `trainer.*` against the signature of `lightning.Trainer`."""
+    """Check `trainer.*` against the signature of `lightning.Trainer`, which takes 4 s to import."""
+    found = problems_with_processes(trainer)
+    if not set(trainer) - TRAINER_KEYS:
+        return found
     import lightning
 
     from poolwise.stages.loop import OWN_TRAINER_ARGUMENTS
 
     allowed = set(inspect.signature(lightning.Trainer).parameters) - set(OWN_TRAINER_ARGUMENTS)
-    found = problems_with_processes(trainer)
     return found + [
         f"trainer.{key} is set by poolwise itself" + (EPOCHS if key == "max_epochs" else "")
         if key in OWN_TRAINER_ARGUMENTS

@@ -266,7 +266,7 @@ TRANSFER_SECONDS = 60
 
 
 @contextmanager
-def wandb_account(failure: str) -> Iterator[wandb.Api]:
+def wandb_account(failure: str) -> "Iterator[wandb.Api]":  # whose own modules take 0.3 s to import
     """W&B's client for the account of whoever is logged in; no request waits for ever.
 
     Args:

@@ -149,7 +149,7 @@ def test_needs_agree_or_are_told():
 
 def test_halves_make_up_the_text_and_are_of_like_length(pairs, tokenizer):
     made = halves(pairs.texts, np.arange(400))
-    for row in np.flatnonzero(~uncut(pairs.texts)):
+    for row in np.flatnonzero(~uncut(pairs.texts.lengths)):
         first, second = (made.token_ids[n][made.present[n]].tolist() for n in (row, 400 + row))
         for half in (first, second):
             assert (half[0], half[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -162,7 +162,7 @@ def test_halves_make_up_the_text_and_are_of_like_length(pairs, tokenizer):
 def test_a_text_too_short_to_cut_stands_whole_in_both_rows(tokenizer, tmp_path):
     rows = ["good", "the good .", "a dull failure .", ""]
     texts = tokenise(Dataset.from_dict({"text": rows}), tokenizer, 24, tmp_path)
-    assert uncut(texts).tolist() == [True, True, False, True]
+    assert uncut(texts.lengths).tolist() == [True, True, False, True]
     made = halves(texts, np.arange(4))
     rows = zip(made.token_ids, made.present, strict=True)
     found = [tokenizer.decode(ids[present], skip_special_tokens=True) for ids, present in rows]

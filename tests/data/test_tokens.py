@@ -63,6 +63,21 @@ def test_the_cache_is_read_and_its_key_is_explicit(tokenizer, tmp_path, monkeypa
     assert np.array_equal(first.offsets, again.offsets)
 
 
+def test_ids_are_mapped_from_the_disk_and_not_read_into_memory(tokenizer, tmp_path):
+    """A corpus may be larger than memory: the array's bytes are those of the file."""
+    first = tokenise(rows(), tokenizer, 32, tmp_path)
+    (file,) = tmp_path.glob("*.ids")
+    assert not first.ids.flags.owndata
+    with file.open("rb+") as stream:
+        stream.write(np.int32(4711).tobytes())
+    assert first.ids[0] == 4711
+
+
+def test_no_texts_have_no_ids(tokenizer, tmp_path):
+    nothing = tokenise(rows([]), tokenizer, 32, tmp_path)
+    assert (len(nothing), nothing.ids.tolist(), nothing.offsets.tolist()) == (0, [], [0])
+
+
 @pytest.mark.parametrize("change", ["text", "label", "length", "vocabulary"])
 def test_what_the_ids_depend_on_makes_a_new_key(tokenizer, tmp_path, change):
     tokenise(rows(label=[0] * 6), tokenizer, 32, tmp_path)

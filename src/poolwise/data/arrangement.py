@@ -82,9 +82,9 @@ def single(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
     return Rows(token_ids, texts.places(examples)[0], present)
 
 
-def uncut(texts: TokenisedTexts) -> Bool[ndarray, " N"]:
+def uncut(lengths: Int64[ndarray, " N"]) -> Bool[ndarray, " N"]:
     """Which texts are too short to be cut in two."""
-    return texts.lengths - 2 < 2 * SHORTEST_HALF
+    return lengths - 2 < 2 * SHORTEST_HALF
 
 
 def halves(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
@@ -94,7 +94,7 @@ def halves(texts: TokenisedTexts, examples: Int64[ndarray, " B"]) -> Rows:
     that is too short stands whole in both rows.
     """
     opening, closing = texts.offsets[examples], texts.offsets[examples + 1] - 1
-    whole = uncut(texts)[examples]
+    whole = uncut(texts.lengths[examples])
     middle = (opening + 1 + closing) // 2
     start = np.concatenate([opening + 1, np.where(whole, opening + 1, middle)])
     end = np.concatenate([np.where(whole, closing, middle), closing])
@@ -228,7 +228,7 @@ def joined(
 
     The second span is cut to what the longest text leaves room for; without one, the row ends after the first [SEP].
     """
-    offsets, longest = texts.offsets, texts.lengths.max()
+    offsets, longest = texts.offsets, texts.longest
     size = (first[1] - first[0])[:, None]
     room = longest - 3 - size
     other = np.minimum((second[1] - second[0])[:, None], np.maximum(room, 0))

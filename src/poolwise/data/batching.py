@@ -74,8 +74,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         start: where a run goes on that was stopped: an epoch, and how many of its batches are done.
         """
         self.lengths = lengths
-        self.topics = np.zeros_like(lengths) if topics is None else topics
-        self.weights = np.ones_like(lengths) if batch_tokens is None else lengths
+        self.topics = topics
+        self.by_tokens = batch_tokens is not None
         self.batches = batches_an_epoch(lengths, batch_size, batch_tokens, shards)
         self.seed = seed
         self.start = start
@@ -101,8 +101,10 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         for first, last in pairwise(firsts):
             start, end = (len(order) * batch // self.batches for batch in (first, last))
             pool = order[start:end]
-            alike = pool[np.lexsort((self.lengths[pool], self.topics[pool]))]
-            batches += cut(alike, self.weights[alike], last - first, self.shards)
+            keys = (self.lengths[pool],) if self.topics is None else (self.lengths[pool], self.topics[pool])
+            alike = pool[np.lexsort(keys)]
+            weights = self.lengths[alike] if self.by_tokens else np.ones_like(alike)
+            batches += cut(alike, weights, last - first, self.shards)
         done = self.start[1] if self.epoch == self.start[0] else 0
         for number in random.permutation(len(batches))[done:]:
             yield [(self.epoch, int(example)) for example in batches[number][self.shard :: self.shards]]

@@ -14,7 +14,7 @@ from datasets import Dataset
 from jaxtyping import Int64, UInt32, UInt64
 from numpy import ndarray
 
-from poolwise.data.corpus import batches_of_rows, each_text
+from poolwise.data.corpus import batches_of_rows, each_text, found_once
 
 Of = TypeVar("Of")
 
@@ -52,6 +52,7 @@ def normalised(text: str) -> str:
     return " ".join(plain.translate(_to_blanks()).split()) or " ".join(plain.split())
 
 
+@found_once
 def text_keys(texts: Dataset) -> UInt64[ndarray, " N"]:
     """A 64-bit hash of each normalised text: that of copies is the same; of others in a million texts, with 3e-8."""
     return keys_of(each_text(texts))

@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 from numpy import ndarray
 
 from poolwise.settings import UserError
@@ -97,18 +98,31 @@ def each_text(texts: Dataset) -> Iterator[str]:
     return (text for rows in batches_of_rows(texts) for text in rows["text"])
 
 
-_HASHES: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
-"""Data sets do not change; the jobs of a sweep ask for the hash of the same ones."""
+Found = TypeVar("Found")
 
 
+def found_once(find: Callable[[Dataset], Found]) -> Callable[[Dataset], Found]:
+    """Keep what is found of a data set as long as that lives: it does not change, and all jobs of a sweep ask."""
+    known: WeakKeyDictionary[Dataset, Found] = WeakKeyDictionary()
+
+    @wraps(find)
+    def look(rows: Dataset) -> Found:
+        if rows not in known:
+            known[rows] = find(rows)
+        return known[rows]
+
+    return look
+
+
+@found_once
+def labels_of(rows: Dataset) -> Int64[ndarray, " N"]:
+    """The labels of all rows, not to be written to."""
+    return np.asarray(rows.with_format("numpy", columns=["label"])[:]["label"])
+
+
+@found_once
 def content_hash(texts: Dataset) -> str:
     """SHA-256 over the texts and labels of a data set in their order; where they lie does not enter it."""
-    if texts not in _HASHES:
-        _HASHES[texts] = _hash_of(texts)
-    return _HASHES[texts]
-
-
-def _hash_of(texts: Dataset) -> str:
     digest = hashlib.sha256()
     for rows in batches_of_rows(texts):
         for text, label in zip(rows["text"], rows.get("label", rows["text"]), strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets, load_dataset
 
 from poolwise.data.contamination import near_groups, text_keys
-from poolwise.data.corpus import SPLITS, Corpus, batches_of_rows, label_text
+from poolwise.data.corpus import SPLITS, Corpus, batches_of_rows, label_text, labels_of
 from poolwise.data.draws import share_of_texts
 from poolwise.machine import stay_offline_without_hub
 from poolwise.settings import HubData, UserError, take_all
@@ -37,7 +37,7 @@ def load_hub(data: HubData) -> Corpus:
     if data.dev is None:
         train = labelled["train"]
         keys = near_groups(train) if data.near_copies else text_keys(train)
-        out = share_of_texts(np.asarray(train["label"]), keys, data.dev_share, seed=0)
+        out = share_of_texts(labels_of(train), keys, data.dev_share, seed=0)
         labelled |= {split: train.select(np.flatnonzero(at)) for split, at in (("train", ~out), ("dev", out))}
         found = len(labelled["dev"])
         made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": found}

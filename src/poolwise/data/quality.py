@@ -17,7 +17,7 @@ from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.contamination import held_back, near_copies, signatures, text_keys
-from poolwise.data.corpus import Corpus, batches_of_rows, each_text
+from poolwise.data.corpus import Corpus, batches_of_rows, each_text, labels_of
 
 SAMPLE = 10_000
 """Texts of a split that are read for what takes a tokenizer; of more, so many, evenly spread."""
@@ -145,7 +145,7 @@ def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[str, 
     """The split and number of each labelled text that has another label elsewhere, copies next to each other."""
     if not labelled:
         return []
-    labels = np.concatenate([np.array(rows["label"]) for rows in labelled.values()])
+    labels = np.concatenate([labels_of(rows) for rows in labelled.values()])
     all_keys = np.concatenate([keys[split] for split in labelled])
     _, first, texts = np.unique(all_keys, return_index=True, return_inverse=True)
     several = np.flatnonzero(np.isin(texts, texts[labels != labels[first][texts]]))

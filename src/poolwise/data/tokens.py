@@ -72,10 +72,15 @@ class TokenisedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> Int64[ndarray, " N"]:
         """(N,) word pieces a text, special tokens counted."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most word pieces of a text."""
+        return int(self.lengths.max())
 
     @cached_property
     def window_offsets(self) -> Int64[ndarray, " N1"]:
@@ -147,12 +152,22 @@ def tokenise(
     material = [CODE_VERSION, content_hash(texts), tokenizer_hash(tokenizer), max_length, *long_texts.material.values()]
     key = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
-    kept = cache / f"{key}.arrow"
+    flat, rows = cache / f"{key}.ids", cache / f"{key}.arrow"
     with ranks.first_alone():
-        if not is_kept(kept):
-            _write(kept, _encoded_batches(texts, tokenizer, max_length, long_texts))
-    rows = pyarrow.ipc.open_stream(pyarrow.memory_map(str(kept))).read_all()
-    return _flat(rows, int(tokenizer.pad_token_id), long_texts.window(max_length))
+        if not (is_kept(flat) and is_kept(rows)):
+            _write(flat, rows, _encoded_batches(texts, tokenizer, max_length, long_texts))
+    columns = pyarrow.ipc.open_stream(pyarrow.memory_map(str(rows))).read_all()
+    lengths = columns.column("length").to_numpy()
+    labels = columns.column("label").to_numpy() if "label" in columns.column_names else []
+    return TokenisedTexts(
+        ids=np.frombuffer(
+            pyarrow.memory_map(str(flat)).read_buffer(flat.stat().st_size - DIGEST_BYTES), dtype=np.int32
+        ),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        labels=np.array(labels, dtype=np.int64),
+        pad_id=int(tokenizer.pad_token_id),
+        window=long_texts.window(max_length),
+    )
 
 
 def tokenised_in_memory(
@@ -171,25 +186,33 @@ def tokenised_in_memory(
 
 def _encoded_batches(
     texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, long_texts: LongTexts
-) -> Iterator[pyarrow.RecordBatch]:
-    """The ids of the texts as lists, and their labels if they have any; one batch at least, which has the schema."""
+) -> Iterator[tuple[Int32[ndarray, " P"], pyarrow.RecordBatch]]:
+    """The ids of some texts, with the length and the label, if they have any, of each; one batch at least."""
     for rows in batches_of_rows(texts) if len(texts) else [texts[:0]]:
         ids, lengths = encoded(rows["text"], tokenizer, max_length, long_texts)
-        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]), pyarrow.int32())
-        columns = {"input_ids": pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids))}
+        columns = {"length": pyarrow.array(lengths, pyarrow.int32())}
         if "label" in rows:
             columns["label"] = pyarrow.array(rows["label"], pyarrow.int64())
-        yield pyarrow.RecordBatch.from_pydict(columns)
+        yield ids, pyarrow.RecordBatch.from_pydict(columns)
 
 
-def _write(file: Path, batches: Iterator[pyarrow.RecordBatch]) -> None:
-    """Write an Arrow stream that appears whole, with its checksum: two processes may make it at once."""
-    first = next(batches)
-    with draft_of(file) as draft:
-        with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_stream(sink, first.schema) as writer:
-            for batch in chain([first], batches):
+def _write(flat: Path, rows: Path, batches: Iterator[tuple[ndarray, pyarrow.RecordBatch]]) -> None:
+    """Write ids as they lie in memory, to be mapped, and an Arrow stream of the rest; each appears whole and sealed.
+
+    Two processes may make them at once, and both make the same.
+    """
+    first_ids, first = next(batches)
+    with draft_of(rows) as rows_draft, draft_of(flat) as flat_draft:
+        with (
+            flat_draft.open("wb") as all_ids,
+            pyarrow.OSFile(str(rows_draft), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, first.schema) as writer,
+        ):
+            for ids, batch in chain([(first_ids, first)], batches):
+                all_ids.write(ids.data)
                 writer.write_batch(batch)
-        seal(draft)
+        seal(flat_draft)
+        seal(rows_draft)
 
 
 def encoded(
@@ -245,19 +268,6 @@ def kept_pieces(length: int, room: int, long_texts: LongTexts) -> Int64[ndarray,
     step = room - int(long_texts.overlap * room)
     starts = np.arange(0, last, step) if long_texts.read == "windows" else np.arange(0)
     return np.append(starts, last)[:, None] + np.arange(room)
-
-
-def _flat(tokens: pyarrow.Table, pad_id: int, window: int | None) -> TokenisedTexts:
-    lists = tokens.column("input_ids")
-    lengths = pyarrow.compute.list_value_length(lists).to_numpy()
-    labels = tokens.column("label").to_numpy() if "label" in tokens.column_names else []
-    return TokenisedTexts(
-        ids=pyarrow.compute.list_flatten(lists).to_numpy(),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        labels=np.array(labels, dtype=np.int64),
-        pad_id=pad_id,
-        window=window,
-    )
 
 
 def truncation(texts: Mapping[str, TokenisedTexts], max_length: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt64
 from numpy import ndarray
 
 from poolwise.data.contamination import near_groups, text_keys
+from poolwise.data.corpus import labels_of
 from poolwise.data.draws import folds_of_texts
 from poolwise.jobs.probe import ProbeJob, some_of
 from poolwise.jobs.sentiment import folds_of
@@ -29,7 +30,7 @@ class FoldsJob(ProbeJob):
         super().__init__(settings)
         count = folds_of(settings.protocol)
         assert count is not None
-        labels, names = np.array(self.corpus.labelled["train"]["label"]), tuple(self.corpus.label_names)
+        labels, names = labels_of(self.corpus.labelled["train"]), tuple(self.corpus.label_names)
         self.folds = folds_of_texts(labels, self.keys, names, count, settings.label_seed)
 
     @cached_property

@@ -19,7 +19,7 @@ from poolwise import checkpoints, encoder, ranks, representations
 from poolwise.command_line import pooler_command, stage1_command
 from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
-from poolwise.data.corpus import Corpus, content_hash
+from poolwise.data.corpus import Corpus, content_hash, labels_of
 from poolwise.data.draws import balanced_draw
 from poolwise.data.imbalance import class_weights, given_weights, is_unbalanced
 from poolwise.data.module import TextDataModule, labelled_data
@@ -85,7 +85,7 @@ class SentimentJob(Job):
         train, tokenizer = self.corpus.labelled["train"], self.chosen.tokenizer
         check_words(train, tokenizer, settings.data.max_length, settings.data.name)
         self.tested = self.corpus.labelled.get("test", self.corpus.labelled["train"])
-        self.unbalanced = is_unbalanced(np.array(self.tested["label"]))
+        self.unbalanced = is_unbalanced(labels_of(self.tested))
         if self.unbalanced:
             self.headline = (*self.headline, "test/balanced_accuracy")
         self.drawn = drawn_examples(settings, self.corpus)
@@ -429,7 +429,7 @@ def drawn_examples(settings: SentimentSettings, corpus: Corpus) -> ndarray:
     Raises:
         UserError: a class has fewer than are asked for.
     """
-    labels, count = np.array(corpus.labelled["train"]["label"]), settings.labels_per_class
+    labels, count = labels_of(corpus.labelled["train"]), settings.labels_per_class
     if count is None:
         return np.arange(len(labels))
     return balanced_draw(labels, tuple(corpus.label_names), count, settings.label_seed)

@@ -140,7 +140,7 @@ class Halves(Contrast):
         shared: as in `Contrast` and `PoolerLoss`.
         """
         super().__init__(surroundings, **shared)
-        self.text_count, self.uncut_count = len(surroundings.texts), int(uncut(surroundings.texts).sum())
+        self.text_count, self.uncut_count = len(surroundings.texts), int(uncut(surroundings.texts.lengths).sum())
         if self.uncut_count:
             log.warning(
                 "objective=halves: %d of %d texts are too short to cut; both rows hold them whole",

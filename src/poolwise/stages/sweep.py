@@ -74,6 +74,13 @@ class Sweep:
         record = job.folder / RECORD_FILE
         show(f"{job.identity.name} failed: {reason}", {}, {"record": str(record)} if record.exists() else {})
 
+    def carry_out(self) -> None:
+        """Do all jobs, unless a launcher has had them done, and see to the rest."""
+        for job in () if self.spread else self.jobs:
+            self.do(job)
+        self.collect()
+        self.catch_up()
+
     def collect(self) -> None:
         """Note how jobs failed that a launcher had done elsewhere, by their records, and which were put off."""
         for job in to_do(self.jobs) if self.spread else ():
