@@ -52,8 +52,18 @@ def overrides_for(file: str) -> list[str]:
     return [f"stage={choice}" if group == "stage" else f"stage={stage}", *selected, *extra]
 
 
+@pytest.mark.parametrize(("model", "rates"), [("tiny", "0.001,0.002,0.004"), ("minilm", "2.5e-05,5e-05,0.0001")])
+def test_a_sweep_over_rates_has_those_around_the_models(model, rates):
+    register_schemas()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        given = ["stage=sentiment", "protocol=finetune_rates", f"model={model}"]
+        cfg = hydra.compose("train", overrides=given, return_hydra_config=True)
+    assert dict(cfg.hydra.sweeper.params) == {"seed": "1,2,3", "protocol.optimisation.learning_rate": rates}
+    assert cfg.protocol.optimisation.learning_rate == float(rates.split(",")[1])
+
+
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 58
+    assert len(FILES) == 59
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",

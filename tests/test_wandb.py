@@ -22,8 +22,8 @@ import yaml
 from wandb import wandb_agent
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, read_wandb
-from poolwise import app
-from poolwise.compare.report import write_report
+from poolwise import app, report
+from poolwise.compare.report import Report, write_report
 from poolwise.compare.wandb_runs import fetch_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.representations import REPRESENTATIONS
@@ -136,7 +136,7 @@ def test_a_run_that_goes_on_is_one_run_of_wandb(program, service, tmp_path, monk
     check_figures(received, folder, {})
 
 
-def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path):
+def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path, monkeypatch, capsys):
     # Of three epochs, the one that is chosen need not be the last, whose figures W&B would show by itself.
     assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger.mode=offline", "protocol.epochs=3") == 0
     (folder,) = (tmp_path / "runs/sentiment").iterdir()
@@ -153,6 +153,23 @@ def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tm
     assert copied.csv.read_bytes() == local.csv.read_bytes()
     assert copied.sections == local.sections
     assert copied.page.read_text().replace(str(fetched.folder), str(tmp_path / "runs")) == local.page.read_text()
+    check_command(service, tmp_path / "anew", local, monkeypatch, capsys)
+
+
+def check_command(service: WandbService, folder: Path, local: Report, monkeypatch, capsys) -> None:
+    """`--from-wandb --wandb` as typed: the local report's figures, saved to the project; once more, over the first."""
+    words = ["report", "--runs", str(folder), "--from-wandb", f"{ENTITY}/poolwise", "--wandb"]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    for _ in range(2):
+        report.main()
+        ((view, saved),) = service.views.items()
+        *_, last = capsys.readouterr().out.splitlines()
+        assert last.startswith(f"in W&B   {service.url}/{ENTITY}/poolwise/reports/")
+        assert last.endswith(f"--{view}")
+        assert json.dumps(local.sections[0].answer)[1:-1] in saved["spec"]
+    (table,) = folder.rglob("comparison.csv")
+    assert table.read_bytes() == local.csv.read_bytes()
 
 
 SWEEP = REPOSITORY / "conf/wandb_sweep.yaml"

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHAPES = {"tiny": (128, 2, 2), "base": (768, 12, 12)}
 """Hidden size, layers, heads."""
-CELLS = {("minilm", "mr"): 2, ("tiny", "mr"): 1, ("minilm", "imdb"): 1, ("base", "mr"): 1}
+CELLS = {("minilm", "mr"): 2, ("tiny", "mr"): 1, ("minilm", "imdb"): 1, ("base", "mr"): 1, ("base", "imdb"): 1}
 """Sizes and texts, and how many rounds each has."""
 LENGTHS = {"mr": 64, "imdb": 256}
 BATCH = {"mr": 64, "imdb": 16}

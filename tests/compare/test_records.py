@@ -9,12 +9,14 @@ from poolwise.compare.records import (
     label_of,
     matched,
     paired_answers,
+    rates_at_an_end,
     read_runs,
     selected,
     steps_of,
     unlike_rates,
     with_chosen_learning_rates,
 )
+from poolwise.compare.report import write_report
 from poolwise.runs import write_record
 from poolwise.settings import UserError
 
@@ -170,6 +172,19 @@ def test_a_rate_that_was_tried_once_is_not_chosen_by_luck(tmp_path):
     assert sorted(kept["seed"]) == [1, 2, 3]
     assert set(kept["tried"]) == {"0.001"}  # what it was chosen from
     assert unlike_rates(kept) == {}
+
+
+def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path):
+    best = {"cls": 2e-3, "mean": 4e-3, "max": 1e-3}
+    for seed, (name, chosen) in enumerate(best.items()):
+        for rate in (1e-3, 2e-3, 4e-3):
+            write_run(tmp_path, name, seed, [], dev=0.9 if rate == chosen else 0.8, learning_rate=rate)
+    write_run(tmp_path, "pooler", 9, [], dev=0.9, learning_rate=1e-3)
+    told = rates_at_an_end(with_chosen_learning_rates(read_runs(tmp_path, "sentiment")))
+    where = "after stage 1 with bow, demo, tiny, finetune"
+    assert told == [f"max {where}: 0.001 of 0.001, 0.002, 0.004", f"mean {where}: 0.004 of 0.001, 0.002, 0.004"]
+    limits = " ".join(write_report(tmp_path).limits)
+    assert "is the lowest or the highest of those tried, so that one beyond might be better: max after" in limits
 
 
 def test_unlike_learning_rates_are_found_in_each_setting(tmp_path):

@@ -186,6 +186,15 @@ def test_what_spread_comes_from_is_a_table(tmp_path):
     assert sources["stage-1 run"] == ["2.00", "100%", "2"]
 
 
+def test_parameters_of_representations_are_told(tmp_path):
+    for name, hidden in (("pooler", 64), ("pooler", 128), ("cls", 64)):
+        parameters = hidden * (hidden + 1) if name == "pooler" else 0
+        shape = {"name": name, "layer": None, "formula": f"f of {name}", "parameters": parameters}
+        write_run(tmp_path, name, hidden, [1], dev=0.9, representation=shape)
+    formulas = write_report(tmp_path).formulas
+    assert formulas == {"cls": "f of cls", "pooler": "f of pooler; 4,160 or 16,512 parameters"}
+
+
 def test_text_is_escaped(runs):
     text = write_report(runs).page.read_text()
     assert "formula of mean &lt;b&gt;" in text

@@ -39,7 +39,10 @@ def test_differences_and_hypotheses_in_words(runs):
     assert re.search(r"Cannot tell mean from cls: these runs see differences above \d\.\d only\.", words.answer)
     beaten = rf"cls beats pooler \(random\) by 10\.5 points {interval}\."
     assert re.fullmatch(rf"After stage 1 with bow: H1 \(pooler beats cls\): {beaten}", note)
-    assert "for 1 planned comparison (H1, H2 and what stage 1 gave) and, apart, for 2 unplanned comparisons (" in tested
+    assert (
+        "for 1 planned comparison (H1, H2, matched controls and what stage 1 gave) and, apart, for 2 unplanned comparisons ("
+        in tested
+    )
     assert "chosen), at 2.5 % each; intervals beside them do not." in tested
     assert "agrees at 0.05 in 3 of 3" in tested
     assert [(each.question, each.outcome) for each in words.planned] == [("H1", "the opposite")]
@@ -58,6 +61,18 @@ def test_a_planned_pair_is_told_with_its_one_p(tmp_path):
     assert [each.family for each in (h1, h2, *others)] == [4, 4, 8, 8]  # of 6 pairs, 2 are planned
     assert h1.p == pytest.approx(2 * 2 * h1.gap.p)
     assert min(each.p for each in others) == pytest.approx(2 * 4 * min(each.gap.p for each in others))
+
+
+def test_what_adds_parameters_is_asked_to_beat_its_control(tmp_path):
+    wrong = {"layer_mix": 10, "cls_scaled": 30, "attention": 31, "mean_scaled": 12}
+    for name, count in wrong.items():
+        for seed in (1, 2, 3):
+            write_run(tmp_path, name, seed, list(range(count + seed)), dev=1 - count / 100)
+    found = {each.question: each.outcome for each in told(tmp_path)[1].planned}
+    assert found == {"layer_mix": "shown", "attention": "the opposite"}
+    (answer,) = (words for words in overview_of(tmp_path) if words.startswith("layer_mix"))
+    assert answer.startswith("layer_mix beats cls_scaled, which has as many parameters, after stage 1 with bow: ")
+    assert "layer_mix beats cls_scaled by 10.0 points" in answer
 
 
 def test_the_same_sentence_in_the_answer_and_under_the_hypothesis(tmp_path):
@@ -155,7 +170,7 @@ def test_several_encoders_are_compared_over_their_stage_1_runs(three_encoders):
     assert "to the pooler (pooler less cls_linear, with the objective less without it) +19.0 points" in gave
     assert [each.question for each in words.planned] == ["H1", "H2", "encoder", "pooler", "H1", "H2"]
     assert {each.family for each in words.planned} == {2 * 6}
-    assert "for 6 planned comparisons (H1, H2 and what stage 1 gave) and, apart, for" in tested
+    assert "for 6 planned comparisons (H1, H2, matched controls and what stage 1 gave) and, apart, for" in tested
 
 
 def test_one_stage_1_run_claims_nothing_of_others(tmp_path):

@@ -341,6 +341,20 @@ def unlike_rates(runs: pandas.DataFrame) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
+    """Conditions in words whose chosen learning rate is the lowest or the highest of several, with that rate.
+
+    Args:
+        runs: of `with_chosen_learning_rates`.
+    """
+    found = []
+    for (setting, adaptation, name), rows in runs.groupby(["setting_label", "adaptation", "repr"]):
+        rate, tried = rows["learning_rate"].iloc[0], rows["tried"].iloc[0].split()
+        if len(tried) > 1 and rate in (float(tried[0]), float(tried[-1])):
+            found.append(f"{name} {adaptation}, {setting}: {rate:g} of {', '.join(tried)}")
+    return found
+
+
 class Condition:
     """The runs of one representation on one encoder, in one setting.
 

@@ -19,6 +19,7 @@ from poolwise.compare.records import (
     Condition,
     common_settings,
     is_asked_for,
+    rates_at_an_end,
     read_runs,
     selected,
     unlike_rates,
@@ -127,7 +128,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         labels=[
             labels_drawn(family, str(number)) for number, family in enumerate(_families(settings), 1) if len(family) > 1
         ],
-        formulas={run["repr"]: run["representation"]["formula"] for _, run in runs.iterrows()},
+        formulas=_formulas(runs),
         facts=_facts(found, runs, selection, runs_folder),
         provenance=_provenance(runs),
         limits=_limits(runs),
@@ -262,6 +263,16 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+def _formulas(runs: pandas.DataFrame) -> dict[str, str]:
+    """What each representation is, and how many parameters lie between hidden states and vector, if any do."""
+    found = {}
+    for name, shapes in runs.groupby("repr", sort=False)["representation"]:
+        counts = sorted({shape.get("parameters", 0) for shape in shapes} - {0})
+        words = f"; {' or '.join(f'{count:,}' for count in counts)} parameters" if counts else ""
+        found[str(name)] = shapes.iloc[0]["formula"] + words
+    return found
+
+
 POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
 
 
@@ -392,6 +403,11 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         found.append(
             f"Learning rates to choose from were not the same for all of {setting}: {choices}. More of them are an "
             "advantage."
+        )
+    if at_an_end := rates_at_an_end(runs):
+        found.append(
+            "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
+            f"might be better: {some(at_an_end, 4)}."
         )
     unadapted = runs["stage1_seed"].isna()
     if unadapted.any() and not unadapted.all():

@@ -3,8 +3,8 @@
 A difference has one p-value wherever it stands: Holm's (`holm`), of the family of comparisons that it belongs to. Each
 setting has two families.
 
-Planned, before any run: H1 and H2 on each encoder, and of each objective, what it gave the encoder (cls with it less
-cls without) and the pooler (the difference of differences).
+Planned, before any run: H1, H2 and representations against their controls on each encoder, and of each objective, what it
+gave the encoder (cls with it less cls without) and the pooler (the difference of differences).
 
 Unplanned: the best on dev against the others of its encoder, and the best of all against other encoders, less the pairs
 that are planned. The runs that are tested are those that the best was chosen by, so that all pairs among which it was
@@ -51,11 +51,19 @@ MARGIN = 0.5
 """Points within which conditions count as equivalent."""
 NO_BETTER = 1.0
 """Points; a classifier this close to a constant answer has learnt nothing that is worth comparing."""
-HYPOTHESES = {"H1": ("pooler", "cls"), "H2": ("cls_linear", "cls")}
-"""Claims that people repeat without figures: the first beats the second."""
+HYPOTHESES = {
+    "H1": ("pooler", "cls"),
+    "H2": ("cls_linear", "cls"),
+    "layer_mix": ("layer_mix", "cls_scaled"),
+    "attention": ("attention", "mean_scaled"),
+}
+"""Claims that the first beats the second: two that people repeat without figures, and of each representation that adds
+parameters that it beats its control, which has as many (that of `pooler` is `cls_linear`: see `PLANNED`)."""
 PLANNED = {
     "H1": "H1 (pooler beats cls)",
     "H2": "H2 (cls_linear beats cls)",
+    "layer_mix": "layer_mix beats cls_scaled, which has as many parameters",
+    "attention": "attention beats mean_scaled, which has as many parameters",
     "encoder": "The objective helps the encoder (cls with it beats cls without)",
     "pooler": "The objective trains the pooler (pooler less cls_linear, else cls, gains by it)",
 }
@@ -363,7 +371,7 @@ def _stage1_gave(asked: Sequence[Comparison]) -> list[str]:
 def _how_tested(found: Verdict) -> list[str]:
     """What the p-values allow for, and whether the permutation test agrees."""
     families = {
-        ("planned comparison", "H1, H2 and what stage 1 gave"): found.planned,
+        ("planned comparison", "H1, H2, matched controls and what stage 1 gave"): found.planned,
         ("unplanned comparison", "all pairs among which the best was chosen"): found.unplanned,
     }
     halves = 2 if found.planned and found.unplanned else 1

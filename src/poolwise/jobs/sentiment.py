@@ -17,7 +17,6 @@ from torch import Tensor
 
 from poolwise import checkpoints, encoder, ranks, representations
 from poolwise.command_line import pooler_command, stage1_command
-from poolwise.compare.power import power_in_words
 from poolwise.compare.records import DISTRUSTED_POOLERS
 from poolwise.data.corpus import Corpus, content_hash, labels_of
 from poolwise.data.draws import balanced_draw
@@ -30,6 +29,7 @@ from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_r
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import check_words, model_label, model_name, states_key, tokenised, weights_bytes
 from poolwise.jobs.trainer import platform
+from poolwise.power import power_in_words
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
 from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, without_nan, without_seeds
 from poolwise.settings import (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from poolwise.compare.power import power_in_words, smallest_difference
+from poolwise.power import power_in_words, smallest_difference
 
 
 def test_the_smallest_difference_of_examples_is_the_published_one():

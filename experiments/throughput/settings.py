@@ -1,0 +1,95 @@
+"""What the settings of speed that `bench.py` does not vary are worth: `settings.csv`.
+
+    python experiments/throughput/settings.py ../shared/data FOLDER
+
+`FOLDER` is that of `bench.py`. Fused AdamW beside torch's other two, milliseconds a step; the share of padding with
+pools of so many batches, on `mr` in batches of 64; and seconds of a stage 1 with so many loader processes.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from bench import BATCH, HERE, LENGTHS, STEPS, model_folder, of_record, prepare, program
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from poolwise import machine
+from poolwise.data import batching
+
+ROUNDS = 5
+SIZES = ("tiny", "minilm", "base")
+POOLS = (1, 5, 50, 10**9)
+WORKERS = (0, 1, 2)
+
+Row = dict[str, Any]
+
+
+def optimisers(folder: Path) -> Iterator[Row]:
+    """Milliseconds of a step of AdamW with the gradients that are there, in turns."""
+    kinds: dict[str, dict[str, bool]] = {"fused": {"fused": True}, "foreach": {"foreach": True}}
+    kinds["one tensor at a time"] = {"foreach": False, "fused": False}
+    for size in SIZES:
+        found: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(ROUNDS):
+            for kind, choice in kinds.items():
+                model = AutoModelForMaskedLM.from_pretrained(model_folder(folder, size))
+                for parameter in model.parameters():
+                    parameter.grad = torch.full_like(parameter, 1e-3)
+                optimiser = torch.optim.AdamW(model.parameters(), **choice)
+                optimiser.step()  # makes its state
+                began = time.perf_counter()
+                optimiser.step()
+                found[kind].append(1000 * (time.perf_counter() - began))
+        for kind, times in found.items():
+            yield {"setting": "AdamW", "where": size, "choice": kind, "milliseconds": statistics.median(times)}
+
+
+def pools(folder: Path) -> Iterator[Row]:
+    """The share of a padded batch that is padding, over an epoch."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(folder, "minilm"))
+    for data in LENGTHS:
+        texts = pandas.read_csv(folder / f"data/{data}_train.tsv", sep="\t", quoting=3)["text"]
+        ids = tokenizer(list(texts), truncation=True, max_length=LENGTHS[data]).input_ids
+        lengths = np.array([len(each) for each in ids])
+        for pool in POOLS:
+            batching.BATCHES_PER_POOL = pool
+            batches = batching.LengthGroupedBatches(lengths, BATCH[data], seed=1)
+            sizes = [lengths[[example for _, example in batch]] for batch in batches]
+            padded = sum(len(each) * int(each.max()) for each in sizes)
+            words = "all" if pool > len(batches) else str(pool)
+            yield {"setting": "pool", "where": data, "choice": words, "padding": 1 - lengths.sum() / padded}
+
+
+def workers(folder: Path) -> Iterator[Row]:
+    """Seconds of training in stage 1, by turns."""
+    for size in ("tiny", "minilm"):
+        found: dict[int, list[float]] = {count: [] for count in WORKERS}
+        for _ in range(ROUNDS - 2):
+            for count, seconds in found.items():
+                given = (f"budget={STEPS[size]}steps", f"pretraining.batch_size={BATCH['mr']}", f"workers={count}")
+                seconds.append(of_record(program(folder, size, "mr", "stage=mlm", *given))["seconds"])
+        for count, seconds in found.items():
+            yield {"setting": "workers", "where": size, "choice": count, "seconds": statistics.median(seconds)}
+
+
+def main() -> None:
+    """Measure all three."""
+    machine.prepare()
+    data, folder = (Path(each).absolute() for each in sys.argv[1:3])
+    prepare(data, folder)
+    rows: list[Row] = []
+    for measure in (optimisers, pools, workers):
+        for row in measure(folder):
+            rows.append(row)
+            print(row, flush=True)
+            pandas.DataFrame(rows).to_csv(HERE / "settings.csv", index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
