@@ -39,10 +39,8 @@ def test_differences_and_hypotheses_in_words(runs):
     assert re.search(r"Cannot tell mean from cls: these runs see differences above \d\.\d only\.", words.answer)
     beaten = rf"cls beats pooler \(random\) by 10\.5 points {interval}\."
     assert re.fullmatch(rf"After stage 1 with bow: H1 \(pooler beats cls\): {beaten}", note)
-    assert (
-        "for 1 planned comparison (H1, H2, matched controls and what stage 1 gave) and, apart, for 2 unplanned comparisons ("
-        in tested
-    )
+    asked = "for 1 planned comparison (H1, H2, matched controls and what stage 1 gave)"
+    assert f"{asked} and, apart, for 2 unplanned comparisons (" in tested
     assert "chosen), at 2.5 % each; intervals beside them do not." in tested
     assert "agrees at 0.05 in 3 of 3" in tested
     assert [(each.question, each.outcome) for each in words.planned] == [("H1", "the opposite")]

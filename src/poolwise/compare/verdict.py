@@ -3,8 +3,8 @@
 A difference has one p-value wherever it stands: Holm's (`holm`), of the family of comparisons that it belongs to. Each
 setting has two families.
 
-Planned, before any run: H1, H2 and representations against their controls on each encoder, and of each objective, what it
-gave the encoder (cls with it less cls without) and the pooler (the difference of differences).
+Planned, before any run: H1, H2 and representations against their controls on each encoder, and of each objective, what
+it gave the encoder (cls with it less cls without) and the pooler (the difference of differences).
 
 Unplanned: the best on dev against the others of its encoder, and the best of all against other encoders, less the pairs
 that are planned. The runs that are tested are those that the best was chosen by, so that all pairs among which it was
