@@ -16,12 +16,14 @@ PREFIXES = {"mr": "../shared/data/mr/", "imdb": "{folder}/data/imdb_"}
 FOUR = "repr=cls,pooler,mean,cls_linear"
 DRAWS = ["labels_per_class=8,32,128", "label_seed=1,2,3,4,5", "seed=1"]
 FINETUNE = ["protocol=finetune", FOUR, "protocol.optimisation.learning_rate=5e-5,2e-4"]
+FROZEN = ["protocol=frozen", "protocol.batch_size=128", "protocol.optimisation.learning_rate=1e-3,4e-3,1.6e-2"]
 PARTS: dict[str, list[list[str]]] = {
     "probe": [
         ["protocol=probe", "repr=cls,pooler,mean", *DRAWS],
         ["protocol=probe", "repr=cls,pooler,mean", "seed=1"],
     ],
-    "frozen": [["protocol=frozen", FOUR, "protocol.epochs=10"]],
+    "frozen": [[*FROZEN, FOUR, "protocol.dense=trained"]],
+    "frozen_fixed": [[*FROZEN, "repr=cls,pooler,cls_linear", "protocol.dense=fixed"]],
     "finetune_128": [[*FINETUNE, "labels_per_class=128", "protocol.epochs=5"]],
     "finetune_all": [[*FINETUNE, "protocol.epochs=2"]],
 }

@@ -2,9 +2,7 @@
 
 import math
 
-from scipy import stats
-
-from poolwise.compare.inference import LEVEL, POWER
+from poolwise.compare.inference import LEVEL, noncentrality
 
 DISAGREEMENT = 0.10
 """Share of test texts on which two fine-tuned classifiers of like accuracy are taken to differ in being right."""
@@ -15,17 +13,16 @@ SEED_DEVIATION = 0.5
 def smallest_difference(examples: int, seeds: int) -> float:
     """The difference in accuracy, in points, that two conditions must have to be told apart with probability 0.8.
 
-    The larger of two: what N test examples can show, (z_0.975 + z_0.8) sqrt(d / N) for paired answers with a share d
-    of disagreement (Connor 1987; Card et al. 2020 for NLP), and what S seeds can show, (t_0.975 + t_0.8)
-    sqrt(2 s^2 / S) with S - 1 degrees of freedom. d = 10 % and s = 0.5 points are assumed, as nothing has been run
-    yet. For one seed, which has no spread, what the examples alone can show.
+    The root of the sum of squares of two: what N test examples can show, (z_0.975 + z_0.8) sqrt(d / N) for paired
+    answers with a share d of disagreement (Connor 1987; Card et al. 2020 for NLP), and what S seeds can show,
+    `noncentrality` at S - 1 degrees of freedom times sqrt(2 s^2 / S). d = 10 % and s = 0.5 points are assumed, as
+    nothing has been run yet; of one comparison, before several are allowed for. For one seed, which has no spread, what
+    the examples alone can show.
     """
-    by_examples = (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)) * math.sqrt(DISAGREEMENT / examples)
+    by_examples = 100 * noncentrality(LEVEL, math.inf) * math.sqrt(DISAGREEMENT / examples)
     if seeds < 2:
-        return float(100 * by_examples)
-    quantiles = stats.t.ppf(1 - LEVEL / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
-    by_seeds = quantiles * SEED_DEVIATION * math.sqrt(2 / seeds)
-    return float(max(100 * by_examples, by_seeds))
+        return by_examples
+    return math.hypot(by_examples, noncentrality(LEVEL, float(seeds - 1)) * SEED_DEVIATION * math.sqrt(2 / seeds))
 
 
 def power_in_words(examples: int, seeds: int) -> str:
@@ -38,5 +35,5 @@ def power_in_words(examples: int, seeds: int) -> str:
     return (
         f"differences of about {smallest_difference(examples, seeds):.1f} points in accuracy, by {examples:,} test "
         f"texts and {seeds} seeds (two runs taken to disagree on {DISAGREEMENT:.0%} of texts, seeds to spread by "
-        f"{SEED_DEVIATION} points, as large encoders do; small ones spread more)"
+        f"{SEED_DEVIATION} points, as large encoders do; small ones spread more; several comparisons show less each)"
     )

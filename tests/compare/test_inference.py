@@ -60,6 +60,11 @@ def simulated(random, runs, examples=800, stage1_deviation=1.0, seed_deviation=1
     return *answers, accuracy(mean + effect / slope, variance) - accuracy(mean, variance)
 
 
+def at(tail: float):
+    """The upper quantile of t at `tail`, by its degrees of freedom."""
+    return lambda freedom: float(stats.t.isf(tail, freedom))
+
+
 def test_errors_are_those_of_the_analysis_of_variance():
     """What the bootstrap draws has a closed form: mean squares of units, examples and both."""
     first, second, _ = simulated(np.random.default_rng(0), (3, 2))
@@ -121,7 +126,7 @@ def test_draws_that_stage_1_runs_share_are_a_part_of_the_interval():
     values = 0.5 + 0.01 * random.normal(size=(3, 4, 1)) + 0.02 * random.normal(size=(1, 4, 1)) + np.zeros(500)
     gap = paired_difference(values, np.zeros_like(values), shared_draws=True)
     assert gap.draw_error == pytest.approx(stats.sem(100 * values.mean(axis=(0, 2))))
-    units, draws, examples = gap.parts(0.025)
+    units, draws, examples = gap.parts(at(0.025))
     assert draws == pytest.approx(stats.t.ppf(0.975, 3) * gap.draw_error)
     assert gap.reach(0.025) == pytest.approx(math.sqrt(units**2 + draws**2 + examples**2))
     apart = paired_difference(values, np.zeros_like(values))
@@ -148,13 +153,13 @@ def test_the_mean_of_estimates_takes_errors_of_a_group_as_one():
     one, other = difference(1.0, run_error=0.5, example_error=0.3), difference(3.0, run_error=0.2, example_error=0.4)
     together = pooled([one, other], ["run", "run"], ["data", "data"])
     assert together.points == 2.0
-    by_part = zip(one.parts(0.025), other.parts(0.025), strict=True)
+    by_part = zip(one.parts(at(0.025)), other.parts(at(0.025)), strict=True)
     assert together.reach(0.025) == pytest.approx(math.hypot(*(np.mean(parts) for parts in by_part)))
     apart = pooled([one, other], ["run", "another"], ["data", "more"])
     freedom = (0.5**2 + 0.2**2) ** 2 / (0.5**4 / 2 + 0.2**4 / 2)
-    units, *others = apart.parts(0.025)
+    units, *others = apart.parts(at(0.025))
     assert units == pytest.approx(stats.t.ppf(0.975, freedom) * math.hypot(0.5, 0.2) / 2)
-    assert math.hypot(*others) == pytest.approx(math.hypot(one.parts(0.025)[2], other.parts(0.025)[2]) / 2)
+    assert math.hypot(*others) == pytest.approx(math.hypot(one.parts(at(0.025))[2], other.parts(at(0.025))[2]) / 2)
     same = pooled([one, one], ["run", "run"], ["data", "data"])
     assert (same.low, same.high, same.p) == pytest.approx((one.low, one.high, one.p))
 
@@ -277,17 +282,18 @@ def test_the_smallest_detectable_difference():
     examples_alone = difference(0.3, example_error=0.5, shape=(1, 1, 1000))
     assert smallest_detectable(examples_alone) == pytest.approx((1.95996 + 0.84162) * 0.5, abs=1e-4)
     runs_alone = difference(0.3, run_error=0.5)
-    assert smallest_detectable(runs_alone) == pytest.approx((4.30265 + 1.06066) * 0.5, abs=1e-4)
-    assert smallest_detectable(runs_alone, 0.01) == pytest.approx((9.92484 + 1.06066) * 0.5, abs=1e-4)
+    for level in (0.05, 0.01, 0.05 / 34):
+        quantile = stats.t.isf(level / 2, 2)
+        assert stats.nct.sf(quantile, 2, smallest_detectable(runs_alone, level) / 0.5) == pytest.approx(0.8)
 
 
 def test_the_smallest_detectable_difference_is_shown_in_four_of_five_comparisons():
-    """0.77 for three units, where the sum of two quantiles is only near the noncentral t."""
+    """Also of few units, and where many comparisons are allowed for."""
     random = np.random.default_rng(0)
-    for units, least in ((3, 0.75), (5, 0.78)):
-        true = smallest_detectable(difference(0, run_error=0.5, shape=(units, 1, 1000)))
+    for units, level in ((2, 0.05), (3, 0.05), (3, 0.05 / 34), (5, 0.05)):
+        true = smallest_detectable(difference(0, run_error=0.5, shape=(units, 1, 1000)), level)
         by_unit = true + 0.5 * units**0.5 * random.standard_normal((20_000, units))
-        assert least < (stats.ttest_1samp(by_unit, 0, axis=1).pvalue <= 0.05).mean() < 0.81
+        assert (stats.ttest_1samp(by_unit, 0, axis=1).pvalue <= level).mean() == pytest.approx(0.8, abs=0.012)
 
 
 def test_equivalence_is_two_one_sided_tests():

@@ -135,7 +135,7 @@ def test_the_report_says_where_poolers_come_from(tmp_path):
         for cell in ("1", "trained", "fresh (seed 1)", "bow", "1200", "0.123", "0.500", "none", "none")
     )
     assert page.count(row) == 1  # two stage-2 runs read the same stage-1 run
-    unadapted = ("none", "never trained", "as the checkpoint has it", "none", "none")
+    unadapted = ("none", "never trained", "as the checkpoint has it", "not noted", "not noted")
     row = "<td>demo, tiny, not adapted</td>" + "".join(f'<td class="number">{cell}</td>' for cell in unadapted)
     assert page.count(row) == 1
 

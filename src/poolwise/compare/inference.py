@@ -6,7 +6,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each (or draws of labels that all of t
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,12 +22,15 @@ DRAWS = 2000
 FARTHEST = 20.0
 """Standard normal deviations beyond which a p-value (below 1e-88) is told as 0."""
 
+StandardErrors = Callable[[float], float]
+"""How many standard errors to go, at so many degrees of freedom (infinity where the error is known)."""
+
 Answers = Bool[ndarray, "S R N"] | Float[ndarray, "S R N"]
 """Of one condition: whether each example was answered right, or the share from 0 to 1 of draws in which it was."""
 
 
 class Interval(ABC):
-    """A value in points whose error has parts: `reach` joins them to an interval, and this to a p-value.
+    """A value in points whose error has parts, each of some standard errors, joined to an interval and a p-value.
 
     Attributes:
         points: the value.
@@ -36,12 +39,12 @@ class Interval(ABC):
     points: float
 
     @abstractmethod
-    def parts(self, *tails: float) -> tuple[float, ...]:
-        """Of each part, in points, as many standard errors as its upper quantiles at `tails` add up to."""
+    def parts(self, errors: StandardErrors) -> tuple[float, ...]:
+        """Of each part, in points, so many of its standard errors as it has degrees of freedom for."""
 
-    def reach(self, *tails: float) -> float:
-        """The parts together, as Banerjee (1960) joins them."""
-        return math.hypot(*self.parts(*tails))
+    def reach(self, tail: float) -> float:
+        """The parts together at the upper quantile `tail` of t, as Banerjee (1960) joins them."""
+        return math.hypot(*self.parts(lambda freedom: float(stats.t.isf(tail, freedom))))
 
     @property
     def low(self) -> float:
@@ -82,10 +85,11 @@ class Estimate(Interval):
     distribution function of a squared normal is concave; Satterthwaite's, which is narrower, misses in up to 8 % for
     K = 3 and 13 % for K = 2. It is never narrower than the examples alone would have it.
 
-    Draws of labels that all stage-1 runs share are a part of their own, c, the standard error of the draws' means over
-    stage-1 runs, with t at one less degree of freedom than there are draws. What is particular to a stage-1 run and a
-    draw is in a and in c, so that a^2 + b^2 + c^2 is no less than the variance of the mean of both (Owen 2007). A
-    single draw that all share has no spread: the claim then holds for this draw.
+    Draws of labels that all stage-1 runs share, or that are all that varies in the runs of one, are a part of their
+    own, c, the standard error of the draws' means over stage-1 runs, with t at one less degree of freedom than there
+    are draws. What is particular to a stage-1 run and a draw is in a and in c, so that a^2 + b^2 + c^2 is no less than
+    the variance of the mean of both (Owen 2007). A single draw that all share has no spread: the claim then holds for
+    this draw.
 
     Assumes that units, and draws, are independent and normal, and that N is in the hundreds.
 
@@ -123,16 +127,13 @@ class Estimate(Interval):
         """K."""
         return self.stage1_runs if self.stage1_runs > 1 else self.stage2_runs
 
-    def parts(self, *tails: float) -> tuple[float, float, float]:
+    def parts(self, errors: StandardErrors) -> tuple[float, float, float]:
         """Those of units, of shared draws, and of examples."""
-
-        def student(count: int) -> float:
-            return sum(float(stats.t.isf(tail, max(count, 2) - 1)) for tail in tails)
-
-        normal = sum(float(stats.norm.isf(tail)) for tail in tails)
-        units = student(self.units) * self.run_error
+        normal = errors(math.inf)
+        units = errors(float(max(self.units, 2) - 1)) * self.run_error if self.run_error else 0.0
+        draws = errors(float(max(self.draws, 2) - 1)) * self.draw_error if self.draw_error else 0.0
         examples = normal * math.sqrt(max(self.example_error**2 - self.joint_error**2, 0.0))
-        return max(units, normal * self.joint_error), student(self.draws) * self.draw_error, examples
+        return max(units, normal * self.joint_error), draws, examples
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,11 @@ class PooledEstimate(Interval):
     runs: Sequence[Hashable]
     data: Sequence[Hashable]
 
-    def parts(self, *tails: float) -> tuple[float, ...]:
+    def parts(self, errors: StandardErrors) -> tuple[float, ...]:
         """The mean's parts: of all units, and of each data set one of draws and one of examples."""
         of_data: dict[Hashable, float] = {}
         for each, data in zip(self.estimates, self.data, strict=True):
-            _, *others = each.parts(*tails)
+            _, *others = each.parts(errors)
             for kind, part in enumerate(others):
                 of_data[kind, data] = of_data.get((kind, data), 0.0) + part / len(self.estimates)
         groups = [
@@ -170,13 +171,11 @@ class PooledEstimate(Interval):
             for name in {*self.runs}
         ]
         count = len(self.estimates)
-        errors = np.array([sum(each.run_error for each in group) / count for group in groups])
+        of_runs = np.array([sum(each.run_error for each in group) / count for group in groups])
         joint = math.hypot(*(sum(each.joint_error for each in group) / count for group in groups))
         degrees = np.array([min((each.units for each in group if each.units > 1), default=2) - 1 for group in groups])
-        freedom = float((errors**2).sum() ** 2 / (errors**4 / degrees).sum()) if errors.any() else math.inf
-        student = sum(float(stats.t.isf(tail, freedom)) for tail in tails)
-        normal = sum(float(stats.norm.isf(tail)) for tail in tails)
-        return max(student * math.hypot(*errors), normal * joint), *of_data.values()
+        freedom = float((of_runs**2).sum() ** 2 / (of_runs**4 / degrees).sum()) if of_runs.any() else math.inf
+        return max(errors(freedom) * math.hypot(*of_runs), errors(math.inf) * joint), *of_data.values()
 
 
 def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
@@ -185,7 +184,8 @@ def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
     With `shared_draws` the R stage-2 runs of each stage-1 run are of the same R draws of labels, in the same order.
     """
     stage1_runs, stage2_runs, examples = values.shape
-    crossed = shared_draws and stage1_runs > 1 and stage2_runs > 1
+    crossed = shared_draws and stage2_runs > 1
+    alone = crossed and stage1_runs == 1  # nothing but draws varies
     by_draw = values.mean(axis=(0, 2))
     by_unit = values.mean(axis=1) if stage1_runs > 1 else values[0]
     units, means = len(by_unit), by_unit.mean(axis=1)
@@ -199,9 +199,9 @@ def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
     return Estimate(
         points=float(means.mean()),
         deviation=float(means.std(ddof=1)) if units > 1 else math.nan,
-        run_error=float(by_runs.std()),
+        run_error=0.0 if alone else float(by_runs.std()),
         example_error=max(float(drawn.mean(axis=1).std()), 100 / (examples + 2)),
-        joint_error=float(joint.std()),
+        joint_error=0.0 if alone else float(joint.std()),
         stage1_runs=stage1_runs,
         stage2_runs=stage2_runs,
         examples=examples,
@@ -324,10 +324,25 @@ def holm(p_values: Float[ndarray, " P"], family: int) -> Float[ndarray, " P"]:
 def smallest_detectable(difference: Interval, level: float = LEVEL) -> float:
     """The true difference, in points, that such runs would show at `level` with probability 0.8.
 
-    (t_0.975 + t_0.8) standard errors at the level 0.05, put together like the interval; for few units the probability
-    is a little less (0.77 for 3, 0.73 for 2). It rests on the spread of these runs, so from few it is rough itself.
+    Of each part as many standard errors as `noncentrality` says, put together like the interval. It rests on the spread
+    of these runs, so from few it is rough itself.
     """
-    return difference.reach(level / 2, 1 - POWER)
+    return math.hypot(*difference.parts(lambda freedom: noncentrality(level, freedom)))
+
+
+@lru_cache
+def noncentrality(level: float, freedom: float) -> float:
+    """How many standard errors from 0 a true difference lies that a two-sided t test shows with probability 0.8.
+
+    Where the noncentral t distribution has the quantile of the central one at 1 - `level` / 2 exceeded so often; for
+    many degrees of freedom z_0.975 + z_0.8 at the level 0.05.
+    """
+    quantile = float(stats.t.isf(level / 2, freedom))
+    if math.isinf(freedom):
+        return quantile + float(stats.norm.isf(1 - POWER))
+    return float(
+        optimize.brentq(lambda shift: stats.nct.sf(quantile, freedom, shift) - POWER, 0.0, 2 * quantile + FARTHEST)
+    )
 
 
 def equivalent(difference: Interval, margin: float, level: float = LEVEL) -> bool:

@@ -432,7 +432,7 @@ class Condition:
     def answers(self) -> tuple[Answers, bool]:
         """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many.
 
-        And whether the second axis is of draws of labels that all stage-1 runs share.
+        And whether the second axis is of draws of labels that all stage-1 runs share, or that are all that one has.
         """
         units = self.units()
         if len({len(unit) for unit in units}) == 1:
@@ -498,7 +498,7 @@ def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFram
 def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool] | None:
     """Which test examples each condition answers right, in runs that are paired; None where none can be.
 
-    And whether the second axis is of draws of labels that all stage-1 runs share.
+    And whether the second axis is of draws of labels that all stage-1 runs share, or that are all that one has.
     """
     folders = matched(conditions)
     if folders is None:
@@ -509,7 +509,7 @@ def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool
 
 
 def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> tuple[Answers, bool]:
-    """(S, R, N), and whether R is of draws of labels that all stage-1 runs share.
+    """(S, R, N), and whether R is of draws of labels that all stage-1 runs share, or that are all that one has.
 
     Runs that share a draw of labels, say, are no units of their own. On several stage-1 runs they count by their mean
     for each draw that all of these have. On one, the seed with the fewest levels, of those that differ, makes the
@@ -534,10 +534,11 @@ def _answers(condition: Condition, folders: Folders, by: Folders | None = None) 
         return np.array(means), True
     seeds = every.loc[(by or folders)[0]]
     levels = {name: seeds[name].nunique() for name in seeds if 1 < seeds[name].nunique() < len(seeds)}
+    draws_alone = [name for name in seeds if seeds[name].nunique() > 1] == ["label_seed"]
     if not levels:
-        return found, False
+        return found, draws_alone
     unit = seeds[min(levels, key=lambda name: levels[name])].to_numpy()
-    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]]), False
+    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]]), draws_alone
 
 
 @cache

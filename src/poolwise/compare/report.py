@@ -14,6 +14,7 @@ from markupsafe import Markup
 from poolwise.command_line import program
 from poolwise.compare.disagreement import DisputedText, disputed_texts
 from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
+from poolwise.compare.inference import LEVEL, smallest_detectable
 from poolwise.compare.records import (
     METRICS,
     Condition,
@@ -28,7 +29,7 @@ from poolwise.compare.records import (
 from poolwise.compare.summary import one_for_all, summary_table
 from poolwise.compare.tables import Table, markdown_table, markdown_text
 from poolwise.compare.variance import variance_table
-from poolwise.compare.verdict import Setting, overview, settings_of, verdict
+from poolwise.compare.verdict import Setting, Verdict, called, overview, settings_of, verdict
 from poolwise.runs import STUDY, hash_of, write_atomically
 from poolwise.settings import UserError
 from poolwise.words import counted, duration, some
@@ -53,6 +54,7 @@ class Section:
     notes: Sequence[str]
     table: Table
     variance: Table | None
+    comparisons: Table | None
     drawings: Sequence[Drawing]
     details: Sequence[Drawing]
     disputed: Sequence[DisputedText]
@@ -118,6 +120,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
                 notes=told.notes,
                 table=_table(setting),
                 variance=_variance(setting),
+                comparisons=_comparisons(told),
                 drawings=[accuracies_drawn(setting, str(number)), *layers_drawn(setting, str(number))],
                 details=details_drawn(setting, str(number)) if setting in detailed else [],
                 disputed=_disputed(setting) if texts and setting in detailed else [],
@@ -239,6 +242,24 @@ def _variance(setting: Setting) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
+def _comparisons(told: Verdict) -> Table | None:
+    """A row for each difference that a setting's words rest on, shown or not."""
+    rows = [
+        [
+            each.question or "unplanned",
+            each.encoders,
+            " less ".join(called(each.conditions[:2])),
+            f"{each.gap.points:+.1f}",
+            f"{each.gap.low:+.1f} to {each.gap.high:+.1f}",
+            f"{each.gap.p:.3f}",
+            f"{each.p:.3f}",
+            f"{smallest_detectable(each.gap, LEVEL / each.family):.1f}",
+        ]
+        for each in [*told.planned, *told.unplanned]
+    ]
+    return Table(COMPARISON_COLUMNS.split(";"), rows) if rows else None
+
+
 def _disputed(setting: Setting) -> list[DisputedText]:
     conditions = next(iter(setting.encoders.values()))
     return (disputed_texts(conditions) or []) if len(conditions) > 1 else []
@@ -273,12 +294,14 @@ def _formulas(runs: pandas.DataFrame) -> dict[str, str]:
     return found
 
 
+COMPARISON_COLUMNS = "question;encoder;difference;points;95 % interval;p alone;p adjusted;would be seen above"
 POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
 
 
 def _provenance(runs: pandas.DataFrame) -> Table | None:
     """A row for each stage-1 run that was read, and for other encoders whose pooler was: where that comes from."""
-    rows = {}
+    rows: dict[str, list[str]] = {}
+    fullest: dict[str, dict[str, Any]] = {}
     for run in runs.to_dict("records"):
         noted = run.get("stage1_provenance")
         known = noted if isinstance(noted, dict) else {}
@@ -286,15 +309,16 @@ def _provenance(runs: pandas.DataFrame) -> Table | None:
             drawn = run["pooler_status"] == "random"
             origin = "drawn in stage 2" if drawn else "as the checkpoint has it"
             known = {"pooler_status": run["pooler_status"], "origin": origin}
-        if known:
+        if known and len(known) > len(fullest.get(run["material"]["weights"], {})):  # older records note less
+            fullest[run["material"]["weights"]] = known
             geometry = known.get("geometry", {})
             rows[run["material"]["weights"]] = [
                 f"{run['data']}, {run['model']}, {run['adaptation']}",
                 _figure(run["stage1_seed"], 0),
                 str(known["pooler_status"]),
                 str(known.get("origin", "not noted")),
-                ", ".join(known.get("losses", ())) or "none",
-                _figure(known.get("steps"), 0),
+                ", ".join(known["losses"]) or "none" if "losses" in known else "not noted",
+                _figure(known["steps"], 0) if "steps" in known else "not noted",
                 _figure(known.get("gradient_norm"), 3),
                 _figure(known.get("relative_distance_moved"), 3),
                 *(_figure(geometry.get(name), 2) for name in ("effective_rank", "mean_cosine")),
@@ -397,7 +421,12 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         )
     unknown = len(runs) - len(saw)
     if unknown:
-        found.append(f"Whether stage 1 had read test texts is not known of {unknown} of {len(runs)} runs.")
+        of_unknown = ~runs.get("stage1_saw_test_text", pandas.Series(index=runs.index)).isin([True, False])
+        models = sorted(set(runs[of_unknown]["model"]))
+        found.append(
+            f"Whether stage 1 had read test texts is not known of {unknown} of {len(runs)} runs ({some(models, 4)}): "
+            "their encoder began from one of another stage 1, or from a folder of other origin."
+        )
     for setting, by_rates in unlike_rates(runs).items():
         choices = "; ".join(f"{rates.replace(' ', ', ')} for {some(names, 4)}" for rates, names in by_rates.items())
         found.append(

@@ -4,7 +4,8 @@ A difference has one p-value wherever it stands: Holm's (`holm`), of the family 
 setting has two families.
 
 Planned, before any run: H1, H2 and representations against their controls on each encoder, and of each objective, what
-it gave the encoder (cls with it less cls without) and the pooler (the difference of differences).
+it gave the encoder (cls, and mean, with it less without; mean less that of the unadapted encoder) and the pooler (the
+difference of differences).
 
 Unplanned: the best on dev against the others of its encoder, and the best of all against other encoders, less the pairs
 that are planned. The runs that are tested are those that the best was chosen by, so that all pairs among which it was
@@ -65,7 +66,10 @@ PLANNED = {
     "layer_mix": "layer_mix beats cls_scaled, which has as many parameters",
     "attention": "attention beats mean_scaled, which has as many parameters",
     "encoder": "The objective helps the encoder (cls with it beats cls without)",
-    "pooler": "The objective trains the pooler (pooler less cls_linear, else cls, gains by it)",
+    "mean": "The objective helps mean (mean with it beats mean without)",
+    "adapting": "Stage 1 with the objective helps mean (it beats mean of the unadapted encoder)",
+    "pooler": "The objective trains the pooler (pooler less cls_linear gains by it)",
+    "pooler, cls": "The objective trains the pooler (pooler less cls gains by it; there is no cls_linear)",
 }
 """The planned questions, as claims."""
 SHOWN, OPPOSITE, EQUIVALENT, OPEN = "shown", "the opposite", f"equivalent within {MARGIN:g}", "open"
@@ -206,7 +210,10 @@ def planned(setting: Setting) -> list[Comparison]:
             asked.append(compare([setting.find(adaptation, each) for each in pair], name))
         baseline = _baseline(setting, adaptation)
         if baseline is not None:
-            asked.append(compare([setting.find(each, "cls") for each in (adaptation, baseline)], "encoder"))
+            for question, name in {"encoder": "cls", "mean": "mean"}.items():
+                asked.append(compare([setting.find(each, name) for each in (adaptation, baseline)], question))
+            if UNADAPTED in setting.encoders and baseline != UNADAPTED:
+                asked.append(compare([setting.find(each, "mean") for each in (adaptation, UNADAPTED)], "adapting"))
             asked.append(_worth_of_pooler(setting, adaptation, baseline))
     return [each for each in asked if each is not None]
 
@@ -288,7 +295,11 @@ def _spread_in_words(condition: Condition) -> str:
         return f"one run; {interval} by its test texts alone"
     kind = "stage-1 run" if accuracy.stage1_runs > 1 else condition.unit
     each = f" with {accuracy.stage2_runs} on each" if accuracy.stage1_runs > 1 and accuracy.stage2_runs > 1 else ""
-    each = f", on each the same {counted(accuracy.draws, condition.draw)}" if accuracy.draws else each
+    each = (
+        f", on each the same {counted(accuracy.draws, condition.draw)}"
+        if accuracy.draws and accuracy.stage1_runs > 1
+        else each
+    )
     return f"{interval}; sd {accuracy.deviation:.1f} over {counted(units, kind)}{each}"
 
 
@@ -347,10 +358,10 @@ def _baseline(setting: Setting, adaptation: str) -> str | None:
 
 
 def _worth_of_pooler(setting: Setting, adaptation: str, baseline: str) -> Comparison | None:
-    """Pooler less cls_linear, else less cls, with the objective less the same without it."""
-    for control in ("cls_linear", "cls"):
+    """Pooler less cls_linear, or where that was not run less cls, with the objective less the same without it."""
+    for question, control in {"pooler": "cls_linear", "pooler, cls": "cls"}.items():
         pairs = [(encoder, name) for encoder in (adaptation, baseline) for name in ("pooler", control)]
-        found = compare([setting.find(*each) for each in pairs], "pooler")
+        found = compare([setting.find(*each) for each in pairs], question)
         if found is not None:
             return found
     return None
@@ -361,9 +372,10 @@ def _stage1_gave(asked: Sequence[Comparison]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for each in asked:
         if each.question not in HYPOTHESES:
-            control = each.conditions[1].representation
-            to_pooler = f"to the pooler (pooler less {control}, with the objective less without it)"
-            to_whom = to_pooler if each.question == "pooler" else "to the encoder, as cls shows it,"
+            first, second = each.conditions[:2]
+            to_whom = f"to the encoder, as {first.representation} shows it,"
+            if len(each.conditions) > 2:
+                to_whom = f"to the pooler (pooler less {second.representation}, with the objective less without it)"
             notes.setdefault(each.encoders, []).append(f"{to_whom} {each.sentence}")
     return [f"What stage 1 gave, {encoders}: {'; '.join(words)}." for encoders, words in notes.items()]
 
@@ -445,7 +457,11 @@ def overview(verdicts: Iterable[tuple[Setting, Verdict]]) -> list[str]:
     """The opening: of several settings how often each representation was best; and the answers to planned claims."""
     told = list(verdicts)
     winners = Counter(setting.best.representation for setting, _ in told)
-    words = ", ".join(f"{name} in {count}" for name, count in winners.most_common())
+    run_in = Counter(name for setting, _ in told for name in {each.representation for each in setting.conditions})
+    words = ", ".join(
+        f"{name} in {count}" + (f" of the {run_in[name]} where it was run" if run_in[name] < len(told) else "")
+        for name, count in winners.most_common()
+    )
     found = [f"Of {counted(len(told), 'setting')}, the best on dev was {words}."] if len(told) > 1 else []
     asked = [each for _, each_verdict in told for each in each_verdict.planned]
     together = {(each.question, each.trusted): each.sentence for each in pooled_answers(asked)}
