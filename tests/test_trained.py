@@ -90,6 +90,11 @@ def test_runs_without_a_classifier_are_told_why(tmp_path, trained_run):
     (tmp_path / "record.json").write_text(json.dumps({"key": "k", "stage": "sentiment", "status": "failed"}))
     with pytest.raises(UserError, match="this run is failed"):
         load(tmp_path)
+    for config, reason in (({}, "of an earlier poolwise"), ({"keep_model": False}, "had keep_model=false")):
+        record = {"key": "k", "stage": "sentiment", "status": "finished", "config": config}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        with pytest.raises(UserError, match=rf"{reason}; delete its record\.json"):
+            load(tmp_path)
     folder, _ = trained_run("cls")
     weights = folder / MODEL_FOLDER / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-10])

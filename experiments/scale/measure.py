@@ -57,7 +57,8 @@ def training(data: Path, folder: Path) -> Iterator[Row]:
     ways["2 processes, twice the batch"] = (2, 1, 2 * BATCH)
     for model, steps in STEPS.items():
         for number in range(ROUNDS):
-            for way, (processes, threads, batch) in ways.items():
+            turned = [*ways.items()][number:] + [*ways.items()][:number]
+            for way, (processes, threads, batch) in turned:
                 runs = folder / "runs"
                 shutil.rmtree(runs, ignore_errors=True)
                 given = [f"model={model}", f"budget={steps}steps", f"pretraining.batch_size={batch}"]
@@ -74,20 +75,30 @@ def training(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def launchers(data: Path, folder: Path) -> Iterator[Row]:
-    """Wall seconds of a sweep of eight fine-tunings by each launcher."""
-    for number in range(ROUNDS):
-        for way in ("in one process", "joblib, 1 process", "joblib, 2 processes"):
+    """Wall seconds of sweeps of eight and of 24 fine-tunings by each launcher: a start, and so much a job."""
+    joblib, submitit = "hydra/launcher=joblib", "hydra/launcher=submitit_local"
+    ways = {
+        "in one process": [],
+        "joblib, 2 processes": [joblib, "hydra.launcher.n_jobs=2"],
+        "submitit_local, 2 at a time": [
+            submitit,
+            "hydra.launcher.array_parallelism=2",
+            "hydra.launcher.cpus_per_task=1",
+        ],
+    }
+    for way, by in ways.items():
+        for count in (2, 6):
             runs = folder / "runs"
             shutil.rmtree(runs, ignore_errors=True)
             given = ["model=tiny", "stage=sentiment", "encoder=base", "protocol.epochs=1", "repr=cls,pooler,mean,max"]
-            by = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={way[8]}"] if "joblib" in way else []
-            words = ["train.py", *settings(data, runs, folder / "cache", *given), "seed=1,2", *by, "-m"]
+            seeds = f"seed={','.join(map(str, range(1, count + 1)))}"
+            words = ["train.py", *settings(data, runs, folder / "cache", *given), seeds, *by, "-m"]
             wall, _ = run([sys.executable, *words])
-            yield {"round": number, "way": way, "jobs": 8, "wall_seconds": round(wall, 2)}
+            yield {"way": way, "jobs": 4 * count, "wall_seconds": round(wall, 2)}
 
 
 def corpus(data: Path, folder: Path) -> Iterator[Row]:
-    """Seconds, memory and disk until the first step of stage 1 on more and more text, read anew and from the cache."""
+    """Seconds, memory and disk until the first step of stage 1 on more and more text: anew, from the cache, streamed."""
     lines = (data / "imdb/unlabelled.txt").read_text(encoding="utf-8").splitlines()
     for copies in CORPUS_COPIES:
         file, cache = folder / "corpus.txt", folder / "corpus_cache"
@@ -95,10 +106,11 @@ def corpus(data: Path, folder: Path) -> Iterator[Row]:
         with file.open("w", encoding="utf-8") as stream:
             for copy in range(copies):
                 stream.writelines(f"{line} {copy}\n" for line in lines)
-        for way in ("anew", "from the cache"):
+        for way in ("anew", "from the cache", "streamed"):
             runs = folder / "runs"
             shutil.rmtree(runs, ignore_errors=True)
             text = [f"data.text={file}", "model=tiny", "data.max_length=256", "budget=1steps", "logger=csv"]
+            text += ["data.streaming=true", "pretraining.budget=1steps"] if way == "streamed" else []
             words = ["stage=mlm", "data=files", *text, f"runs_dir={runs}", f"cache_dir={cache}"]
             wall, memory = run([sys.executable, "train.py", *words, "trainer.accelerator=cpu"])
             yield {
@@ -110,7 +122,10 @@ def corpus(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def jobs(data: Path, folder: Path) -> Iterator[Row]:
-    """A sweep of many jobs: its seconds, those of a second call that finds all done, those of the report, and disk."""
+    """A sweep of many jobs: its seconds, those of a second call that finds all done, those of the report, and disk.
+
+    Of fine-tunings ten, for the seconds and the bytes of one.
+    """
     runs = folder / "many_runs"
     shutil.rmtree(runs, ignore_errors=True)
     given = ["model=minilm", "stage=sentiment", "encoder=base", "protocol=probe", "repr=cls,pooler,mean,max", "seed=1"]
@@ -120,9 +135,26 @@ def jobs(data: Path, folder: Path) -> Iterator[Row]:
     for what, command in {"sweep": words, "the same again": words, "report": report}.items():
         wall, memory = run([sys.executable, *command])
         yield {"what": what, "jobs": JOBS, "wall_seconds": round(wall, 1), "peak_mib": memory}
+    yield disk(runs)
+    for kept in ("true", "false"):
+        shutil.rmtree(runs, ignore_errors=True)
+        given = ["model=minilm", "stage=sentiment", "encoder=base", "labels_per_class=8", "protocol.epochs=1"]
+        words = ["train.py", *settings(data, runs, folder / "cache", *given), f"seed={','.join(map(str, range(10)))}"]
+        wall, memory = run([sys.executable, *words, f"keep_model={kept}", "-m"])
+        yield {
+            "what": f"fine-tunings, keep_model={kept}",
+            "jobs": 10,
+            "wall_seconds": round(wall, 1),
+            "peak_mib": memory,
+        }
+        yield disk(runs)
+
+
+def disk(runs: Path) -> Row:
+    """How much the runs take."""
     files = [each for each in runs.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in files)
-    yield {"what": f"{len(files)} files, {size / 1e6:.1f} MB", "jobs": len(list(runs.glob("sentiment/*/record.json")))}
+    return {"what": f"{len(files)} files, {size / 1e6:.1f} MB", "jobs": len(list(runs.glob("sentiment/*/record.json")))}
 
 
 def main() -> None:

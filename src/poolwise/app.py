@@ -105,6 +105,7 @@ class SentimentSchema(CommonSchema):
     head_seed: Any = MISSING
     order_seed: Any = MISSING
     pooler_seed: Any = MISSING
+    keep_model: Any = MISSING
     encoder: str = MISSING
     stage1: dict[str, Any] = MISSING
 
@@ -468,6 +469,7 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_with_folds(config)
         if config["labels_per_class"] != types.ALL_LABELS:
             found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
+        found += types.problems_with_value(bool, config["keep_model"], "keep_model")
         for name in types.STAGE_2_SEEDS:
             if config[name] != config["seed"]:  # which it is unless told otherwise
                 found += types.problems_with_value(types.Seed, config[name], name)
@@ -755,6 +757,7 @@ def _sentiment(config: Plain, overrides: Sequence[str]) -> types.SentimentSettin
         protocol=built(types.PROTOCOLS[config["protocol"]["name"]], config["protocol"]),
         labels_per_class=None if config["labels_per_class"] == types.ALL_LABELS else config["labels_per_class"],
         **{name: config[name] for name in types.STAGE_2_SEEDS},
+        keep_model=config["keep_model"],
         encoder=config["encoder"],
         stage1=types.Stage1Choice(
             built(types.Pretraining, pretraining), _objective(stage1["objective"]), stage1["seed"]

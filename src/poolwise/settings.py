@@ -521,6 +521,8 @@ class SentimentSettings(CommonSettings):
     """Decides the order of the batches."""
     pooler_seed: int
     """Draws a pooler that the checkpoint lacks, `cls_linear`, and what is to be reinitialised."""
+    keep_model: bool
+    """Whether the trained classifier is kept, to be used and exported."""
     encoder: str
     stage1: Stage1Choice
 

@@ -359,7 +359,8 @@ def _reason(folder: Path) -> str:
         return f": this run is {record['status']}"
     if "strengths" in record:
         return ": a probe in folds is several classifiers, and none is kept"
-    return ": this run is of an earlier poolwise; delete its record.json, and run its command again"
+    earlier = "is of an earlier poolwise" if record["config"].get("keep_model", True) else "had keep_model=false"
+    return f": this run {earlier}; delete its record.json, and run its command again with keep_model=true"
 
 
 def place_from(path: str, folder: Path) -> str:

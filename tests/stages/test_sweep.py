@@ -75,6 +75,13 @@ def test_what_fails_leaves_the_others_running_and_is_told(program, tmp_path, cap
     assert "sweep: 3 of 3 jobs finished, 1 of them before\n" in capsys.readouterr().out
 
 
+def test_a_run_that_keeps_no_model_has_its_record_and_predictions(program, tmp_path):
+    assert program(*TRAINED, "seed=1", "keep_model=false") == 0
+    (folder,) = (tmp_path / "runs/sentiment").iterdir()
+    assert {"record.json", "predictions.parquet"} <= {file.name for file in folder.iterdir()}
+    assert not list(folder.rglob("*.safetensors")) + list(folder.rglob("*.ckpt"))
+
+
 def test_the_first_failure_ends_the_sweep_if_asked_for(program, tmp_path, capsys, failing):
     failing[1] = RuntimeError("out of luck")
     assert program(*TRAINED, "seed=1,2", "stop_on_failure=true") == 1

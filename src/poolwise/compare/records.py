@@ -161,7 +161,7 @@ def _told_apart(runs: pandas.DataFrame) -> pandas.DataFrame:
 
 LEFT_OUT = (
     *("seed", "repr", "encoder", "logger", "runs_dir", "cache_dir", "workers", "learning_rate", "path", "name"),
-    *("retry_failed", "stop_on_failure"),
+    *("retry_failed", "stop_on_failure", "keep_model"),
 )
 """Parts of a key of the config that do not tell settings apart."""
 MOST_DIFFERENCES = 3

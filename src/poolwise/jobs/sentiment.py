@@ -301,7 +301,7 @@ class SentimentJob(Job):
     def keep(
         self, record: RunRecord, classifier: SentimentClassifier, predictions: Mapping[str, Mapping[str, Tensor]]
     ) -> None:
-        """Write the classifier, calibrated on its dev predictions, to be used without the run's settings.
+        """Write the classifier, calibrated on its dev predictions, to be used without the run's settings, if asked for.
 
         Test figures of the calibrated probabilities are noted beside those of the plain ones.
         """
@@ -310,6 +310,8 @@ class SentimentJob(Job):
         temperature = fitted_temperature(dev["logits"].double().numpy(), dev["labels"].numpy())
         record.results["temperature"] = temperature
         record.results["calibrated"] = calibrated_figures(test["logits"].double() / temperature, test["labels"])
+        if not settings.keep_model:
+            return
         body = classifier.encoder
         if body is None and (chosen.path is None or chosen.pieces is not None):
             body, _ = self.encoder()
