@@ -98,7 +98,7 @@ def launchers(data: Path, folder: Path) -> Iterator[Row]:
 
 
 def corpus(data: Path, folder: Path) -> Iterator[Row]:
-    """Seconds, memory and disk until the first step of stage 1 on more and more text: anew, from the cache, streamed."""
+    """Seconds, memory and disk until the first step of stage 1 on more and more text, by each way to read it."""
     lines = (data / "imdb/unlabelled.txt").read_text(encoding="utf-8").splitlines()
     for copies in CORPUS_COPIES:
         file, cache = folder / "corpus.txt", folder / "corpus_cache"
