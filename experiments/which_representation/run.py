@@ -56,7 +56,7 @@ def command(chosen: list[str], data: str, sweep: list[str], folder: Path) -> lis
         *(f"data.{split}={prefix}{split}.tsv" for split in ("train", "dev", "test")),
         *(word for word in chosen if not (seeds and word.startswith("seed="))),
         *sweep,
-        *(f"runs_dir={folder}/which", f"cache_dir={folder}/cache", "logger=csv", "-m"),
+        *(f"runs_dir={folder}/which", f"cache_dir={folder}/cache", "logger=csv", "keep_model=false", "-m"),
     ]
 
 
@@ -69,8 +69,6 @@ def main() -> None:
             for sweep in PARTS[name]:
                 done = subprocess.run(command(chosen, data, sweep, folder), stdout=subprocess.DEVNULL, check=False)
                 print(part, chosen[0], "done" if done.returncode == 0 else "failed", flush=True)
-            for best in (folder / "which").glob("sentiment/*/best.ckpt"):
-                best.unlink()  # 90 MB a run, and the report reads records alone
 
 
 if __name__ == "__main__":
