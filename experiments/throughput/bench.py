@@ -173,7 +173,7 @@ def measured(measure: Callable[[], Any]) -> Any:
 def worker(*arguments: object) -> dict[str, float]:
     """Run `worker.py`; its last line is what it found."""
     printed, memory = run(HERE / "worker.py", *arguments)
-    return json.loads(printed.splitlines()[-1]) | memory
+    return dict(json.loads(printed.splitlines()[-1])) | memory
 
 
 def shared_settings(folder: Path, size: str, data: str) -> list[str]:
@@ -192,7 +192,7 @@ def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any
     shutil.rmtree(folder / "runs", ignore_errors=True)
     _, memory = run("train.py", *shared_settings(folder, size, data), *settings)
     (record,) = (folder / "runs").glob("*/*/record.json")
-    return json.loads(record.read_text(encoding="utf-8")) | memory
+    return dict(json.loads(record.read_text(encoding="utf-8"))) | memory
 
 
 def of_record(record: dict[str, Any]) -> dict[str, float]:
