@@ -1,9 +1,11 @@
 """Real tokens per second of poolwise and of its peers, taking turns in one run; `make bench` runs this.
 
-    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--cells ...] [--parts ...]
+    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--cells ...] [--parts ...] [--append]
 
 `FOLDER` holds what is made on the way; `results.csv` and `machine.json` are written beside this file, and `summary.py`
-makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own.
+makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own. With
+`--append` the rows of other parts, sizes and texts are kept: `machine.json` says for each call what it was made on, and
+the column `call` which one a row is of.
 """
 
 import argparse
@@ -15,39 +17,81 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas
 import torch
+import yaml
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHAPES = {"tiny": (128, 2, 2), "base": (768, 12, 12)}
 """Hidden size, layers, heads."""
-CELLS = {("minilm", "mr"): 2, ("tiny", "mr"): 1, ("minilm", "imdb"): 1, ("base", "mr"): 1, ("base", "imdb"): 1}
-"""Sizes and texts, and how many rounds each has."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a size is measured on some texts.
+
+    Attributes:
+        rounds: how often each system is measured.
+        batch: texts of a batch of poolwise.
+        steps: of a stage 1 of poolwise; some 10 to 45 seconds.
+        peer_batches: of which the peer gets the one that is fastest in `TRIAL_SECONDS`.
+        encoded: texts that are encoded.
+        parts: what is measured.
+        objectives: of poolwise in stage 1.
+        classified: texts of a batch of poolwise in stage 2, each measured.
+    """
+
+    rounds: int
+    batch: int
+    steps: int
+    peer_batches: tuple[int, ...]
+    encoded: int
+    parts: tuple[str, ...] = ("stage1", "stage2", "encode")
+    objectives: tuple[str, ...] = ("none", "bow")
+    classified: tuple[int, ...] = (16,)
+
+
+EVERY = ("none", "bow", "combined")
+CELLS = {
+    ("minilm", "mr"): Plan(3, 64, 20, (16, 32, 64), 3000, objectives=EVERY, classified=(16, 64)),
+    ("tiny", "mr"): Plan(2, 64, 100, (16, 32, 64), 6000, objectives=EVERY, classified=(16, 64)),
+    ("minilm", "imdb"): Plan(2, 16, 10, (8, 16), 400),
+    ("tiny", "imdb"): Plan(2, 16, 100, (8, 16), 800, parts=("encode",)),
+    ("base", "mr"): Plan(1, 64, 10, (16, 32, 64), 600, objectives=("none",), classified=(64,)),
+    ("base", "imdb"): Plan(1, 8, 10, (4, 8), 75, parts=("stage1", "encode"), objectives=("none",)),
+}
+"""By size and texts. `base` trains some hundred tokens a second on two cores."""
 LENGTHS = {"mr": 64, "imdb": 256}
-BATCH = {"mr": 64, "imdb": 16}
-"""Texts of a batch of poolwise: like many tokens."""
-PEER_BATCHES = {"mr": (16, 32, 64), "imdb": (8, 16)}
-"""Of which the peer gets the one that is fastest in `TRIAL_SECONDS`."""
-TRIAL_SECONDS = 3.0
-STEPS = {"tiny": 100, "minilm": 20, "base": 10}
-"""Of a stage 1 of poolwise in one cell; some 10 to 30 seconds."""
+TRIAL_SECONDS, TRIAL_STEPS = 3.0, 5
+"""Of each batch of the peer, at least."""
+LEAST_STEPS = {"tiny": 10, "minilm": 10, "base": 5}
+"""Of a measurement of the peer, where its seconds are spent before."""
 IMDB_TEXTS = {"train": 2000, "dev": 200, "test": 200}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
 PREPARED = "Trainer, best settings, with poolwise's allocator settings"
+SAME_RATE = "Trainer, best settings, poolwise's rate and warm-up"
+SENTENCE_TRANSFORMERS, OWN_ENCODING = "sentence-transformers", "poolwise.load(run).encode"
 MASKED = 0.15
-GROWTH = (1, 10, 100)
+GROWTH = {"20 steps": ("budget=20steps", (1, 10, 100)), "an epoch": ("pretraining.epochs=1", (1, 10))}
+"""How long stage 1 is, and on how many times the corpus."""
 TARGET_SECONDS = 60
-"""Of training of the peer with its best settings: the dev loss that it then has is the target."""
-SHARES = (0.15, 0.3, 0.6, 1.0)
-"""Of these seconds: how long poolwise is given, until it has reached the target."""
+"""Of training of the peer: the dev loss that it then has is the target."""
+BUDGETS = (12, 18, 27, 40, 60, 90)
+"""Seconds that poolwise is given one after the other, until it has reached the loss of each peer."""
+SEEDS = (1, 2)
+"""Of the runs to a dev loss."""
+SAMPLED_EVERY = 0.05
+"""Seconds between two looks at a process's memory."""
 
 
 def minilm_folder() -> Path:
@@ -89,15 +133,35 @@ def model_folder(folder: Path, size: str) -> Path:
     return minilm_folder() if size == "minilm" else folder / "models" / size
 
 
-def run(*command: object) -> str:
-    """What a command prints, from the project's root; the benchmark ends where it fails."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stdout[-1000:] + done.stderr[-2000:])
-    return done.stdout
+def run(*command: object) -> tuple[str, dict[str, float]]:
+    """What a command prints, from the project's root, and the peak of its anonymous memory.
+
+    The benchmark ends where it fails.
+    """
+    with TemporaryFile("w+", encoding="utf-8") as output, TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=output, stderr=errors)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, anonymous_mib(process.pid))
+            time.sleep(SAMPLED_EVERY)
+        output.seek(0)
+        errors.seek(0)
+        printed = output.read()
+        if process.returncode:
+            raise SystemExit(printed[-1000:] + errors.read()[-2000:])
+    return printed, {"anon_mib": peak} if peak else {}
 
 
-def measured(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def anonymous_mib(process: int) -> float:
+    """Memory of a process that is no page of a file, now (Linux; else 0): those pages count in `peak_mib`."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def measured(measure: Callable[[], Any]) -> Any:
     """What is measured; nothing where it failed, as for want of memory, and the rest goes on."""
     try:
         return measure()
@@ -108,7 +172,8 @@ def measured(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 def worker(*arguments: object) -> dict[str, float]:
     """Run `worker.py`; its last line is what it found."""
-    return dict(json.loads(run(HERE / "worker.py", *arguments).splitlines()[-1]))
+    printed, memory = run(HERE / "worker.py", *arguments)
+    return dict(json.loads(printed.splitlines()[-1])) | memory
 
 
 def shared_settings(folder: Path, size: str, data: str) -> list[str]:
@@ -123,11 +188,11 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
 
 
 def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any]:
-    """Run `train.py` anew, and return its record."""
+    """Run `train.py` anew, and return its record, with the peak of anonymous memory."""
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    run("train.py", *shared_settings(folder, size, data), *settings)
+    _, memory = run("train.py", *shared_settings(folder, size, data), *settings)
     (record,) = (folder / "runs").glob("*/*/record.json")
-    return dict(json.loads(record.read_text(encoding="utf-8")))
+    return dict(json.loads(record.read_text(encoding="utf-8"))) | memory
 
 
 def of_record(record: dict[str, Any]) -> dict[str, float]:
@@ -139,11 +204,11 @@ def of_record(record: dict[str, Any]) -> dict[str, float]:
         "steps": record["steps"],
         "peak_mib": peak.get("gpu", peak["resident"]),
         "wall_seconds": record["wall_seconds"],
-    }
+    } | {name: record[name] for name in ("anon_mib",) if name in record}
 
 
-def needed_flops(folder: Path, size: str, data: str, head: bool = True) -> float:
-    """Of the matrix products that training on one real token needs: three times those of the forward pass.
+def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
+    """Of the matrix products that one real token needs: of training three times those of the forward pass.
 
     Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it);
     of the MLM head 2 H^2 + 2 H V at 15 % of positions.
@@ -157,8 +222,20 @@ def needed_flops(folder: Path, size: str, data: str, head: bool = True) -> float
     seen = float((lengths**2).sum() / lengths.sum())
     hidden, inner = config.hidden_size, config.intermediate_size
     layer = 8 * hidden**2 + 4 * hidden * inner + 4 * hidden * seen
-    of_head = MASKED * (2 * hidden**2 + 2 * hidden * config.vocab_size) if head else 0.0
-    return 3 * (config.num_hidden_layers * layer + of_head)
+    of_head = MASKED * (2 * hidden**2 + 2 * hidden * config.vocab_size) if part == "stage1" else 0.0
+    return (1 if part == "encode" else 3) * (config.num_hidden_layers * layer + of_head)
+
+
+def own_rate() -> tuple[object, ...]:
+    """minilm's learning rate and warm-up in poolwise, as `worker.py` takes them."""
+    model, pretraining = (
+        yaml.safe_load((ROOT / "conf" / name).read_text(encoding="utf-8"))
+        for name in ("model/minilm.yaml", "pretraining/default.yaml")
+    )
+    return "--rate", model["mlm_learning_rate"], "--warmup", pretraining["optimisation"]["warmup_share"]
+
+
+Measures = dict[str, Callable[[], dict[str, float]]]
 
 
 class Cell:
@@ -166,52 +243,66 @@ class Cell:
 
     def __init__(self, folder: Path, size: str, data: str, seconds: float) -> None:
         self.folder, self.size, self.data, self.seconds = folder, size, data, seconds
+        self.plan = CELLS[size, data]
         text = folder / f"data/{data}_train.tsv"
         self.given = ("--model", model_folder(folder, size), "--text", text, "--length", LENGTHS[data])
         self.best: dict[str, int] = {}
+        self.steps: dict[str, int] = {}
 
     def peer(self, system: str, *further: object) -> dict[str, float]:
         """The peer for some seconds; `further` as `worker.py` takes it."""
-        return worker(system, *self.given, "--seconds", self.seconds, *further)
+        return worker(system, *self.given, "--seconds", self.seconds, "--least", LEAST_STEPS[self.size], *further)
 
     def best_batch(self, system: str) -> int:
         """The batch with which the peer is fastest."""
         if system not in self.best:
             rates = {}
-            for batch in PEER_BATCHES[self.data]:
-                tried = worker(system, *self.given, "--seconds", TRIAL_SECONDS, "--batch", batch)
+            for batch in self.plan.peer_batches:
+                least = ("--seconds", TRIAL_SECONDS, "--least", TRIAL_STEPS)
+                tried = worker(system, *self.given, *least, "--batch", batch)
                 rates[batch] = tried["tokens"] / tried["seconds"]
             self.best[system] = max(rates, key=lambda batch: rates[batch])
         return self.best[system]
 
-    def stage1(self, objective: str, *further: str, steps: int | None = None) -> dict[str, float]:
+    def steps_to_target(self, name: str, *further: object) -> int:
+        """Steps of the peer in `TARGET_SECONDS`, as found once."""
+        if name not in self.steps:
+            tried = self.peer("trainer", *further)
+            self.steps[name] = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
+        return self.steps[name]
+
+    def stage1(self, objective: str, seed: int, *further: str) -> dict[str, float]:
         """Stage 1 of poolwise."""
-        length = f"budget={steps or STEPS[self.size]}steps"
-        batch = f"pretraining.batch_size={BATCH[self.data]}"
-        settings = ("stage=mlm", f"objective={objective}", length, batch, *further)
+        length, batch = f"budget={self.plan.steps}steps", f"pretraining.batch_size={self.plan.batch}"
+        settings = ("stage=mlm", f"objective={objective}", length, batch, f"seed={seed}", *further)
         return of_record(program(self.folder, self.size, self.data, *settings))
 
-    def stage2(self, batch: int) -> dict[str, float]:
+    def stage2(self, batch: int, seed: int) -> dict[str, float]:
         """Fine-tuning by poolwise, from the pooler as the peer does."""
-        settings = ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", "seed=1")
-        limit = f"+trainer.limit_train_batches={STEPS[self.size] * max(64 // batch, 1)}"
+        settings = ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", f"seed={seed}")
+        limit = f"+trainer.limit_train_batches={self.plan.steps * max(self.plan.batch // batch, 1)}"
         return of_record(program(self.folder, self.size, self.data, *settings, f"protocol.batch_size={batch}", limit))
 
-    def systems(self, part: str) -> dict[str, Callable[[], dict[str, float]]]:
+    def systems(self, part: str, seed: int) -> Measures:
         """What is measured in a round, by name."""
+        if part == "encode":
+            count = ("--texts", self.plan.encoded)
+            return {
+                SENTENCE_TRANSFORMERS: lambda: worker("encode", *self.given, *count),
+                OWN_ENCODING: lambda: worker("encode-poolwise", *self.given, *count),
+            }
         peer = {"stage1": "trainer", "stage2": "classify"}[part]
-        batch = self.best_batch(peer)
-        found: dict[str, Callable[[], dict[str, float]]] = {
-            DEFAULTS: partial(self.peer, peer),
-            BEST: lambda: self.peer(peer, "--batch", batch) | {"batch": batch},
+        batch, drawn = self.best_batch(peer), ("--seed", seed)
+        found: Measures = {
+            DEFAULTS: partial(self.peer, peer, *drawn),
+            BEST: lambda: self.peer(peer, "--batch", batch, *drawn) | {"batch": batch},
         }
-        if part == "stage1" and self.size == "minilm":
-            found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared")
-        if part == "stage1":
-            every = {name: partial(self.stage1, objective) for objective, name in OBJECTIVES.items()}
-            return found | ({OBJECTIVES["none"]: every[OBJECTIVES["none"]]} if self.size == "base" else every)
-        sizes = dict.fromkeys((16, BATCH[self.data]))
-        return found | {f"poolwise, batches of {size}": partial(self.stage2, size) for size in sizes}
+        if part == "stage2":
+            sizes = self.plan.classified
+            return found | {f"poolwise, batches of {size}": partial(self.stage2, size, seed) for size in sizes}
+        if self.size == "minilm":
+            found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared", *drawn)
+        return found | {OBJECTIVES[name]: partial(self.stage1, name, seed) for name in self.plan.objectives}
 
 
 def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
@@ -227,10 +318,10 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
         f"repr.layer={','.join(map(str, layers))}",
         *("labels_per_class=32", "label_seed=1,2,3,4,5,6,7,8,9,10"),
     ]
-    seconds = []
+    seconds, memory = [], []
     for further in (["repr=cls"], ["repr=cls"], ["repr=cls,mean,max,pooler", *every]):
         started = time.perf_counter()
-        run("train.py", *further, *sweep)
+        memory.append(run("train.py", *further, *sweep)[1])
         seconds.append(time.perf_counter() - started)
     jobs = len(list((folder / "runs").glob("*/*/record.json"))) - 1
     files = [folder / f"data/{data}_{split}.tsv" for split in ("train", "dev", "test")]
@@ -242,46 +333,49 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
     start = seconds[1]  # the same command again, which finds its run finished
     return {
         "sentence-transformers, one pass": encoding,
-        "poolwise, a probe: one pass, all layers and vectors kept": {"seconds": seconds[0] - start},
-        f"poolwise, {jobs} probes more": {"seconds": seconds[2] - start, "jobs": jobs},
+        "poolwise, a probe: one pass, all layers and vectors kept": {"seconds": seconds[0] - start} | memory[0],
+        f"poolwise, {jobs} probes more": {"seconds": seconds[2] - start, "jobs": jobs} | memory[2],
         "poolwise, start of the program": {"seconds": start},
     }
 
 
-def losses(cell: Cell) -> dict[str, dict[str, float]]:
-    """Seconds of training to the dev MLM loss of the peer after `TARGET_SECONDS`; each schedule is run to its end."""
-    dev = ("--dev", cell.folder / f"data/{cell.data}_dev.tsv")
+def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
+    """Seconds of training to the dev MLM losses of the peer after `TARGET_SECONDS`; each schedule is run to its end.
+
+    With its best settings the peer has poolwise's learning rate and warm-up, so that speed alone differs; with its
+    defaults its own.
+    """
+    dev = ("--dev", cell.folder / f"data/{cell.data}_dev.tsv", "--seed", seed)
     found = {}
-    batches = {DEFAULTS: (), BEST: ("--batch", cell.best_batch("trainer"))}
-    for name, batch in batches.items():
-        tried = cell.peer("trainer", *batch)
-        steps = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
-        found[name] = cell.peer("trainer", *batch, *dev, "--steps", steps)
-    for share in SHARES:
-        seconds = round(share * TARGET_SECONDS)
-        batch = f"pretraining.batch_size={BATCH[cell.data]}"
-        settings = ("stage=mlm", f"budget={seconds}s", "objective=none", batch)
+    for name, how in {DEFAULTS: (), SAME_RATE: ("--batch", cell.best_batch("trainer"), *own_rate())}.items():
+        found[name] = cell.peer("trainer", *how, *dev, "--steps", cell.steps_to_target(name, *how))
+    lowest = min(each["dev_loss"] for each in found.values())
+    for seconds in BUDGETS:
+        batch = f"pretraining.batch_size={cell.plan.batch}"
+        settings = ("stage=mlm", f"budget={seconds}s", "objective=none", batch, f"seed={seed}")
         record = program(cell.folder, cell.size, cell.data, *settings)
         loss = record["metrics"]["dev/mlm_loss"]
         found[f"{OBJECTIVES['none']}, {seconds} s"] = of_record(record) | {"dev_loss": loss}
-        if loss <= found[BEST]["dev_loss"]:
+        if loss <= lowest:
             break
     return found
 
 
 def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
-    """Stage 1 of a few steps on a corpus that grows: time of all, and peak memory."""
+    """Stage 1 of a few steps, and of an epoch, on a corpus that grows: time of all, and peak memory."""
     lines = pandas.read_csv(folder / "data/mr_train.tsv", sep="\t", quoting=3)
     found = {}
-    for times in GROWTH:
-        file = folder / f"data/growth_{times}.txt"
-        with file.open("w", encoding="utf-8") as target:
-            for copy in range(times):
-                target.writelines(f"{copy} {text}\n" for text in lines["text"])
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        started = time.perf_counter()
-        record = program(folder, size, "mr", "stage=mlm", "budget=20steps", f"data.text={file}", "objective=bow")
-        found[f"{times} x {len(lines):,} lines"] = of_record(record) | {"all_seconds": time.perf_counter() - started}
+    for words, (length, sizes) in GROWTH.items():
+        for times in sizes:
+            file = folder / f"data/growth_{times}.txt"
+            with file.open("w", encoding="utf-8") as target:
+                for copy in range(times):
+                    target.writelines(f"{copy} {text}\n" for text in lines["text"])
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            started = time.perf_counter()
+            record = program(folder, size, "mr", "stage=mlm", length, f"data.text={file}", "objective=bow")
+            taken = time.perf_counter() - started
+            found[f"{times} x {len(lines):,} lines, {words}"] = of_record(record) | {"all_seconds": taken}
     return found
 
 
@@ -292,39 +386,64 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
-    parser.add_argument("--parts", default="stage1,stage2,loss,frozen,growth")
+    parser.add_argument("--parts", default="stage1,stage2,encode,loss,frozen,growth")
+    parser.add_argument("--append", action="store_true", help="keep the rows of other parts, sizes and texts")
     given = parser.parse_args()
     folder = given.folder.absolute()
     prepare(given.data, folder)
     parts = given.parts.split(",")
-    rows: list[dict[str, Any]] = []
-
-    def note(part: str, cell: Cell, round_: int, found: dict[str, dict[str, float]], **more: float) -> None:
-        for system, figures in found.items():
-            where = {"part": part, "size": cell.size, "texts": cell.data, "round": round_}
-            rows.append({**where, "system": system} | figures | more)
-        pandas.DataFrame(rows).to_csv(HERE / "results.csv", index=False, float_format="%.6g")
-        print(part, cell.size, cell.data, "round", round_ + 1, flush=True)
-
-    (HERE / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n", encoding="utf-8")
-    cells = {name: Cell(folder, *name.split(":"), given.seconds) for name in given.cells.split(",") if name}
-    for cell in cells.values():
-        for round_ in range(CELLS[cell.size, cell.data]):
+    notes = Notes(given.append, {"cells": given.cells, "parts": given.parts, "seconds": given.seconds})
+    for name in filter(None, given.cells.split(",")):
+        cell = Cell(folder, *name.split(":"), given.seconds)
+        chosen = [part for part in cell.plan.parts if part in parts]
+        for round_ in range(cell.plan.rounds if chosen else 0):
             limit = worker("limit")["flops_per_second"]
-            for part in ("stage1", "stage2"):
-                if part in parts:
-                    systems = list(cell.systems(part).items())
-                    turned = [*systems[round_ % len(systems) :], *systems[: round_ % len(systems)]]
-                    flops = needed_flops(folder, cell.size, cell.data, head=part == "stage1")
-                    found = {each: measured(measure) for each, measure in turned}
-                    note(part, cell, round_, found, limit=limit, flops=flops)
+            for part in chosen:
+                systems = list(cell.systems(part, round_ + 1).items())
+                turned = [*systems[round_ % len(systems) :], *systems[: round_ % len(systems)]]
+                flops = needed_flops(folder, cell.size, cell.data, part)
+                found = {each: measured(measure) for each, measure in turned}
+                notes.add(part, cell.size, cell.data, round_, found, limit=limit, flops=flops)
         if (cell.size, cell.data) == ("minilm", "mr"):
             if "loss" in parts:
-                note("loss", cell, 0, losses(cell))
+                for seed in SEEDS:
+                    notes.add("loss", "minilm", "mr", seed - 1, measured(partial(losses, cell, seed)))
             if "frozen" in parts:
-                note("frozen", cell, 0, frozen(folder, "minilm", "mr"))
+                notes.add("frozen", "minilm", "mr", 0, measured(partial(frozen, folder, "minilm", "mr")))
             if "growth" in parts:
-                note("growth", Cell(folder, "tiny", "mr", given.seconds), 0, growth(folder, "tiny"))
+                notes.add("growth", "tiny", "mr", 0, measured(partial(growth, folder, "tiny")))
+
+
+class Notes:
+    """Rows of `results.csv`, and calls of `machine.json`, written as they come."""
+
+    def __init__(self, append: bool, call: dict[str, Any]) -> None:
+        """Begin a call, with what is kept of earlier ones."""
+        self.results, self.machines = HERE / "results.csv", HERE / "machine.json"
+        self.kept = pandas.read_csv(self.results) if append and self.results.exists() else pandas.DataFrame()
+        earlier = json.loads(self.machines.read_text(encoding="utf-8")) if append and self.machines.exists() else []
+        self.rows: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+        self.calls = [*earlier, call | machine()]
+
+    def add(
+        self, part: str, size: str, texts: str, round_: int, found: dict[str, dict[str, float]], **more: float
+    ) -> None:
+        """Rows of a round; those of an earlier call of the same part, size and texts go."""
+        where = {"call": len(self.calls) - 1, "part": part, "size": size, "texts": texts, "round": round_}
+        for system, figures in found.items():
+            each = {"tokens_per_step": figures["tokens"] / figures["steps"]} if "steps" in figures else {}
+            self.rows.append({**where, "system": system} | figures | each | more)
+        if len(self.kept):
+            same = (self.kept[["part", "size", "texts"]] == (part, size, texts)).all(axis=1)
+            self.kept = self.kept[~same]
+        table = (
+            pandas.concat([self.kept, pandas.DataFrame(self.rows)]) if len(self.kept) else pandas.DataFrame(self.rows)
+        )
+        table.to_csv(self.results, index=False, float_format="%.6g")
+        self.calls[-1]["minutes"] = round((time.perf_counter() - self.started) / 60, 1)
+        self.machines.write_text(json.dumps(self.calls, indent=2) + "\n", encoding="utf-8")
+        print(part, size, texts, "round", round_ + 1, flush=True)
 
 
 def machine() -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python experiments/throughput/settings.py ../shared/data FOLDER
 
 `FOLDER` is that of `bench.py`. Fused AdamW beside torch's other two, milliseconds a step; the share of padding with
-pools of so many batches, on `mr` in batches of 64; and seconds of a stage 1 with so many loader processes.
+pools of so many batches, in those of `bench.py` for minilm; and seconds of a stage 1 on `mr` with so many loader
+processes.
 """
 
 import statistics
@@ -16,13 +17,15 @@ from typing import Any
 import numpy as np
 import pandas
 import torch
-from bench import BATCH, HERE, LENGTHS, STEPS, model_folder, of_record, prepare, program
+from bench import CELLS, HERE, LENGTHS, model_folder, of_record, prepare, program
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from worker import device, synchronise
 
 from poolwise import machine
 from poolwise.data import batching
 
-ROUNDS = 5
+ROUNDS = 3
+STEPS_TIMED = 3
 SIZES = ("tiny", "minilm", "base")
 POOLS = (1, 5, 50, 10**9)
 WORKERS = (0, 1, 2)
@@ -35,17 +38,20 @@ def optimisers(folder: Path) -> Iterator[Row]:
     kinds: dict[str, dict[str, bool]] = {"fused": {"fused": True}, "foreach": {"foreach": True}}
     kinds["one tensor at a time"] = {"foreach": False, "fused": False}
     for size in SIZES:
+        model = AutoModelForMaskedLM.from_pretrained(model_folder(folder, size)).to(device())
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
         found: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(ROUNDS):
             for kind, choice in kinds.items():
-                model = AutoModelForMaskedLM.from_pretrained(model_folder(folder, size))
-                for parameter in model.parameters():
-                    parameter.grad = torch.full_like(parameter, 1e-3)
                 optimiser = torch.optim.AdamW(model.parameters(), **choice)
                 optimiser.step()  # makes its state
+                synchronise()
                 began = time.perf_counter()
-                optimiser.step()
-                found[kind].append(1000 * (time.perf_counter() - began))
+                for _ in range(STEPS_TIMED):
+                    optimiser.step()
+                synchronise()
+                found[kind].append(1000 * (time.perf_counter() - began) / STEPS_TIMED)
         for kind, times in found.items():
             yield {"setting": "AdamW", "where": size, "choice": kind, "milliseconds": statistics.median(times)}
 
@@ -59,20 +65,21 @@ def pools(folder: Path) -> Iterator[Row]:
         lengths = np.array([len(each) for each in ids])
         for pool in POOLS:
             batching.BATCHES_PER_POOL = pool
-            batches = batching.LengthGroupedBatches(lengths, BATCH[data], seed=1)
+            batches = batching.LengthGroupedBatches(lengths, CELLS["minilm", data].batch, seed=1)
             sizes = [lengths[[example for _, example in batch]] for batch in batches]
             padded = sum(len(each) * int(each.max()) for each in sizes)
             words = "all" if pool > len(batches) else str(pool)
-            yield {"setting": "pool", "where": data, "choice": words, "padding": 1 - lengths.sum() / padded}
+            yield {"setting": "pool", "where": data, "choice": words, "padding": float(1 - lengths.sum() / padded)}
 
 
 def workers(folder: Path) -> Iterator[Row]:
     """Seconds of training in stage 1, by turns."""
     for size in ("tiny", "minilm"):
+        plan = CELLS[size, "mr"]
         found: dict[int, list[float]] = {count: [] for count in WORKERS}
-        for _ in range(ROUNDS - 2):
+        for _ in range(ROUNDS):
             for count, seconds in found.items():
-                given = (f"budget={STEPS[size]}steps", f"pretraining.batch_size={BATCH['mr']}", f"workers={count}")
+                given = (f"budget={plan.steps}steps", f"pretraining.batch_size={plan.batch}", f"workers={count}")
                 seconds.append(of_record(program(folder, size, "mr", "stage=mlm", *given))["seconds"])
         for count, seconds in found.items():
             yield {"setting": "workers", "where": size, "choice": count, "seconds": statistics.median(seconds)}

@@ -3,10 +3,11 @@
 python experiments/throughput/summary.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas
 
 matplotlib.use("svg")
@@ -15,23 +16,33 @@ from matplotlib.figure import Figure
 from poolwise.compare.figures.drawing import COLOURS, STYLE
 
 HERE = Path(__file__).parent
-DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
-MLM_ALONE = "poolwise, MLM alone"
+PARTS = {"stage1": "stage 1", "stage2": "stage 2, fine-tuning", "encode": "encoding"}
+DEFAULTS = {"stage1": "Trainer, defaults", "stage2": "Trainer, defaults", "encode": "sentence-transformers"}
+BEST = DEFAULTS | dict.fromkeys(("stage1", "stage2"), "Trainer, best settings")
+MLM_ALONE = dict.fromkeys(PARTS, "poolwise, MLM alone")
+RATE_HEADS = (
+    *("part, size, texts", "system", "rounds", "tokens/s", "tokens a step", "x defaults", "x best", "(least, most)"),
+    *("share of limit", "peak MiB", "anonymous MiB"),
+)
+SLOWER = " **slower**"
+"""Marks where poolwise is slower than the best of a peer."""
 
 
 def summary(results: pandas.DataFrame) -> pandas.DataFrame:
     """A row for each part, size, texts and system: medians over rounds of figures and of ratios within a round."""
-    trained = results[results["part"].isin(["stage1", "stage2"]) & results["tokens"].notna()].copy()
-    trained["tokens_per_second"] = trained["tokens"] / trained["seconds"]
-    trained["share_of_limit"] = trained["tokens_per_second"] * trained["flops"] / trained["limit"]
+    timed = results[results["part"].isin(PARTS) & results["tokens"].notna()].copy()
+    timed["tokens_per_second"] = timed["tokens"] / timed["seconds"]
+    timed["tokens_per_step"] = timed["tokens"] / timed["steps"]
+    timed["share_of_limit"] = timed["tokens_per_second"] * timed["flops"] / timed["limit"]
     cell = ["part", "size", "texts", "round"]
     for name, base in (("to_defaults", DEFAULTS), ("to_best", BEST), ("to_mlm_alone", MLM_ALONE)):
-        rates = trained[trained["system"] == base].set_index(cell)["tokens_per_second"]
-        trained[name] = (
-            trained["tokens_per_second"] / rates.reindex(pandas.MultiIndex.from_frame(trained[cell])).to_numpy()
-        )
-    columns = ["tokens_per_second", "to_defaults", "to_best", "to_mlm_alone", "share_of_limit", "peak_mib"]
-    found = trained.groupby(["part", "size", "texts", "system"], sort=False)
+        rates = timed[timed["system"] == timed["part"].map(base)].set_index(cell)["tokens_per_second"]
+        timed[name] = timed["tokens_per_second"] / rates.reindex(pandas.MultiIndex.from_frame(timed[cell])).to_numpy()
+    columns = ["tokens_per_second", "tokens_per_step", "to_defaults", "to_best", "to_mlm_alone", "share_of_limit"]
+    columns += ["peak_mib", "anon_mib"]
+    found = timed.reindex(columns=[*timed.columns.difference(columns), *columns]).groupby(
+        ["part", "size", "texts", "system"], sort=False
+    )
     spread = found["to_best"].agg(["min", "max"]).add_prefix("to_best_")
     return found[columns].median().join(spread).join(found.size().rename("rounds")).reset_index()
 
@@ -44,8 +55,7 @@ def drawn(table: pandas.DataFrame) -> Figure:
         for axes, ((part, size, texts), rows) in zip(
             figure.subplots(len(cells), 1, sharex=True, squeeze=False)[:, 0], cells, strict=True
         ):
-            stage = "stage 1" if part == "stage1" else "stage 2, fine-tuning"
-            axes.set_title(f"{stage}, {size}, {texts}")
+            axes.set_title(f"{PARTS[part]}, {size}, {texts}")
             own = rows["system"].str.startswith("poolwise")
             names = rows["system"].str.replace(
                 ", best settings, with poolwise's allocator settings", ", best, and our allocator"
@@ -61,33 +71,123 @@ def drawn(table: pandas.DataFrame) -> Figure:
                 )
             axes.invert_yaxis()
             axes.set_xlim(0, 2.1 * table["to_defaults"].max())
-        axes.set_xlabel("real tokens a second, times those of Trainer with its defaults")
+        axes.set_xlabel("real tokens a second, times those of the peer with its defaults")
     return figure
 
 
 def lines(results: pandas.DataFrame, table: pandas.DataFrame) -> Iterator[str]:
     """The tables as Markdown."""
-    yield "| part, size, texts | system | tokens/s | x defaults | x best (least, most) | share of limit | peak MiB |"
-    yield "|---|---|--:|--:|--:|--:|--:|"
-    for _, row in table.iterrows():
-        best = f"{row['to_best']:.2f} ({row['to_best_min']:.2f} to {row['to_best_max']:.2f})"
-        yield (
-            f"| {row['part']}, {row['size']}, {row['texts']} | {row['system']} | {row['tokens_per_second']:,.0f} "
-            f"| {row['to_defaults']:.2f} | {best} | {100 * row['share_of_limit']:.0f} % | {row['peak_mib']:,.0f} |"
+    yield from markdown(
+        RATE_HEADS,
+        [rate_cells(row) for _, row in table.iterrows()],
+        words=2,
+    )
+    runs = results[results["part"] == "loss"]
+    if len(runs):
+        columns = ["system", "round", "seconds", "steps", "dev_loss"]
+        yield from markdown(
+            ["dev MLM loss", "seed", *columns[2:]], plain_cells(runs.assign(round=runs["round"] + 1), columns)
         )
-    for part, title, columns in (
-        ("loss", "dev MLM loss", ["seconds", "steps", "dev_loss"]),
-        ("frozen", "frozen", ["seconds", "jobs"]),
-        ("growth", "growth", ["all_seconds", "peak_mib"]),
-    ):
-        rows = results[results["part"] == part].reindex(columns=["system", *columns])
-        if len(rows):
-            yield ""
-            yield f"| {title} | {' | '.join(columns)} |"
-            yield f"|---|{'--:|' * len(columns)}"
-            for _, row in rows.iterrows():
-                cells = ["" if pandas.isna(row[name]) else f"{row[name]:,.4g}" for name in columns]
-                yield f"| {row['system']} | {' | '.join(cells)} |"
+        yield from markdown(
+            ["to the dev MLM loss of", "seed", "dev MLM loss", "seconds", "seconds of poolwise", "times as fast"],
+            list(loss_cells(runs)),
+        )
+    frozen = results[results["part"] == "frozen"]
+    if len(frozen):
+        heads = ["frozen", "seconds", "x one pass of sentence-transformers", "jobs", "peak MiB", "anonymous MiB"]
+        yield from markdown(heads, frozen_cells(frozen))
+    grown = results[results["part"] == "growth"]
+    if len(grown):
+        heads = ["growth", "seconds in all", "seconds of training", "steps", "peak MiB", "anonymous MiB"]
+        columns = ["system", "all_seconds", "seconds", "steps", "peak_mib", "anon_mib"]
+        yield from markdown(heads, plain_cells(grown, columns))
+
+
+def frozen_cells(rows: pandas.DataFrame) -> list[list[str]]:
+    """Of the passes over frozen encoders, as multiples of the peer's; the start of the program is none."""
+    peer = rows.loc[rows["system"].str.startswith("sentence-transformers"), "seconds"].median()
+    passes = rows.assign(times=(rows["seconds"] / peer).where(~rows["system"].str.contains("start of the program")))
+    found = plain_cells(passes, ["system", "seconds", "times", "jobs", "peak_mib", "anon_mib"])
+    for cells, (_, row) in zip(found, passes.iterrows(), strict=True):
+        if row["system"].startswith("poolwise, a probe") and row["times"] > 1:
+            cells[2] += SLOWER
+    return found
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> Iterator[str]:
+    """A table, of which so many columns are words; an empty line after it."""
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * words}{'--:|' * (len(heads) - words)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def number(value: float, form: str = ",.4g") -> str:
+    """A figure; nothing where there is none."""
+    return "" if pandas.isna(value) else format(value, form)
+
+
+def plain_cells(rows: pandas.DataFrame, columns: Sequence[str]) -> list[list[str]]:
+    """Of each row the system and figures."""
+    taken = rows.reindex(columns=columns)
+    return [[row.iloc[0], *(number(value) for value in row.iloc[1:])] for _, row in taken.iterrows()]
+
+
+def rate_cells(row: pandas.Series) -> list[str]:
+    """Of a system in a part, size and texts."""
+    slower = SLOWER if row["system"].startswith("poolwise") and row["to_best"] < 1 else ""
+    several = row["rounds"] > 1
+    return [
+        f"{row['part']}, {row['size']}, {row['texts']}",
+        row["system"],
+        str(row["rounds"]),
+        number(row["tokens_per_second"], ",.0f"),
+        number(row["tokens_per_step"], ",.0f"),
+        number(row["to_defaults"], ".2f"),
+        number(row["to_best"], ".2f") + slower,
+        f"({row['to_best_min']:.2f}, {row['to_best_max']:.2f})" if several else "",
+        number(row["share_of_limit"], ".0%"),
+        number(row["peak_mib"], ",.0f"),
+        number(row["anon_mib"], ",.0f"),
+    ]
+
+
+def loss_cells(runs: pandas.DataFrame) -> Iterator[list[str]]:
+    """Of each peer and seed: its loss, and how long poolwise needs to it."""
+    for round_, rows in runs.groupby("round"):
+        own = rows["system"].str.startswith("poolwise")
+        for _, peer in rows[~own].iterrows():
+            seconds, bound = seconds_to(peer["dev_loss"], rows[own])
+            ratio = peer["seconds"] / seconds
+            sign = {"": "", "at most": "at least ", "more than": "less than "}[bound]
+            slower = SLOWER if ratio < 1 else ""
+            yield [
+                peer["system"],
+                str(round_ + 1),
+                number(peer["dev_loss"]),
+                number(peer["seconds"]),
+                f"{bound} {number(seconds)}".strip(),
+                f"{sign}{ratio:.2f}{slower}",
+            ]
+
+
+def seconds_to(loss: float, runs: pandas.DataFrame) -> tuple[float, str]:
+    """Seconds of training to a dev loss, and in what sense they are a bound.
+
+    Between the last of the longer and longer runs before the first one that reaches it and that one: linear in the
+    logarithm of seconds.
+    """
+    runs = runs.sort_values("seconds")
+    seconds, losses = runs["seconds"].to_numpy(), runs["dev_loss"].to_numpy()
+    reached = np.flatnonzero(losses <= loss)
+    if not len(reached):
+        return float(seconds[-1]), "more than"
+    first = int(reached[0])
+    if first == 0:
+        return float(seconds[0]), "at most"
+    share = (losses[first - 1] - loss) / (losses[first - 1] - losses[first])
+    return float(np.exp((1 - share) * np.log(seconds[first - 1]) + share * np.log(seconds[first]))), ""
 
 
 def main() -> None:

@@ -3,14 +3,15 @@
     python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
     python experiments/throughput/worker.py limit
 
-SYSTEM is a peer (`trainer`, `classify` with its defaults, or with `--batch` its other settings; `encode`) or the matrix
-product (`limit`). What poolwise itself does is measured by its own program and read from its records.
+SYSTEM is a peer (`trainer`, `classify` with its defaults, or with `--batch` its other settings; `encode`), what
+poolwise's library does beside it (`encode-poolwise`), or the matrix product (`limit`). How poolwise trains is measured
+by its own program and read from its records.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pandas
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -27,6 +29,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
 from poolwise.data.arrangement import BatchNeeds
@@ -36,26 +39,27 @@ from poolwise.machine import BF16_PAYS_FROM, bf16_gain, prepare
 from poolwise.runs import peak_memory_mib
 from poolwise.settings import Masking
 
-LEAST_STEPS = 10
 DEV_BATCH = 64
 
 
 class Clock(TrainerCallback):
-    """Stops training after so many seconds, and `LEAST_STEPS` steps at least; all steps count."""
+    """Stops training after so many seconds, and so many steps at least; all steps count."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, least_steps: int) -> None:
+        self.seconds, self.least_steps = seconds, least_steps
         self.begun = 0.0
         self.ends: list[float] = []
 
     def on_train_begin(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
+        synchronise()
         self.begun = time.perf_counter()
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the time."""
+        synchronise()
         self.ends.append(time.perf_counter())
-        if len(self.ends) >= LEAST_STEPS and self.ends[-1] - self.begun > self.seconds:
+        if len(self.ends) >= self.least_steps and self.ends[-1] - self.begun > self.seconds:
             control.should_training_stop = True
 
 
@@ -73,60 +77,90 @@ class Counted:
         return batch
 
 
-def peer(
-    system: str,
-    model_folder: str,
-    file: Path,
-    length: int,
-    seconds: float,
-    batch: int | None,
-    steps: int | None,
-    dev: Path | None,
-) -> dict[str, float]:
+class BatchesInRandomOrder(Sampler[int]):
+    """The examples of another sampler, whose batches are kept and come in random order; a smaller last one stays last.
+
+    `group_by_length` sorts each 50 batches by length, the longest texts first, so that a few steps from the start of
+    training would measure the longest batches alone.
+    """
+
+    def __init__(self, examples: Sampler[int], batch: int) -> None:
+        self.examples, self.batch = examples, batch
+
+    def __len__(self) -> int:
+        return len(self.examples)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self.examples)
+        whole = len(order) // self.batch
+        for number in torch.randperm(whole).tolist():
+            yield from order[number * self.batch : (number + 1) * self.batch]
+        yield from order[whole * self.batch :]
+
+
+class GroupedTrainer(Trainer):
+    """Trainer with its own batches of like length, in random order."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        grouped = super()._get_train_sampler(train_dataset)
+        return BatchesInRandomOrder(grouped, self.args.train_batch_size)
+
+
+def peer(given: argparse.Namespace) -> dict[str, float]:
     """transformers.Trainer: by its defaults, or in batches of like length and in bf16; for so many seconds, or steps.
 
     With `dev`, the MLM loss on these texts at the end, masked as poolwise masks dev.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    rows = pandas.read_csv(file, sep="\t", quoting=3)
-    classify = system.startswith("classify")
+    set_seed(given.seed)  # before the model, whose head may be drawn
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    rows = pandas.read_csv(given.text, sep="\t", quoting=3)
+    classify = given.system == "classify"
     columns = {"text": list(rows["text"])} | ({"labels": list(rows["label"])} if classify else {})
     data = Dataset.from_dict(columns).map(
-        lambda batch: tokenizer(batch["text"], truncation=True, max_length=length),
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=given.length),
         batched=True,
         remove_columns=["text"],
     )
     if classify:
-        model = AutoModelForSequenceClassification.from_pretrained(model_folder)
+        model = AutoModelForSequenceClassification.from_pretrained(given.model)
         collator = Counted(DataCollatorWithPadding(tokenizer))
     else:
-        model = AutoModelForMaskedLM.from_pretrained(model_folder)
+        model = AutoModelForMaskedLM.from_pretrained(given.model)
         collator = Counted(DataCollatorForLanguageModeling(tokenizer))
-    best: dict[str, Any] = {
-        "per_device_train_batch_size": batch,
-        "train_sampling_strategy": "group_by_length",
-        "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
-    }
     arguments = TrainingArguments(
         output_dir=str(Path(TemporaryDirectory().name)),
         report_to="none",
         save_strategy="no",
         num_train_epochs=1000,
-        max_steps=-1 if steps is None else steps,
+        max_steps=-1 if given.steps is None else given.steps,
         use_cpu=device() == "cpu",
         disable_tqdm=True,
         logging_strategy="no",
-        **({} if batch is None else best),
+        seed=given.seed,
+        **({} if given.batch is None else best_settings(given.batch)),
+        **({} if given.rate is None else {"learning_rate": given.rate, "warmup_steps": given.warmup}),
     )
-    clock = Clock(seconds if steps is None else float("inf"))
-    Trainer(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
+    clock = Clock(given.seconds if given.steps is None else float("inf"), given.least)
+    kind = Trainer if given.batch is None else GroupedTrainer
+    kind(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
     done = len(clock.ends)
     found = {
         "tokens": sum(collator.tokens[:done]),
         "seconds": clock.ends[-1] - clock.begun,
         "steps": done,
     }
-    return found if dev is None else found | {"dev_loss": dev_loss(model.eval(), tokenizer, dev, length)}
+    if given.dev is None:
+        return found
+    return found | {"dev_loss": dev_loss(model.eval(), tokenizer, given.dev, given.length)}
+
+
+def best_settings(batch: int) -> dict[str, Any]:
+    """What the peer is given beside its defaults."""
+    return {
+        "per_device_train_batch_size": batch,
+        "train_sampling_strategy": "group_by_length",
+        "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
+    }
 
 
 @torch.inference_mode()
@@ -145,33 +179,71 @@ def dev_loss(model: Any, tokenizer: Any, file: Path, length: int) -> float:
     return total / count
 
 
-def encode(model_folder: str, file: Path, length: int) -> dict[str, float]:
-    """sentence-transformers: the mean vector of each text, by its defaults."""
+def encode(given: argparse.Namespace) -> dict[str, float]:
+    """The mean vector of each text by sentence-transformers, or by poolwise; each in batches of its own choice.
+
+    Seconds from strings to vectors, and the real tokens of these texts.
+    """
+    texts = list(pandas.read_csv(given.text, sep="\t", quoting=3)["text"])[: given.texts]
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    tokens = sum(map(len, tokenizer(texts, truncation=True, max_length=given.length).input_ids))
+    make = of_sentence_transformers if given.system == "encode" else of_poolwise
+    encoder = make(given.model, given.length)
+    encoder(texts[:64])
+    synchronise()
+    started = time.perf_counter()
+    encoder(texts)
+    synchronise()
+    return {"tokens": tokens, "seconds": time.perf_counter() - started}
+
+
+def of_sentence_transformers(model_folder: str, length: int) -> Callable[[list[str]], Any]:
+    """Its encoding with the mean over tokens, by its defaults."""
     from sentence_transformers import SentenceTransformer, models
 
     body = models.Transformer(model_folder, max_seq_length=length)
-    encoder = SentenceTransformer(modules=[body, models.Pooling(body.get_word_embedding_dimension(), "mean")])
-    texts = list(pandas.read_csv(file, sep="\t", quoting=3)["text"])
-    encoder.encode(texts[:64])
-    started = time.perf_counter()
-    encoder.encode(texts)
-    return {"seconds": time.perf_counter() - started}
+    return SentenceTransformer(modules=[body, models.Pooling(body.get_embedding_dimension(), "mean")]).encode
+
+
+def of_poolwise(model_folder: str, length: int) -> Callable[[list[str]], Any]:
+    """The encoding of `poolwise.load(run)`, of a run on the mean over tokens that left this encoder as it was."""
+    from poolwise.encoder import load_encoder
+    from poolwise.representations import EncoderShape, build_representation
+    from poolwise.stages.sentiment import SentimentClassifier
+    from poolwise.trained import Notes, TrainedClassifier
+
+    body, _ = load_encoder(model_folder, pooler_required=False)
+    settings = {"name": "mean", "layer": None}
+    representation = build_representation(settings, EncoderShape.of(body.config))
+    notes = Notes(settings, representation.formula, ["no", "yes"], 1.0, length, {}, model_folder, None)
+    classifier = SentimentClassifier(body, representation, 2, dropout=0.0)
+    return TrainedClassifier(Path(model_folder), notes, AutoTokenizer.from_pretrained(model_folder), classifier).encode
 
 
 def limit(seconds: float = 3.0) -> dict[str, float]:
-    """The highest rate of matrix products of this machine, in FLOP a second, and whether bf16 gives it."""
+    """The highest rate of matrix products of this machine, in FLOP a second, and whether bf16 gives it.
+
+    Of random matrices, into memory that is there already, so that no page has to be fetched for the product.
+    """
     half = bf16_gain(device()) >= BF16_PAYS_FROM
     size = 8192 if device() == "cuda" else 2048
-    matrix = torch.ones(size, size, dtype=torch.bfloat16 if half else torch.float32, device=device())
+    dtype = torch.bfloat16 if half else torch.float32
+    left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
+    product = torch.zeros_like(left)
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < seconds:
+        synchronise()
         before = time.perf_counter()
-        product = matrix @ matrix
-        if device() == "cuda":
-            torch.cuda.synchronize()
+        torch.mm(left, right, out=product)
+        synchronise()
         best = min(best, time.perf_counter() - before)
-        del product
     return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": bf16_gain(device())}
+
+
+def synchronise() -> None:
+    """Wait for what was given to a GPU."""
+    if device() == "cuda":
+        torch.cuda.synchronize()
 
 
 def device() -> str:
@@ -189,18 +261,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--batch", type=int, help="texts; with it the peer's other settings too")
     parser.add_argument("--prepared", action="store_true", help="with poolwise's settings of the allocator")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--dev", type=Path)
+    parser.add_argument("--least", type=int, default=10, help="steps, however long they take")
+    parser.add_argument("--steps", type=int, help="in place of seconds")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, help="learning rate, in place of the peer's default")
+    parser.add_argument("--warmup", type=float, help="share of steps")
+    parser.add_argument("--dev", type=Path, help="texts whose MLM loss is measured at the end")
+    parser.add_argument("--texts", type=int, help="so many are encoded; all if not given")
     given = parser.parse_args()
     if given.prepared:
         prepare()
     if given.system == "limit":
         found = limit()
-    elif given.system == "encode":
-        found = encode(given.model, given.text, given.length)
+    elif given.system.startswith("encode"):
+        found = encode(given)
     else:
-        how = (given.seconds, given.batch, given.steps, given.dev)
-        found = peer(given.system, given.model, given.text, given.length, *how)
+        found = peer(given)
     peaks = peak_memory_mib()
     found["peak_mib"] = peaks.get("gpu", peaks["resident"])
     print(json.dumps(found))
