@@ -20,7 +20,9 @@ def labelled(*rows: tuple[str, int]) -> Dataset:
 def files(**settings: object) -> FilesData:
     names = "text text_dev train dev test text_column label_column rating_column".split()
     shares = {"text_dev_share": 0.1, "dev_share": 0.2, "test_share": 0.2, "split_seed": 0}
-    return FilesData(**(dict.fromkeys(names) | shares | {"source": "files", "name": "own", "max_length": 16} | settings))
+    return FilesData(
+        **(dict.fromkeys(names) | shares | {"source": "files", "name": "own", "max_length": 16} | settings)
+    )
 
 
 def test_each_kind_names_the_text_and_what_it_is_like():

@@ -19,7 +19,7 @@ KINDS = ("exact", "near", "conflicting", "repeated", "wrongly decoded")
 """What may be the matter with a text; a text may be listed with several of these."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Row:
     """A text of a split.
 
@@ -32,7 +32,7 @@ class Row:
     number: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Doubtful:
     """A text to look at.
 
