@@ -579,7 +579,7 @@ class DataPage:
                 )
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
                 yield (
-                    f"{counted(figures['repeated'], 'repeated text')} in {split.title}: what stands twice counts double "
+                    f"{counted(figures['repeated'], 'repeated text')} in {split.title}: these count double "
                     "(--out FILE.csv lists these)"
                 )
         if self.encoding:
