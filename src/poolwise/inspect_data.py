@@ -1,13 +1,17 @@
 """`python -m poolwise.inspect_data KEY=VALUE ...`: what your data holds, before anything is trained on it."""
 
 import argparse
+import csv
+import io
 import re
 import shutil
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -15,7 +19,7 @@ from numpy import ndarray
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from poolwise import machine
+from poolwise import checkpoints, machine
 from poolwise.app import (
     COMPOSING_ERRORS,
     composed,
@@ -30,14 +34,15 @@ from poolwise.data.contamination import THRESHOLD
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
 from poolwise.data.language import languages_of_texts, languages_of_vocabulary
+from poolwise.data.listing import Doubtful, Row, beginning, doubtful, places_of
 from poolwise.data.quality import (
     NAMED_UNKNOWN,
     SAMPLE,
     CorpusKeys,
     NearCopies,
+    Pairs,
     TokenFigures,
     badly_decoded,
-    conflicting,
     corpus_figures,
     scripts_of_texts,
     scripts_of_vocabulary,
@@ -46,12 +51,23 @@ from poolwise.data.quality import (
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import kept_pieces
 from poolwise.jobs.corpus import PLACES, REPEATED_SHARE, contamination_in_words, numbers_in_words
-from poolwise.jobs.start import starting_point
+from poolwise.jobs.start import SCRATCH_POSITIONS, starting_point
 from poolwise.jobs.timing import time_in_words
 from poolwise.jobs.trainer import shared_trainer
-from poolwise.settings import CommonSettings, MLMSettings, ScratchModel, SentimentSettings, UserError, leave
+from poolwise.runs import write_atomically
+from poolwise.settings import (
+    CommonSettings,
+    FilesData,
+    MLMSettings,
+    ScratchModel,
+    SentimentSettings,
+    UserError,
+    leave,
+)
 from poolwise.stages.loop import TRUNCATED_SHARE
 from poolwise.words import counted, roughly, some
+
+Settings = MLMSettings | SentimentSettings
 
 UNKNOWN_SHARE = 0.01
 """Of word pieces, from which on another vocabulary is advised."""
@@ -68,7 +84,10 @@ USUAL_PIECES = "1.0 to 1.4 are usual for text that the vocabulary was made for"
 NEAR_TEXTS = 300_000
 """Training texts, of more of which near-copies are not looked for unasked: that takes 2 s for each 100,000 short ones,
 and 384 bytes of memory for each."""
-BINS = 8
+EDGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Of the histogram's bins, in word pieces."""
+USUAL_LENGTHS = (128, 256, 512)
+"""Of `data.max_length`, of each of which the share of texts that are longer is told."""
 BAR = 40
 WIDEST = 96
 SHOWN_CLASSES = 8
@@ -76,24 +95,38 @@ SHOWN_SCRIPTS = 4
 LEAST_SHOWN = 0.001
 LEAST_GUESSED = 0.02
 """Share of a language; of short texts so many are guessed wrongly."""
-SHOWN_COPIES = 2
+SHOWN = 2
+"""Texts of each kind, and copies of each split and place."""
+BEGINNING = 200
+"""Characters of a text in a list."""
+SHOWN_LABEL = 30
+COLUMNS = (
+    *("kind", "split", "number", "other split", "other number", "label", "other label", "text beginning"),
+    *("place", "other place"),
+)
+"""Of the list; numbers count from 1 within the split."""
 WITHOUT_BLANKS = ("CJK", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 """Scripts whose words no blank separates."""
 
 
 def main() -> None:
-    """Print the page; exit with 1 where `data.contamination=error` will refuse the data, 2 at a mistake."""
+    """Print the page; exit with 1 where training will refuse the data, 2 at a mistake."""
     parser = argparse.ArgumentParser(prog="python -m poolwise.inspect_data", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"as {program()[-1]} takes them")
     parser.add_argument("-m", "--multirun", action="store_true", help="several values are several runs")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all texts to look at, a row each, there")
     given = parser.parse_intermixed_args()
     machine.prepare()
     try:
+        if given.out is not None and not given.out.parent.is_dir():
+            raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")
         runs = settings_of_runs(given.settings, given.multirun)
         quieten()
         page = DataPage(runs)
         for line in page.lines():
             print(line)
+        if given.out is not None:
+            print(page.write(given.out))
     except UserError as error:
         leave(error)
     except COMPOSING_ERRORS as error:
@@ -101,7 +134,7 @@ def main() -> None:
     raise SystemExit(1 if page.is_refused else 0)
 
 
-def settings_of_runs(words: Sequence[str], sweeps: bool = False) -> list[MLMSettings | SentimentSettings]:
+def settings_of_runs(words: Sequence[str], sweeps: bool = False) -> list[Settings]:
     """The settings of each job that a command line asks for.
 
     Raises:
@@ -145,6 +178,11 @@ class Split:
     figures: Mapping[str, int]
 
     @property
+    def setting(self) -> str:
+        """The one that names it (see `listing.Row`)."""
+        return self.name if "2" in self.stages else {"train": "text", "dev": "text_dev"}[self.name]
+
+    @property
     def title(self) -> str:
         """How sentences call it."""
         return f"{self.name} of stage {self.stages.replace(', ', ' and ')}"
@@ -153,10 +191,11 @@ class Split:
 class DataPage:
     """All that is said of the data of a run, computed when it is asked for."""
 
-    def __init__(self, runs: Sequence[MLMSettings | SentimentSettings]) -> None:
+    def __init__(self, runs: Sequence[Settings]) -> None:
         began = time.perf_counter()
         self.runs = runs
-        self.settings = settings = runs[0]
+        self.empty, self.settings = _read_all_the_same(runs[0])
+        settings = self.settings
         self.corpus: Corpus = load_corpus(settings.data, settings.rows_dir)
         self.keys = CorpusKeys.of(self.corpus)
         self.figures = corpus_figures(self.corpus, self.keys)
@@ -168,10 +207,7 @@ class DataPage:
         self.tokenizer: PreTrainedTokenizerBase = self.start.tokenizer
         self.splits = list(self._splits())
         if settings.data.near_copies:
-            counts = {split: dict.fromkeys(PLACES, 0) for split in self.figures["copies"]}
-            for (split, place), pairs in self.near.items():
-                counts[split][place] = len(pairs)
-            self.figures["near_copies"] = counts
+            self.figures["near_copies"] = self.near.counts
         began = time.perf_counter()
         self.tokens = [token_figures(split.rows, self.tokenizer) for split in self.splits]
         share = sum(len(tokens.lengths) for tokens in self.tokens) / max(
@@ -183,14 +219,18 @@ class DataPage:
         text, labelled = self.keys.text, self.keys.labelled
         shared = [name for name in text if name in labelled and np.array_equal(text[name], labelled[name])]
         for name, keys in text.items():
-            stages = "1, 2" if name in shared else "1"
-            yield Split(stages, name, self.corpus.text[name], keys, self.figures["stage1"][name])
+            stages, rows = ("1, 2", self.corpus.labelled) if name in shared else ("1", self.corpus.text)
+            yield Split(stages, name, rows[name], keys, self.figures["stage1"][name])
         for name in (name for name in SPLITS if name in labelled and name not in shared):
             yield Split("2", name, self.corpus.labelled[name], labelled[name], self.figures["stage2"][name])
 
     @property
     def is_refused(self) -> bool:
         """Whether training will not take the data."""
+        return bool(self.empty) or self._is_contaminated_and_refused
+
+    @property
+    def _is_contaminated_and_refused(self) -> bool:
         return self.settings.data.contamination == "error" and any(
             contamination_in_words(self.figures, place) for place in PLACES
         )
@@ -205,7 +245,7 @@ class DataPage:
         settings = self.settings
         pieces = counted(len(self.tokenizer), "word piece")
         yield f"{settings.data.name}, as model={settings.model.name} reads it ({pieces})"
-        for part in (self.table, self.labels, self.histogram, self.copies):
+        for part in (self.table, self.labels, self.histogram, self.copies, self.shown):
             yield ""
             yield from part()
         yield ""
@@ -282,34 +322,47 @@ class DataPage:
         if len(names) > SHOWN_CLASSES:
             yield f"and {len(names) - SHOWN_CLASSES} rarer ones"
 
+    @property
+    def positions(self) -> int:
+        """How long a text may be for this encoder."""
+        path = self.start.path
+        return SCRATCH_POSITIONS if path is None else checkpoints.longest_text(path)
+
     def histogram(self) -> Iterator[str]:
-        """How long the training texts of stage 1 are, in bins up to the length at which they are cut."""
-        longest, lengths = self.settings.data.max_length, self.tokens[0].lengths
-        edges = [round(longest * number / BINS) for number in range(1, BINS + 1)]
-        shares = np.bincount(np.searchsorted(edges, lengths), minlength=BINS + 1) / max(len(lengths), 1)
-        names = [*(f"to {edge}" for edge in edges), f"over {longest}"]
+        """How long the training texts of stage 1 are: up to the longest, or to what the encoder has positions for."""
+        lengths, last, longest = self.tokens[0].lengths, self.positions, self.settings.data.max_length
+        edges = sorted({edge for edge in EDGES if edge < last} | {longest, last})
+        first, final = np.searchsorted(edges, (lengths.min(initial=last), lengths.max(initial=0)))
+        edges = edges[first : final + 1]
+        shares = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges)) / max(len(lengths), 1)
+        names = [*(f"to {edge:,}" for edge in edges), f"over {last:,}"][: len(shares)]
         yield f"word pieces of {self.splits[0].title}"
         scale = BAR / max(shares.max(), 1e-9)
         for name, share in zip(names, shares, strict=True):
-            yield f"  {name:>9}  {_percent(share):>6}  {'#' * round(share * scale)}".rstrip()
+            yield f"  {name:>10}  {_percent(share):>6}  {'#' * round(share * scale)}".rstrip()
+        usual = sorted({length for length in USUAL_LENGTHS if length <= last} | {longest})
+        told = ", ".join(f"{length}: {_percent(_cut(self.tokens[0], length))}" for length in usual)
+        yield from textwrap.wrap(
+            f"longer than {told} (data.max_length is {longest}, and may be {last:,} with this model)", self.width
+        )
 
     @cached_property
-    def near(self) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
-        """Near-copies of dev and test texts that have no exact copy, by split and place."""
+    def near(self) -> NearCopies:
+        """Near-copies of dev and test texts that have no exact copy; of stage 1 they are not numbered."""
         if not self.looks_for_near:
-            return {(split, place): {} for split in self.figures["copies"] for place in self.places}
-        found = NearCopies.of(self.corpus, self.keys, stage1=False).held_back
-        return {(split, place): pairs for (split, place), pairs in found.items() if place in self.places}
+            return NearCopies({(split, place): {} for split in self.figures["copies"] for place in PLACES}, ())
+        return NearCopies.of(self.corpus, self.keys, stage1=False)
+
+    @property
+    def near_pairs(self) -> dict[tuple[str, str], Pairs]:
+        """The same by split and place, each place once (see `places`)."""
+        return {(split, place): found for (split, place), found in self.near.held_back.items() if place in self.places}
 
     @property
     def looks_for_near(self) -> bool:
         """Whether near-copies are looked for; of very many texts only where training is asked to."""
-        most = max(len(self.training(place)) for place in self.places) if self.keys.labelled else 0
+        most = max(len(self.corpus.text["train"]), len(self.corpus.labelled.get("train", ())))
         return self.settings.data.near_copies or most <= NEAR_TEXTS
-
-    def training(self, place: str) -> Dataset:
-        """The training texts that a key of `PLACES` names."""
-        return self.corpus.labelled["train"] if place == "in_train" else self.corpus.text["train"]
 
     @property
     def places(self) -> list[str]:
@@ -319,13 +372,13 @@ class DataPage:
 
     def copies(self) -> Iterator[str]:
         """How many dev and test texts are also, or nearly, among the training texts of either stage."""
-        copies = self.figures["copies"]
+        copies, near = self.figures["copies"], self.near.counts
         if not copies:
             yield "no dev and test texts with labels: no contamination to look for"
             return
         rows = [["also in", *(f"{split}, {kind}" for split in copies for kind in ("exact", "near"))]]
         for place in self.places:
-            counts = [(copies[split][place], len(self.near[split, place])) for split in copies]
+            counts = [(copies[split][place], near[split][place]) for split in copies]
             looked = self.looks_for_near
             rows.append(
                 [PLACES[place], *(w for exact, near in counts for w in (f"{exact:,}", f"{near:,}" if looked else "?"))]
@@ -341,16 +394,85 @@ class DataPage:
             ),
             self.width,
         )
-        for (split, place), pairs in self.near.items():
-            others = self.training(place)
-            nearest = sorted(pairs.items(), key=lambda pair: -pair[1][1])[:SHOWN_COPIES]
-            for number, (other, similarity) in nearest:
-                texts = {split: self.corpus.labelled[split][number]["text"], "train": others[other]["text"]}
-                yield f"  {similarity:.2f}"
-                for name, text in texts.items():
-                    shown = Text(" ".join(text.split()))
-                    shown.truncate(self.width - 10, overflow="ellipsis")
-                    yield f"    {name:<6}{shown.plain}"
+
+    @cached_property
+    def doubtful(self) -> list[Doubtful]:
+        """All texts to look at."""
+        names = {"in_train": "train", "in_stage1": "text"}
+        return list(
+            doubtful(
+                {split.setting: split.rows for split in self.splits},
+                {split.setting: split.keys for split in self.splits},
+                {(split, names[place]): pairs for (split, place), pairs in self.near_pairs.items()},
+            )
+        )
+
+    def words_of(self, row: Row) -> tuple[str, str]:
+        """The text of a row and the name of its label; that is empty where it has none."""
+        found = next(split.rows for split in self.splits if split.setting == row.split)[row.number]
+        return found["text"], self.corpus.label_names[found["label"]] if row.split in SPLITS else ""
+
+    def shown(self) -> Iterator[str]:
+        """The first texts of each kind to look at, where they stand, and what they are like."""
+        shown = list(_first_ones(self.doubtful))
+        words = {row: self.words_of(row) for each in shown for row in (each.row, each.other) if row is not None}
+        places = places_of(self.settings.data, words)
+        if shown:
+            yield "first texts to look at"
+        for each in shown:
+            kind = f"near {each.similarity:.2f}" if each.kind == "near" else each.kind
+            yield f"{kind}:"
+            for row in (each.row, each.other):
+                if row is None:
+                    continue
+                text, label = words[row]
+                where = f"{row.split} {row.number + 1:,}" + (f" ({places[row]})" if row in places else "")
+                labelled = f", labelled {beginning(label, SHOWN_LABEL)}" if label else ""
+                yield from textwrap.wrap(
+                    where + labelled, self.width, initial_indent="  ", subsequent_indent=" " * 4, break_on_hyphens=False
+                )
+                line = Text(beginning(text, self.width))
+                line.truncate(self.width - 4, overflow="ellipsis")
+                yield f"    {line.plain}"
+        if shown:
+            yield from textwrap.wrap(
+                f"{', '.join(f'{number:,} {kind}' for kind, number in self.numbers.items())}; numbers of texts count "
+                "within the split; --out FILE.csv lists all",
+                self.width,
+            )
+        else:
+            yield "no copies, no text with two labels, and none repeated or decoded wrongly"
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """How many texts of each kind there are to look at."""
+        return Counter(each.kind for each in self.doubtful)
+
+    def write(self, file: Path) -> str:
+        """Write all texts to look at to a table, and say so.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        rows = {row for each in self.doubtful for row in (each.row, each.other) if row is not None}
+        words = {row: self.words_of(row) for row in rows}
+        places = places_of(self.settings.data, words)
+        table = io.StringIO(newline="")
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for each in self.doubtful:
+            (text, label), other = words[each.row], each.other
+            beside = (other.split, other.number + 1) if other else ("", "")
+            found = (places.get(each.row, ""), places.get(other, "") if other else "")
+            labels = (label, words[other][1] if other else "")
+            writer.writerow(
+                [each.kind, each.row.split, each.row.number + 1, *beside, *labels, beginning(text, BEGINNING), *found]
+            )
+        try:
+            write_atomically(file, table.getvalue())
+        except OSError as error:
+            raise UserError(f"--out {file} cannot be written: {error.strerror}") from error
+        return f"{counted(len(self.doubtful), 'row')} written to {file}"
 
     @cached_property
     def scripts(self) -> dict[str, float]:
@@ -414,7 +536,7 @@ class DataPage:
 
     def times(self) -> Iterator[str]:
         """How long reading and the runs of each stage should take; stage 2 is timed on the unadapted encoder."""
-        yield f"reading took {roughly(self.reading_seconds)}; tokenising: {roughly(self.tokenising_seconds)}"
+        yield f"reading took {_took(self.reading_seconds)}; tokenising: {_took(self.tokenising_seconds)}"
         if self.is_refused:
             yield "training: not known, as train.py refuses the data"
             return
@@ -428,11 +550,12 @@ class DataPage:
 
     def findings(self) -> Iterator[str]:
         """What may spoil a run, with what can be done about it."""
+        for words in self.empty:
+            yield f"{words}. {program()[-1]} refuses the data until then; this page leaves them out"
         yield from self._contamination()
-        numbers = conflicting(self.corpus.labelled, self.keys.labelled)
-        if numbers:
-            places = some([f"{split} {number + 1}" for split, number in numbers], 4)
-            yield f"{counted(len(numbers), 'labelled text')} with another label elsewhere ({places}): one is wrong"
+        conflicting = self.figures["conflicting_labels"]
+        if conflicting:
+            yield f"{counted(conflicting, 'labelled text')} with another label elsewhere (see above): one is wrong"
         longest = self.settings.data.max_length
         cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
         if cut and self.settings.data.long_texts != "windows":
@@ -449,13 +572,16 @@ class DataPage:
             )
         for split in self.splits:
             figures = split.figures
-            if figures["empty"] and "2" in split.stages:
+            if figures["empty"] and "2" in split.stages and not self.empty:
                 yield (
                     f"{counted(figures['empty'], 'row')} of {split.title} without text or label, left out; unless with "
                     "data.empty=drop their places are told"
                 )
             if figures["repeated"] > REPEATED_SHARE * figures["texts"]:
-                yield f"{figures['repeated']:,} texts of {split.title} repeat an earlier one: they count double"
+                yield (
+                    f"{counted(figures['repeated'], 'repeated text')} in {split.title}: these count double "
+                    "(--out FILE.csv lists these)"
+                )
         if self.encoding:
             yield "texts that were decoded wrongly once (see encoding): read their source again in its own encoding"
         yield from self._foreign()
@@ -482,22 +608,27 @@ class DataPage:
 
     def _contamination(self) -> Iterator[str]:
         policy = self.settings.data.contamination
-        for place in self.places if self.figures["copies"] else ():
-            words = contamination_in_words(self.figures, place)
-            if words and policy == "error":
-                yield f"{words}: {program()[-1]} refuses that (data.contamination=error)"
-            elif words and place == "in_train":
-                yield f"{words}: take them out, as figures on these may be too high"
-            if words and place == self.places[-1] and policy != "error":
-                done = "leaves these out of" if policy == "drop" else "reads these in"
-                yield f"{words}: {program()[-1]} {done} stage 1 (data.contamination={policy})"
-            counts = {split: {place: len(self.near[split, place])} for split in self.figures["copies"]}
-            near = numbers_in_words(counts, place)
-            if near and not self.settings.data.near_copies:
-                yield (
-                    f"{near} nearly also in {PLACES[place]}: look at them; with data.near_copies=true "
-                    f"data.contamination={policy} is about these too"
-                )
+        found = {place: words for place in self.places if (words := contamination_in_words(self.figures, place))}
+        if found and policy == "error":
+            yield f"{'; '.join(found.values())}: {program()[-1]} refuses that (data.contamination=error)"
+        elif found:
+            stage1 = "leaves these out of stage 1" if policy == "drop" else "reads these in stage 1"
+            done = [
+                *(["take them out of data.train, as figures on these may be too high"] if "in_train" in found else []),
+                *([f"{program()[-1]} {stage1} (data.contamination={policy})"] if self.places[-1] in found else []),
+            ]
+            yield f"{'; '.join(found.values())}: {'; '.join(done)}"
+        counts = self.near.counts
+        near = [
+            f"{words} nearly also in {PLACES[place]}"
+            for place in (self.places if counts else ())
+            if (words := numbers_in_words(counts, place))
+        ]
+        if near and not self.settings.data.near_copies:
+            yield (
+                f"{'; '.join(near)}: look at them; with data.near_copies=true data.contamination={policy} is about "
+                "these too"
+            )
 
     def _foreign(self) -> Iterator[str]:
         """The first sign there is that the vocabulary is not of these texts: script, language, or pieces."""
@@ -525,6 +656,39 @@ class DataPage:
             )
 
 
+def _read_all_the_same(settings: Settings) -> tuple[tuple[str, ...], Settings]:
+    """Why training refuses rows in which something is empty, with their places, and settings that leave these out."""
+    data = settings.data
+    if not isinstance(data, FilesData) or data.empty == "drop":
+        return (), settings
+    try:
+        load_corpus(data, settings.rows_dir)
+    except UserError as refused:
+        lenient = replace(settings, data=replace(data, empty="drop"))
+        try:
+            load_corpus(lenient.data, settings.rows_dir)
+        except UserError:  # more is wrong; training tells all of it
+            raise refused from None
+        return refused.messages, lenient
+    return (), settings
+
+
+def _first_ones(doubtful: Sequence[Doubtful]) -> Iterator[Doubtful]:
+    """The first texts of each kind but repeated ones; two that are alike, or conflict, are shown once."""
+    numbers: Counter[tuple[str, ...]] = Counter()
+    seen: set[tuple[str, Row]] = set()
+    for each in doubtful:
+        kind: tuple[str, ...] = (each.kind,)
+        if each.kind in ("exact", "near") and each.other is not None:
+            kind = (each.kind, each.row.split, each.other.split)
+        both = {(each.kind, row) for row in (each.row, each.other) if row is not None}
+        if each.kind == "repeated" or numbers[kind] == SHOWN or both & seen:
+            continue
+        numbers[kind] += 1
+        seen |= both
+        yield each
+
+
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
     """A table's lines: the first columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -539,6 +703,11 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
 def is_number(name: str) -> bool:
     """Whether the name of a class is a number, of stars for example."""
     return re.fullmatch(r"[+-]?\d+(\.\d+)?", name) is not None
+
+
+def _took(seconds: float) -> str:
+    """A duration; what is too short to matter is not told exactly."""
+    return "under 5 s" if seconds < 5 else roughly(seconds)
 
 
 def _percent(share: float) -> str:

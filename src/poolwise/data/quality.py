@@ -17,7 +17,7 @@ from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
 from poolwise.data.contamination import held_back, near_copies, signatures, text_keys
-from poolwise.data.corpus import Corpus, batches_of_rows, each_text, labels_of
+from poolwise.data.corpus import Corpus, batches_of_rows, each_text, found_once, labels_of
 
 SAMPLE = 10_000
 """Texts of a split that are read for what takes a tokenizer; of more, so many, evenly spread."""
@@ -33,6 +33,8 @@ Other lead bytes are left out, as they stand beside quotation marks in ordinary 
 
 Keys = dict[str, UInt64[ndarray, "_"]]
 """(N,) of each split."""
+Pairs = dict[int, tuple[int, float]]
+"""By the number of a text: that of the one that is nearest to it, and their similarity."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class NearCopies:
         stage1: numbers of the training texts of stage 1 that are nearly, or exactly, dev or test texts.
     """
 
-    held_back: dict[tuple[str, str], dict[int, tuple[int, float]]]
+    held_back: dict[tuple[str, str], Pairs]
     stage1: tuple[int, ...]
 
     @classmethod
@@ -80,7 +82,7 @@ class NearCopies:
             "in_train": (corpus.labelled["train"], keys.labelled["train"]),
             "in_stage1": (corpus.text["train"], keys.text["train"]),
         }
-        found: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
+        found: dict[tuple[str, str], Pairs] = {}
         before: UInt64[ndarray, " N"] | None = None
         for place, (others, other_keys) in training.items():
             if before is not None and np.array_equal(before, other_keys):
@@ -141,22 +143,33 @@ def _split_figures(texts: Dataset, keys: UInt64[ndarray, " N"], left_out: int) -
     return {"texts": len(texts), "empty": left_out, "repeated": repeated, "badly_decoded": len(wrong)}
 
 
-def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[str, int]]:
-    """The split and number of each labelled text that has another label elsewhere, copies next to each other."""
+def conflicting(labelled: Mapping[str, Dataset], keys: Keys) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """Each labelled text that has another label elsewhere, and the first copy that has; copies next to each other.
+
+    Both are told by their split and their number in it.
+    """
     if not labelled:
         return []
     labels = np.concatenate([labels_of(rows) for rows in labelled.values()])
     all_keys = np.concatenate([keys[split] for split in labelled])
     _, first, texts = np.unique(all_keys, return_index=True, return_inverse=True)
-    several = np.flatnonzero(np.isin(texts, texts[labels != labels[first][texts]]))
+    unlike = np.flatnonzero(labels != labels[first][texts])
+    several = np.flatnonzero(np.isin(texts, texts[unlike]))
     begins = np.cumsum([0, *map(len, labelled.values())])
-    places = several[np.argsort(texts[several], kind="stable")]
-    splits = np.searchsorted(begins, places, side="right") - 1
     names = list(labelled)
-    return [
-        (names[split], place - int(begins[split]))
-        for split, place in zip(splits.tolist(), places.tolist(), strict=True)
-    ]
+
+    def place(number: int) -> tuple[str, int]:
+        split = int(np.searchsorted(begins, number, side="right")) - 1
+        return names[split], number - int(begins[split])
+
+    # The first text that differs from the first copy is the other one of all texts that agree with that copy.
+    first_unlike = dict(zip(texts[unlike][::-1].tolist(), unlike[::-1].tolist(), strict=True))
+    found = []
+    for number in several[np.argsort(texts[several], kind="stable")].tolist():
+        text = int(texts[number])
+        agrees = labels[number] == labels[first[text]]
+        found.append((place(number), place(first_unlike[text] if agrees else int(first[text]))))
+    return found
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,7 @@ def sample(texts: Dataset, most: int | None = None) -> Dataset:
     return texts.select(np.linspace(0, len(texts) - 1, most).astype(int))
 
 
+@found_once
 def badly_decoded(texts: Dataset) -> dict[str, list[int]]:
     """The numbers of the texts with U+FFFD, and of those that look like UTF-8 read as Latin-1 or Windows-1252."""
     found: dict[str, list[int]] = {"replaced": [], "mojibake": []}
