@@ -285,7 +285,9 @@ class SentimentJob(Job):
         every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
         balanced = protocol.imbalance == "balanced_sampling"
-        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced)
+        data = labelled_data(
+            *(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced, protocol.batch_tokens)
+        )
         if is_frozen:
             model, representation, stored = self.load_frozen(every)
             examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
