@@ -25,10 +25,12 @@ from poolwise.encoder import (
     export,
     load_encoder,
     load_for_pretraining,
+    load_pooler,
     never_trained,
     scratch_parameters,
 )
 from poolwise.families import FAMILIES
+from poolwise.representations import EncoderShape
 from poolwise.settings import ScratchModel, UserError
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 10, 11, 3, 0]])
@@ -251,6 +253,15 @@ def test_a_pooler_that_differs_from_the_disk_is_found(exported):
         encoder.pooler.dense.bias[0] += 1
     with pytest.raises(AssertionError, match="differs from"):
         check_pooler(encoder, weights_file(str(exported)), FAMILIES["bert"])
+
+
+def test_the_pooler_is_loaded_alone_as_with_its_encoder(exported):
+    alone, status = load_pooler(str(exported))
+    body, status_of_body = load_encoder(str(exported))
+    states = torch.randn(3, 4, body.config.hidden_size)
+    assert torch.equal(alone.pooler(states), body.pooler(states))
+    assert alone.pooler.state_dict().keys() == body.pooler.state_dict().keys()
+    assert (status, EncoderShape.of(alone.config)) == (status_of_body, EncoderShape.of(body.config))
 
 
 def test_weights_that_are_not_finite_are_told(model, tokenizer, exported, tmp_path):

@@ -1,6 +1,7 @@
 """Frozen encoders, from the command line to the record."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, kept_weights, settings
-from poolwise import app
+from poolwise import app, encoder
 from poolwise.compare.records import Condition, components, matched, read_runs
 from poolwise.data.demo import generate_reviews
 from poolwise.data.draws import stratified_folds
@@ -53,6 +54,25 @@ def test_texts_are_read_once_for_all_representations_and_both_protocols(program,
     assert added["cls"] == added["mean"] == added["cls_mean"] == 0
     assert added["pooler"] == added["cls_linear"] == 32 * 33
     assert added["layer_mix"] == 4
+
+
+def test_of_an_encoder_whose_states_are_kept_the_pooler_alone_is_loaded(
+    model, tokenizer, program, tmp_path, monkeypatch
+):
+    """And the figures are as where all of it is loaded."""
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "encoder")
+    small = [setting for setting in SMALL if not setting.startswith("model.")]
+    frozen = ["stage=sentiment", *small, f"encoder={tmp_path / 'encoder'}", "logger=csv", "protocol=probe", "seed=1"]
+    assert program(*frozen, "repr=pooler") == 0
+    (whole,) = records(tmp_path)
+    shutil.rmtree(tmp_path / "runs/sentiment")
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder, "load_encoder", lambda *arguments, **named: pytest.fail("loaded"))
+        assert program(*frozen, "repr=pooler") == 0
+    (alone,) = records(tmp_path)
+    same = ("key", "metrics", "strength", "pooler_status", "representation", "vector_geometry", "temperature")
+    assert {name: alone[name] for name in same} == {name: whole[name] for name in same}
 
 
 def test_a_probe_agrees_with_scikit_learn_on_the_same_vectors(program, tmp_path):

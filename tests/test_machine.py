@@ -72,14 +72,29 @@ def test_small_models_get_one_thread_and_larger_ones_all(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(machine, "_threads_at_first", lambda: 3)
     counts = []
-    for work in (2.9e9, 3e9):
-        machine.fit_threads(work)
+    for work, workers in ((2.9e9, 0), (3e9, 0), (3e9, 1), (3e9, 4)):
+        machine.fit_threads(work, workers)
         counts.append(torch.get_num_threads())
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    machine.fit_threads(1e9)
+    machine.fit_threads(1e9, 0)
     counts.append(torch.get_num_threads())
     torch.set_num_threads(before)
-    assert counts == [1, 3, 3]
+    assert counts == [1, 3, 2, 1, 1]
+
+
+def test_what_was_chosen_for_speed_is_told(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setattr(machine, "bf16_gain", lambda device: {"cpu": 4.604}[device])
+    told = machine.choices({"precision": "auto"}, "cpu", "bf16-mixed")
+    assert told == {
+        "precision": "bf16-mixed",
+        "bf16_gain": 4.6,
+        "threads": torch.get_num_threads(),
+        "waiting_threads": {"GOMP_SPINCOUNT": "5000"},
+        "keeps_memory": machine.keeps_memory(),
+    }
+    assert "bf16_gain" not in machine.choices({"precision": "32-true"}, "cpu", "32-true")
 
 
 def test_it_comes_before_torch():

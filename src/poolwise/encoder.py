@@ -496,6 +496,31 @@ def load_encoder(path: str, seed: int = 0, pooler_required: bool = True) -> tupl
     return model.train(), pooler_status(path, model, has_pooler)
 
 
+@dataclass
+class PoolerAlone:
+    """What is left of an encoder whose states are kept.
+
+    Attributes:
+        config: the encoder's.
+        pooler: its pooler; None once a classifier has taken it.
+    """
+
+    config: PreTrainedConfig
+    pooler: nn.Module | None
+
+
+def load_pooler(path: str) -> tuple[PoolerAlone, str]:
+    """The pooler of a checkpoint that has one, as `load_encoder` loads it, and its status; no other tensor is read."""
+    family = check_family(path)
+    config = family.body.config_class.from_pretrained(path)
+    with drawn_with(0):  # what is drawn is overwritten
+        pooler = Pooler(config)
+    tensors = pooler_tensors(weights_file(path), family)
+    pooler.load_state_dict({key.removeprefix("pooler."): tensor for key, tensor in tensors.items()})
+    alone = PoolerAlone(config, pooler)
+    return alone, pooler_status(path, alone, has_pooler=True)
+
+
 def reinitialise(body: Any, pooler: bool, layers: Iterable[int], seed: int) -> None:
     """Draw parts of a body anew with `seed`, by its family's own law (Zhang et al. 2021, section 4).
 
@@ -524,12 +549,16 @@ def check_finite(model: nn.Module, place: str | Path) -> None:
 
 def check_pooler(body: Any, file: Path, family: Family) -> None:
     """Raise an AssertionError unless the pooler of a body in memory equals the one in the safetensors file."""
+    for key, on_disk in pooler_tensors(file, family).items():
+        if not torch.equal(body.get_parameter(key).detach().cpu(), on_disk):
+            raise AssertionError(f"{key} in memory differs from {file}")
+
+
+def pooler_tensors(file: Path, family: Family) -> dict[str, Tensor]:
+    """Weight (H, H) and bias (H,) of the pooler in a safetensors file, in fp32, by their names in a body."""
     with safe_open(file, framework="pt") as tensors:
         names = {name.removeprefix(family.prefix): name for name in tensors.keys()}  # noqa: SIM118
-        for key in POOLER_KEYS:
-            on_disk = tensors.get_tensor(names[key]).to(torch.float32)
-            if not torch.equal(body.get_parameter(key).detach().cpu(), on_disk):
-                raise AssertionError(f"{key} in memory differs from {file}")
+        return {key: tensors.get_tensor(names[key]).to(torch.float32) for key in sorted(POOLER_KEYS)}
 
 
 def pooler_status(path: str, body: Any, has_pooler: bool) -> str:

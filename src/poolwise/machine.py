@@ -42,11 +42,41 @@ def prepare() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if ranks.started().size > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each would tell that a step reached all parameters
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, -1)
+    keeps_memory()
+
+
+@cache
+def keeps_memory() -> bool:
+    """Have glibc keep blocks of memory in place of giving them back; whether it does, and there is a glibc."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        return False
+    assert libc is not None
+    return all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, -1)])
+
+
+def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str, Any]:
+    """What was chosen for speed on this machine, for the record.
+
+    Args:
+        trainer: the settings of Lightning's trainer, as typed.
+        device: `cpu` or `cuda`.
+        precision: that of training.
+
+    Returns:
+        `precision`, and `bf16_gain` where that was measured for it; `threads`; `waiting_threads`, the setting of
+        OpenMP that says what threads do; and `keeps_memory`.
+    """
+    import torch
+
+    waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    return {
+        "precision": precision,
+        **({"bf16_gain": round(bf16_gain(device), 2)} if trainer.get("precision") == "auto" else {}),
+        "threads": torch.get_num_threads(),
+        "waiting_threads": waiting,
+        "keeps_memory": keeps_memory(),
+    }
 
 
 def others_run() -> bool:
@@ -69,18 +99,20 @@ Tokens per second on one and on two of two idle cores, by these operations in th
 8,800 and 12,800 where the MLM head comes to it."""
 
 
-def fit_threads(work: float) -> None:
+def fit_threads(work: float, workers: int) -> None:
     """Compute small steps with one thread and larger ones with all, unless `OMP_NUM_THREADS` says otherwise.
 
-    Several processes on a machine share its threads.
+    Several processes on a machine share its threads, and each leaves one to each of its loader's workers.
 
     Args:
         work: floating-point operations of a training step.
+        workers: loader processes.
     """
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        threads = 1 if work < ONE_THREAD_BELOW else max(_threads_at_first() // ranks.on_this_machine(), 1)
+        own = _threads_at_first() // ranks.on_this_machine() - workers
+        threads = 1 if work < ONE_THREAD_BELOW else max(own, 1)
         torch.set_num_threads(threads)
         if ranks.is_joined():
             os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses

@@ -44,9 +44,9 @@ class Packing:
         places = torch.from_numpy(np.flatnonzero(present))
         return cls(places, torch.from_numpy(offsets), int(lengths.max()), int(lengths.min()))
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Packing":
-        """The same on a device; Lightning moves batches by this."""
-        places, offsets = (part.to(device, non_blocking=non_blocking) for part in (self.places, self.offsets))
+    def to(self, device: torch.device) -> "Packing":
+        """The same on a device; Lightning moves batches by this, and says how to copy to tensors alone."""
+        places, offsets = (part.to(device, non_blocking=device.type == "cuda") for part in (self.places, self.offsets))
         return Packing(places, offsets, self.longest, self.shortest)
 
     def pin_memory(self) -> "Packing":

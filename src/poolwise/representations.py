@@ -41,17 +41,28 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class StoredStates:
-    """What is kept of one layer's states of B texts once they have been read.
+    """What is kept of one layer's states of B texts once they have been read, each kind fetched when it is asked for.
 
     Attributes:
-        first: (B, H), of token 0.
-        mean: (B, H), the mean over tokens, padding left out.
-        max: (B, H), the maximum of each unit over tokens, padding left out.
+        fetch: from the name of a kind to (B, H).
     """
 
-    first: Vectors
-    mean: Vectors
-    max: Vectors
+    fetch: Callable[[str], Vectors]
+
+    @property
+    def first(self) -> Vectors:
+        """Token 0's."""
+        return self.fetch("first")
+
+    @property
+    def mean(self) -> Vectors:
+        """The mean over tokens, padding left out."""
+        return self.fetch("mean")
+
+    @property
+    def max(self) -> Vectors:
+        """The maximum of each unit over tokens, padding left out."""
+        return self.fetch("max")
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,8 @@ class TrainedProtocol:
     name: str
     epochs: Count
     batch_size: Count
+    batch_tokens: CountOrNull
+    """As in `Pretraining`, for training; evaluation has `batch_size` texts."""
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     imbalance: Literal["none", "class_weights", "balanced_sampling"] | dict[str, Positive]
     """What is done about classes of unlike size: see `poolwise.data.imbalance`. Or the weight of each class by name."""
@@ -255,6 +257,7 @@ class Probe:
 
 
 OFF: dict[str, Any] = {
+    "batch_tokens": None,
     "layer_decay": 1.0,
     "reinitialise": {"pooler": False, "top_layers": 0},
     "gradual_unfreezing": False,

@@ -15,6 +15,15 @@ def test_labelled_splits_hold_each_example_once_with_its_label(texts):
         assert sorted(label for batch in batches for label in batch["labels"].tolist()) == [0, 0, 0, 1, 1, 1]
 
 
+def test_labelled_batches_of_like_numbers_of_tokens(texts):
+    data = labelled_data(dict.fromkeys(SPLITS, texts), batch_size=1, seed=1, workers=0, batch_tokens=40)
+    batches = list(data.train_dataloader())
+    assert len(batches) == -(-texts.lengths.sum() // 40) < len(texts)
+    assert sorted(example for batch in batches for example in batch["examples"].tolist()) == list(range(len(texts)))
+    assert [len(batch["labels"]) for batch in data.val_dataloader()] == [1] * len(texts)
+    assert data.a_batch == "40 tokens"
+
+
 def test_dev_masks_are_the_same_in_every_epoch_and_for_every_seed(texts, tokenizer):
     def dev_batches(seed: int) -> list:
         data = masked_data(

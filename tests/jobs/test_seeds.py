@@ -54,6 +54,14 @@ def test_each_seed_decides_its_own_part_alone(name):
         assert {part for part in usual if found[part] != usual[part]} == parts, change
 
 
+def test_batches_by_tokens_are_another_run_and_batches_by_texts_the_run_they_were():
+    by_texts, by_tokens = (job_of(f"protocol.batch_tokens={count}") for count in ("null", "400"))
+    assert "batch_tokens" not in by_texts.identity.material["protocol"]
+    assert by_tokens.identity.material["protocol"]["batch_tokens"] == 400
+    data = by_tokens.build()[1]
+    assert data.batches_an_epoch == -(-int(data.texts["train"].lengths.sum()) // 400)
+
+
 def test_layers_are_drawn_anew_by_the_poolers_seed():
     weights = [
         job_of("protocol.reinitialise.top_layers=1", change).load()[0].encoder.layer[1].output.dense.weight

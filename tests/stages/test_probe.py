@@ -8,7 +8,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from poolwise.stages.probe import STRENGTHS, Fold, Probe, fit, fit_best, fit_folds
+from poolwise.stages.probe import STRENGTHS, Fold, Probe, Standardised, fit, fit_best, fit_each, fit_folds
 
 
 def points(classes: int, examples: int = 300, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -68,11 +68,29 @@ def test_the_best_on_dev_is_taken_and_of_equals_the_strongest_penalty() -> None:
     assert fit_best(vectors, labels, 2, lambda probe: 0.0).strength == 1e-4
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_each_strength_is_fitted_on_what_is_standardised_once(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, labels = points(classes)
+    alone: list[Probe] = []
+    for strength in STRENGTHS:
+        alone.append(fit(vectors, labels, classes, strength, alone[-1] if alone else None))
+    calls, of = [], Standardised.of
+    monkeypatch.setattr(Standardised, "of", lambda given: (calls.append(len(given)), of(given))[1])
+    together = fit_each(vectors, labels, classes, STRENGTHS)
+    assert calls == [len(vectors)]
+    for one, other in zip(alone, together, strict=True):
+        assert (one.weights == other.weights).all()
+        assert (one.bias == other.bias).all()
+
+
 def folds_of(vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[Fold]:
     def figures(dev: np.ndarray, probe: Probe) -> dict[str, float]:
-        return {"f1": float(f1_score(labels[dev], probe.logits(vectors[dev]).argmax(axis=1), average="macro"))}
+        return {"f1": score(dev, probe)}
 
-    return fit_folds(vectors, labels, int(labels.max()) + 1, folds, figures, "f1")
+    def score(dev: np.ndarray, probe: Probe) -> float:
+        return float(f1_score(labels[dev], probe.logits(vectors[dev]).argmax(axis=1), average="macro"))
+
+    return fit_folds(vectors, labels, int(labels.max()) + 1, folds, score, figures)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

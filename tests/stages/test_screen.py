@@ -3,10 +3,14 @@ import os
 import re
 import signal as signals
 
+import lightning
 import pytest
 
-from helpers import SMALL_STAGE1, SMALL_STAGE2
+from helpers import SMALL_STAGE1, SMALL_STAGE2, quiet_trainer
+from poolwise.machine import keeps_memory
+from poolwise.settings import Optimisation
 from poolwise.stages import screen
+from poolwise.stages.stage import Stage
 
 LINE = re.compile(r"epoch 1/2, step [2-6]/6, about 5 s left, loss \d+\.\d{3}, [\d,]+ tokens/s")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -19,7 +23,7 @@ def at_once(monkeypatch):
         monkeypatch.setattr(screen, name, 1e9 if name == "LOG_LINES" else 0.0)
 
 
-def test_a_log_shows_start_progress_and_end(program, capfd, at_once):
+def test_a_log_shows_start_progress_and_end(program, capfd, at_once, tmp_path):
     assert program("stage=mlm", *SMALL_STAGE1, "pretraining.epochs=2") == 0
     printed = capfd.readouterr().out
     lines = printed.splitlines()
@@ -27,6 +31,12 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once):
     assert lines[1] == "  train  tiny from random weights: masked language modelling, pooler objective bow"
     assert re.fullmatch(r"  on     demo: 96 texts, [\d,]+ tokens; dev 32", lines[2])
     assert lines[3] == "  for    2 epochs, 6 steps of 32 texts; 32-true on cpu, 1 thread"
+    assert lines[5] == "  speed  OMP_WAIT_POLICY=PASSIVE, fused optimiser" + ", memory is kept" * keeps_memory()
+    (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/mlm/*/record.json"))
+    assert record["speed"] == {
+        **{"precision": "32-true", "threads": 1, "waiting_threads": {"OMP_WAIT_POLICY": "PASSIVE"}},
+        **{"keeps_memory": keeps_memory(), "leaves_out_padding": False, "fuses_optimiser": True},
+    }
     assert len(LINE.findall(printed)) >= 2
     assert "step 1/6" not in printed  # the first step, slow as it is, does not say how long the others take
     assert "time    about 5 s by the speed of the first steps" in printed
@@ -101,6 +111,41 @@ def test_a_finished_run_shows_its_end_again_and_tells_the_next_ones_time(program
     assert again.splitlines()[1:] == first.splitlines()[-len(again.splitlines()) + 1 :]
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", "seed=2") == 0
     assert "  time   about 5 s, by 1 earlier run on this data\n" in capfd.readouterr().out
+
+
+class Idle(Stage):
+    def trained_modules(self):
+        return []
+
+    def counts(self, batch):
+        return {}
+
+
+class Loss:
+    """Counts how often it is read: a GPU would be waited for."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def __float__(self):
+        self.reads += 1
+        return 1.0
+
+
+@pytest.mark.parametrize(("log_seconds", "reads"), [(1e9, 0), (0.0, 3)])
+def test_without_a_terminal_the_loss_is_read_for_a_line_of_log_alone(monkeypatch, capfd, log_seconds, reads):
+    monkeypatch.setattr(screen, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(screen, "LOG_SECONDS", log_seconds)
+    monkeypatch.setattr(screen, "LOG_LINES", 1e9)
+    shown, trainer, loss = screen.TrainingScreen(later=0), quiet_trainer(1, lightning.Callback()), Loss()
+    monkeypatch.setattr(type(trainer), "num_training_batches", 4)
+    optimisation = Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0)
+    shown.on_train_start(trainer, Idle(optimisation))
+    for batch in range(4):
+        if batch:
+            monkeypatch.setattr(type(trainer), "global_step", 2)  # past the first step
+        shown.on_train_batch_end(trainer, shown.stage, {"loss": loss}, {}, batch)
+    assert loss.reads == capfd.readouterr().out.count("loss 1.000") == reads
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from poolwise.data.imbalance import class_weights
 from poolwise.data.module import labelled_data
 from poolwise.representations import REPRESENTATIONS, EncoderShape
 from poolwise.settings import Optimisation
-from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier, recall_by_class, scores_of
+from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier, macro_f1, recall_by_class, scores_of
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
 
@@ -167,6 +167,16 @@ def test_scores_agree_with_scikit_learn(classes):
     assert figures["test/loss"].item() == pytest.approx(log_loss(labels, logits.double().softmax(1)), abs=1e-5)
     assert figures["test/calibration_error"].item() == pytest.approx(expected_calibration_error(logits, labels))
     assert torch.equal(predictions["logits"], logits)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_macro_f1_by_counts_is_that_of_the_scores(classes):
+    """With classes that no text has or no answer names, and with ties; bit for bit, as equal ones are told by order."""
+    random = np.random.default_rng(classes)
+    for examples in (1, 4, 33):
+        logits = random.normal(size=(examples, classes)).round(1)
+        labels = random.integers(0, classes, examples)
+        assert macro_f1(logits, labels) == float(scores_of("dev", logits, labels)[0]["dev/macro_f1"])
 
 
 def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -70,6 +70,34 @@ def test_the_windows_of_a_text_are_stored_one_by_one(deep, windowed, tmp_path, n
     torch.testing.assert_close(torch.from_numpy(found), stored)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "read"),
+    [("mean", 3, [("mean", 3)]), ("cls_mean", None, [("first", 4), ("mean", 4)]), ("pooler", 1, [("first", 1)])],
+)
+def test_of_the_stored_states_only_what_a_representation_reads_is_read(deep, texts, tmp_path, name, layer, read):
+    representation = REPRESENTATIONS[name](EncoderShape.of(deep.config), layer=layer)
+    states = stored_states(deep, texts, tmp_path / "states", "cpu")
+    expected = vectors_of(representation, deep.pooler, states, np.arange(len(texts)))
+    seen = []
+
+    class Watched:
+        def __init__(self, kind):
+            self.kind, self.array = kind, states.kept[kind]
+
+        def __len__(self):
+            return len(self.array)
+
+        def __getitem__(self, place):
+            seen.append((self.kind, place[0]))
+            return self.array[place]
+
+    watched = StatesOnDisk(tmp_path / "states", texts)
+    watched.kept = {kind: Watched(kind) for kind in vectors.KINDS}
+    found = vectors_of(representation, deep.pooler, watched, np.arange(len(texts)))
+    assert sorted(seen) == read
+    assert (found == expected).all()
+
+
 def test_texts_are_read_once(deep, texts, tmp_path, monkeypatch):
     first = stored_states(deep, texts, tmp_path / "states", "cpu")
     monkeypatch.setattr(vectors, "encode", lambda *arguments: pytest.fail("read again"))

@@ -189,8 +189,13 @@ class StreamedDataModule(TextDataModule):
 
 
 def labelled_data(
-    texts: Mapping[str, TokenisedTexts], batch_size: int, seed: int, workers: int, balanced: bool = False
+    texts: Mapping[str, TokenisedTexts],
+    batch_size: int,
+    seed: int,
+    workers: int,
+    balanced: bool = False,
+    batch_tokens: int | None = None,
 ) -> TextDataModule:
     """Stage 2's data; if `balanced`, a training epoch holds as many texts of each class."""
     batches = {split: LabelledBatches(texts[split]) for split in texts}
-    return TextDataModule(texts, batches, batch_size, seed, workers, balanced=balanced)
+    return TextDataModule(texts, batches, batch_size, seed, workers, batch_tokens=batch_tokens, balanced=balanced)

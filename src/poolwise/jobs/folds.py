@@ -17,10 +17,10 @@ from poolwise.data.draws import folds_of_texts
 from poolwise.jobs.probe import ProbeJob, some_of
 from poolwise.jobs.sentiment import folds_of
 from poolwise.runs import RunIdentity
-from poolwise.settings import SELECTION_METRIC, SentimentSettings
+from poolwise.settings import SentimentSettings
 from poolwise.stages.loop import Output, plain
 from poolwise.stages.probe import Probe, fit_folds
-from poolwise.stages.sentiment import scores_of
+from poolwise.stages.sentiment import macro_f1, scores_of
 
 
 class FoldsJob(ProbeJob):
@@ -56,12 +56,13 @@ class FoldsJob(ProbeJob):
         found, labels_of, _ = self.read(output)
         vectors, labels, classes = found["train"], labels_of["train"], len(self.corpus.label_names)
 
+        def score_on(dev: Bool[ndarray, " N"], probe: Probe) -> float:
+            return macro_f1(probe.logits(vectors[dev]), labels[dev])
+
         def figures_on(dev: Bool[ndarray, " N"], probe: Probe) -> dict[str, float]:
             return plain(scores_of("dev", probe.logits(vectors[dev]), labels[dev])[0])
 
-        folds = fit_folds(
-            vectors, labels, classes, self.folds, figures_on, SELECTION_METRIC, self.strengths, self.weighted
-        )
+        folds = fit_folds(vectors, labels, classes, self.folds, score_on, figures_on, self.strengths, self.weighted)
         logits = np.empty((len(labels), classes))
         for fold in folds:
             logits[fold.held_out] = fold.probe.logits(vectors[fold.held_out])

@@ -12,11 +12,10 @@ from torch import Tensor
 from poolwise.geometry import TEXTS, spread
 from poolwise.jobs.sentiment import SentimentJob
 from poolwise.jobs.start import MARGIN_BYTES
-from poolwise.settings import SELECTION_METRIC, Probe
+from poolwise.settings import Probe
 from poolwise.stages.loop import Output
-from poolwise.stages.probe import Probe as FittedProbe
 from poolwise.stages.probe import fit_best
-from poolwise.stages.sentiment import SentimentClassifier, scores_of
+from poolwise.stages.sentiment import SentimentClassifier, macro_f1, scores_of
 from poolwise.stages.vectors import vectors_of
 from poolwise.words import counted
 
@@ -44,12 +43,11 @@ class ProbeJob(SentimentJob):
 
         Notes what they are made of. The classifier's head is as it was drawn.
         """
-        model, representation = self.load()
         texts = self.texts()
+        model, representation, states = self.load_frozen(texts)
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
         output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
         self.note_truncation(output.record, texts)
-        states = self.stored(model, texts)
         classes = len(self.corpus.label_names)
         classifier = SentimentClassifier(model, representation, classes, dropout=0.0, reads_stored=True)
         found = {
@@ -63,19 +61,16 @@ class ProbeJob(SentimentJob):
         """Fit a probe of each strength, keep the best on dev, read test once."""
         found, labels, classifier = self.read(output)
 
-        def scored(probe: FittedProbe, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            return scores_of(split, probe.logits(found[split]), labels[split])
-
         best = fit_best(
             found["train"],
             labels["train"],
             len(self.corpus.label_names),
-            lambda probe: float(scored(probe, "dev")[0][SELECTION_METRIC]),
+            lambda probe: macro_f1(probe.logits(found["dev"]), labels["dev"]),
             self.strengths,
             self.weighted,
         )
         record = output.record
-        results = {split: scored(best, split) for split in ("dev", "test")}
+        results = {split: scores_of(split, best.logits(found[split]), labels[split]) for split in ("dev", "test")}
         record.results |= {"strength": best.strength, "parameters": best.weights.size + best.bias.size}
         figures, predictions = ({split: pair[part] for split, pair in results.items()} for part in (0, 1))
         self.note_figures(record, figures, predictions, some_of(found["test"]))

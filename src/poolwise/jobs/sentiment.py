@@ -14,6 +14,7 @@ import pandas
 import torch
 from numpy import ndarray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from poolwise import checkpoints, encoder, ranks, representations
 from poolwise.command_line import pooler_command, stage1_command
@@ -24,6 +25,7 @@ from poolwise.data.imbalance import class_weights, given_weights, is_unbalanced
 from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
+from poolwise.encoder import PoolerAlone
 from poolwise.geometry import principal_components, vector_geometry
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
@@ -47,7 +49,7 @@ from poolwise.settings import (
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier, calibrated_figures, recall_by_class
 from poolwise.stages.stage import Stage
-from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, stored_states
+from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, is_stored, stored_states
 from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
 from poolwise.words import some
 
@@ -200,15 +202,34 @@ class SentimentJob(Job):
 
     def stored(self, model: Any, texts: Mapping[str, TokenisedTexts]) -> dict[str, StatesOnDisk]:
         """The frozen encoder's states of each split, read once."""
-        settings, chosen = self.settings, self.chosen
-        found = {}
-        for split, rows in self.corpus.labelled.items():
-            weights = [chosen.fingerprint, None if chosen.path else settings.seed]
-            device = self.identity.material["platform"]["device"]
-            folder = settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
+        device, found = self.identity.material["platform"]["device"], {}
+        for split, folder in self.states_folders().items():
             with ranks.first_alone():
                 found[split] = stored_states(model, texts[split], folder, device)
         return found
+
+    def states_folders(self) -> dict[str, Path]:
+        """Where the frozen encoder's states of each split are kept."""
+        settings, chosen = self.settings, self.chosen
+        weights = [chosen.fingerprint, None if chosen.path else settings.seed]
+        device = self.identity.material["platform"]["device"]
+        return {
+            split: settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
+            for split, rows in self.corpus.labelled.items()
+        }
+
+    def load_frozen(
+        self, texts: Mapping[str, TokenisedTexts]
+    ) -> tuple[PreTrainedModel | PoolerAlone, Representation, dict[str, StatesOnDisk]]:
+        """What is left of a frozen encoder, the representation, and the encoder's states of each split.
+
+        Of an encoder in a file that has a pooler this is all that is loaded, where its states are kept.
+        """
+        path = self.chosen.path
+        are_kept = all(is_stored(folder, texts[split]) for split, folder in self.states_folders().items())
+        alone = are_kept and path is not None and checkpoints.has_pooler(path)
+        model, representation = self.load(pooler_alone=alone)
+        return model, representation, self.stored(model, texts)
 
     def encoder(self) -> tuple[Any, str]:
         """The encoder with its pooler, and the status of that pooler."""
@@ -228,10 +249,13 @@ class SentimentJob(Job):
                 encoder.set_vocabulary(model, chosen.pieces, chosen.tokenizer.pad_token_id)
         return model, status
 
-    def load(self) -> tuple[Any, Representation]:
-        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained."""
+    def load(self, pooler_alone: bool = False) -> tuple[Any, Representation]:
+        """The encoder, and the representation; notes the pooler's status, and warns of one that nothing trained.
+
+        Of the encoder, where told so, its pooler alone, which lies in its file.
+        """
         settings, chosen = self.settings, self.chosen
-        model, self.pooler_status = self.encoder()
+        model, self.pooler_status = encoder.load_pooler(str(chosen.path)) if pooler_alone else self.encoder()
         shape = EncoderShape.of(model.config)
         build_representation(self.representation, shape)  # so that the head comes after it in its generator, as ever
         with encoder.drawn_with(settings.pooler_seed):
@@ -257,18 +281,22 @@ class SentimentJob(Job):
         """Classifier and labelled batches; of a frozen encoder, with its stored states in its place."""
         settings, protocol = self.settings, self.settings.protocol
         assert isinstance(protocol, TrainedProtocol)
-        model, representation = self.load()
+        is_frozen = isinstance(protocol, Frozen)
         every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
         balanced = protocol.imbalance == "balanced_sampling"
-        data = labelled_data(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced)
-        is_frozen = isinstance(protocol, Frozen)
+        data = labelled_data(
+            *(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced, protocol.batch_tokens)
+        )
         if is_frozen:
+            model, representation, stored = self.load_frozen(every)
             examples = {split: drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
             data.batches = {
                 split: BatchesWithLayers(data.batches[split], states, examples[split], representation.needs_all_states)
-                for split, states in self.stored(model, every).items()
+                for split, states in stored.items()
             }
+        else:
+            model, representation = self.load()
         classes = len(self.corpus.label_names)
         classifier = SentimentClassifier(model, representation, classes, protocol.dropout, reads_stored=is_frozen)
         weights = None

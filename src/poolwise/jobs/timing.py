@@ -20,7 +20,16 @@ from poolwise.data.module import TextDataModule
 from poolwise.jobs.mlm import MLMJob
 from poolwise.jobs.probe import ProbeJob
 from poolwise.jobs.sentiment import SentimentJob
-from poolwise.settings import TRAINER_LENGTHS, Budget, Finetune, MLMSettings, SentimentSettings, UserError
+from poolwise.settings import (
+    TRAINER_LENGTHS,
+    Budget,
+    Finetune,
+    MLMSettings,
+    Pretraining,
+    SentimentSettings,
+    TrainedProtocol,
+    UserError,
+)
 from poolwise.stages.loop import Job, choices_of, isolated, limited_batches, work_of_step
 from poolwise.stages.pooler import PoolerTraining, cls_states, same_rows_each_epoch
 from poolwise.stages.stage import Stage
@@ -241,11 +250,12 @@ def _rows(job: Job) -> Mapping[str, Dataset]:
 def _texts_a_batch(job: Job) -> int:
     """Texts of a training batch, at least."""
     if isinstance(job, MLMJob):
-        pretraining = job.settings.pretraining
-        return pretraining.batch_size if pretraining.batch_tokens is None else pretraining.batch_tokens // SHORT + 1
-    assert isinstance(job, SentimentJob)
-    assert isinstance(job.settings.protocol, Finetune)
-    return job.settings.protocol.batch_size
+        given: Pretraining | TrainedProtocol = job.settings.pretraining
+    else:
+        assert isinstance(job, SentimentJob)
+        assert isinstance(job.settings.protocol, TrainedProtocol)
+        given = job.settings.protocol
+    return given.batch_size if given.batch_tokens is None else given.batch_tokens // SHORT + 1
 
 
 def _take_sample(job: Job, folder: Path, texts: int) -> None:
@@ -273,7 +283,7 @@ def _seconds(do: Callable[..., object], *arguments: Any) -> float:
 
 def _timed(job: Job, stage: Stage, data: TextDataModule, epochs: int) -> Clock:
     """What a clock showed of some steps, and of an evaluation of the sample of dev."""
-    machine.fit_threads(work_of_step(stage, data))
+    machine.fit_threads(work_of_step(stage, data), data.workers)
     clock = Clock()
     arguments = machine.trainer_arguments(job.settings.trainer)
     own = ("limit_train_batches", "limit_val_batches", "val_check_interval", "overfit_batches", *TRAINER_LENGTHS)

@@ -28,7 +28,7 @@ from poolwise.settings import Budget, CommonSettings, Optimisation, OutOfMemoryE
 from poolwise.stages import resume
 from poolwise.stages.resume import BEST_CHECKPOINT, CheckedFiles, Checkpoints
 from poolwise.stages.screen import TrainingScreen, show
-from poolwise.stages.stage import Stage
+from poolwise.stages.stage import Stage, fuses_optimiser
 from poolwise.stages.stopping import Stopped, StopSignals
 from poolwise.tracking import log_mistakes, loggers
 from poolwise.words import counted, duration, first_line, roughly, some
@@ -112,10 +112,12 @@ class Job(ABC):
     def carry_out(self, output: Output) -> None:
         """Do the work and fill in the record: with Lightning, unless a subclass has a way of its own."""
         stage, data = self.build()
-        machine.fit_threads(work_of_step(stage, data))
+        machine.fit_threads(work_of_step(stage, data), data.workers)
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
         self.check_shares(data)
-        output.announce(start_facts(self, trainer, data))
+        speed = speed_of(self, trainer, stage)
+        output.record.results["speed"] = speed
+        output.announce(start_facts(self, trainer, data) | {"speed": speed_in_words(speed)})
         self.note_truncation(output.record, data.texts)
         if self.trains:
             trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
@@ -361,6 +363,25 @@ def start_facts(job: Job, trainer: lightning.Trainer, data: TextDataModule) -> d
         "for": f"{length_in_words(job, data)}; {trainer.precision} on {device}{threads}",
         "time": time_in_words(job, 1),
     }
+
+
+def speed_of(job: Job, trainer: lightning.Trainer, stage: Stage) -> dict[str, Any]:
+    """What was chosen for speed, by the machine and by what is trained (see `machine.choices`)."""
+    device = trainer.strategy.root_device.type
+    return {
+        **machine.choices(job.settings.trainer, device, str(trainer.precision)),
+        "leaves_out_padding": stage.leaves_out_padding,
+        "fuses_optimiser": fuses_optimiser(trainer.precision),
+    }
+
+
+def speed_in_words(speed: Mapping[str, Any]) -> str:
+    """What was chosen for speed, less what another line tells: precision and threads."""
+    gain = speed.get("bf16_gain")
+    words = [] if gain is None else [f"bf16 multiplies {gain:.1f} times as fast as fp32"]
+    words += [f"{name}={value}" for name, value in speed["waiting_threads"].items()]
+    kept = {"leaves_out_padding": "no padding", "fuses_optimiser": "fused optimiser", "keeps_memory": "memory is kept"}
+    return ", ".join(words + [said for name, said in kept.items() if speed[name]])
 
 
 def length_in_words(job: Job, data: TextDataModule) -> str:

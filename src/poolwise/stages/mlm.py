@@ -66,6 +66,11 @@ class MaskedLanguageModelling(Stage):
         self._probed_to = state["probed_to"]
         self.provenance.load_progress_state(state["provenance"])
 
+    @property
+    def leaves_out_padding(self) -> bool:
+        """As in `Stage`."""
+        return self.model.leaves_out_padding
+
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)

@@ -39,6 +39,11 @@ class PoolerTraining(MaskedLanguageModelling):
     What is measured and noted is as in `MaskedLanguageModelling`, less the figures of MLM.
     """
 
+    @property
+    def leaves_out_padding(self) -> bool:
+        """As in `Stage`: no pass here is given a packing."""
+        return False
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The objective's losses, unweighted, from the pooler's outputs and what else it reads of the batch.
 

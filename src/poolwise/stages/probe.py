@@ -52,8 +52,30 @@ class Probe:
         return _class_logits(weight.T).T, _class_logits((self.bias - weight @ self.middle)[None])[0]
 
 
+@dataclass(frozen=True)
+class Standardised:
+    """Vectors less `middle`, divided by `scale`, as in `Probe`.
+
+    Attributes:
+        vectors: (N, D), of mean 0 and, where they vary, of variance 1.
+        middle, scale: (D,).
+    """
+
+    vectors: Float[ndarray, "N D"]
+    middle: Float[ndarray, " D"]
+    scale: Float[ndarray, " D"]
+
+    @classmethod
+    def of(cls, vectors: Float[ndarray, "N D"]) -> "Standardised":
+        """Vectors by their own mean and standard deviation."""
+        exact = vectors.astype(np.float64)
+        middle, scale = exact.mean(axis=0), exact.std(axis=0)
+        scale[scale == 0] = 1.0
+        return cls((exact - middle) / scale, middle, scale)
+
+
 def fit(
-    vectors: Float[ndarray, "N D"],
+    vectors: Float[ndarray, "N D"] | Standardised,
     labels: Int[ndarray, " N"],
     classes: int,
     strength: float,
@@ -64,16 +86,14 @@ def fit(
 
     Both are divided by `strength` x N, so that the tolerance means the same for all.
 
-    Vectors are standardised first. The penalty leaves the bias free; two classes share one row of weights. This is
-    what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors. There is one minimum:
-    `start`, a probe of the same vectors, changes how soon it is found. If `weighted`, the cross entropy of an example
-    counts by the weight of its class (`class_weights`), as with `class_weight="balanced"` there.
+    Vectors are standardised first, if they are not yet. The penalty leaves the bias free; two classes share one row of
+    weights. This is what `LogisticRegression(C=strength)` of scikit-learn minimises on standardised vectors. There is
+    one minimum: `start`, a probe of the same vectors, changes how soon it is found. If `weighted`, the cross entropy of
+    an example counts by the weight of its class (`class_weights`), as with `class_weight="balanced"` there.
     """
-    exact = vectors.astype(np.float64)
-    middle, scale = exact.mean(axis=0), exact.std(axis=0)
-    scale[scale == 0] = 1.0
-    standard = (exact - middle) / scale
-    rows, size = (1 if classes == 2 else classes), vectors.shape[1]
+    by = vectors if isinstance(vectors, Standardised) else Standardised.of(vectors)
+    standard = by.vectors
+    rows, size = (1 if classes == 2 else classes), standard.shape[1]
     targets, penalty = np.eye(classes)[labels], 1 / (strength * len(labels))
     counts = (class_weights(labels, classes)[labels] if weighted else np.ones(len(labels)))[:, None]
     counted = targets * counts
@@ -89,7 +109,7 @@ def fit(
     first = np.zeros(rows * (size + 1)) if start is None else np.concatenate([start.weights.ravel(), start.bias])
     options = {"maxiter": MOST_ITERATIONS, "gtol": TOLERANCE, "ftol": 0}
     found = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
-    return Probe(middle, scale, found.x[: rows * size].reshape(rows, size), found.x[rows * size :], strength)
+    return Probe(by.middle, by.scale, found.x[: rows * size].reshape(rows, size), found.x[rows * size :], strength)
 
 
 def fit_best(
@@ -113,8 +133,9 @@ def fit_each(
 ) -> list[Probe]:
     """A probe of each strength, the strongest penalty first; `weighted` as in `fit`."""
     probes: list[Probe] = []
+    standardised = Standardised.of(vectors)
     for strength in sorted(strengths):
-        probes.append(fit(vectors, labels, classes, strength, probes[-1] if probes else None, weighted))
+        probes.append(fit(standardised, labels, classes, strength, probes[-1] if probes else None, weighted))
     return probes
 
 
@@ -138,8 +159,8 @@ def fit_folds(
     labels: Int[ndarray, " N"],
     classes: int,
     folds: Int[ndarray, " N"],
+    score_on: Callable[[Bool[ndarray, " N"], Probe], float],
     figures_on: Callable[[Bool[ndarray, " N"], Probe], Mapping[str, float]],
-    selection_metric: str,
     strengths: Sequence[float] = STRENGTHS,
     weighted: bool = False,
 ) -> list[Fold]:
@@ -153,27 +174,29 @@ def fit_folds(
         labels: (N,) class ids.
         classes: C.
         folds: (N,) the fold of each example, numbered from 0; three or more.
-        figures_on: of a probe on some examples, (N,).
-        selection_metric: the one of these figures whose highest mean decides; of equal ones the strongest penalty.
+        score_on: of a probe on some examples, (N,); the highest mean decides, of equal ones the strongest penalty.
+        figures_on: the same of a probe that was chosen.
         strengths: to choose from.
         weighted: as in `fit`, by the classes of the examples that are fitted on.
     """
     numbers = range(int(folds.max()) + 1)
-    inner: dict[tuple[int, int], list[Mapping[str, float]]] = {}
+    inner: dict[tuple[int, int], list[Probe]] = {}
     for one, other in combinations(numbers, 2):
         rest = (folds != one) & (folds != other)
-        probes = fit_each(vectors[rest], labels[rest], classes, strengths, weighted)
-        for held_out, dev in ((one, other), (other, one)):
-            inner[held_out, dev] = [figures_on(folds == dev, probe) for probe in probes]
+        inner[one, other] = inner[other, one] = fit_each(vectors[rest], labels[rest], classes, strengths, weighted)
     found = []
     for number in numbers:
-        of_strengths = zip(*(inner[number, dev] for dev in numbers if dev != number), strict=True)
-        means = [{name: fmean(each[name] for each in figures) for name in figures[0]} for figures in of_strengths]
-        scores = [mean[selection_metric] for mean in means]
+        others = [dev for dev in numbers if dev != number]
+        scores = [
+            fmean(score_on(folds == dev, inner[number, dev][strength]) for dev in others)
+            for strength in range(len(strengths))
+        ]
         best = scores.index(max(scores))
+        figures = [figures_on(folds == dev, inner[number, dev][best]) for dev in others]
+        means = {name: fmean(each[name] for each in figures) for name in figures[0]}
         rest = folds != number
         probe = fit(vectors[rest], labels[rest], classes, sorted(strengths)[best], weighted=weighted)
-        found.append(Fold(~rest, probe, means[best]))
+        found.append(Fold(~rest, probe, means))
     return found
 
 

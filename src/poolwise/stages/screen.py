@@ -127,6 +127,10 @@ class TrainingScreen(lightning.Callback):
         self.drawn = now
         seconds_left = (now - self.started) / passed * (1 - share)
         self._estimate(now, seconds_left)
+        if self.progress is None:
+            if now - self.logged <= max(LOG_SECONDS, (now - self.started + seconds_left) / LOG_LINES):
+                return
+            self.logged = now
         epoch, wide = self._epoch(trainer), self.progress is None or self.console.width >= FIGURES
         loss, speed, left = float(outputs["loss"]), self.stage.throughput, roughly(seconds_left)
         if self.stage.budget is not None:
@@ -140,8 +144,7 @@ class TrainingScreen(lightning.Callback):
         )
         if self.progress is not None:
             self.progress.update(self.training, completed=share, facts=facts, refresh=True)
-        elif now - self.logged > max(LOG_SECONDS, (now - self.started + seconds_left) / LOG_LINES):
-            self.logged = now
+        else:
             self.console.print(f"  {facts}", soft_wrap=True)
 
     def _epoch(self, trainer: lightning.Trainer) -> str:

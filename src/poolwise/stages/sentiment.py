@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from poolwise import ranks
 from poolwise.data.batching import Batch
+from poolwise.encoder import PoolerAlone
 from poolwise.families import family_of
 from poolwise.geometry import TEXTS, spread
 from poolwise.representations import Representation, mean_over_windows
@@ -44,14 +45,15 @@ class SentimentClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
+        encoder: PreTrainedModel | PoolerAlone,
         representation: Representation,
         classes: int,
         dropout: float,
         reads_stored: bool = False,
     ) -> None:
         """Args:
-        encoder: a body with a `pooler`, which moves here if the representation uses it, and is dropped if not.
+        encoder: a body with a `pooler`, which moves here if the representation uses it, and is dropped if not; or the
+            pooler alone, for stored states.
         representation: maps hidden states to vectors (B, D).
         classes: C.
         dropout: the probability that a unit of the vector is dropped in training.
@@ -60,7 +62,7 @@ class SentimentClassifier(nn.Module):
         super().__init__()
         self.pooler = encoder.pooler if representation.uses_pooler else None
         encoder.pooler = None
-        self.encoder = None if reads_stored else encoder
+        self.encoder: Any = None if reads_stored else encoder
         self.representation = representation
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(representation.dimension, classes)
@@ -173,6 +175,18 @@ def recall_by_class(labels: Int[Tensor, " N"], logits: Float[Tensor, "N C"]) -> 
     right = labels[logits.argmax(dim=1) == labels]
     counts = [torch.bincount(some, minlength=logits.shape[1]) for some in (right, labels)]
     return counts[0] / counts[1]
+
+
+def macro_f1(logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]) -> float:
+    """The mean F1 over the classes that there are or that are answered, bit for bit the `macro_f1` of `Scores`."""
+    classes = logits.shape[1]
+    answers = torch.from_numpy(logits).softmax(dim=1).argmax(dim=1)
+    pairs = torch.from_numpy(labels) * classes + answers
+    confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    counts = confusion.sum(dim=0) + confusion.sum(dim=1)
+    f1 = 2.0 * confusion.diagonal() / counts.clamp(min=1)
+    seen = (counts > 0).float()
+    return float((seen * f1 / seen.sum()).sum())
 
 
 def scores_of(

@@ -79,6 +79,11 @@ class Stage(lightning.LightningModule, ABC):
         self.tokens, self.seconds = state["tokens"], state["seconds"]
         self._finite_loss, self._gradient_norm = state["finite_loss"], state["gradient_norm"]
 
+    @property
+    def leaves_out_padding(self) -> bool:
+        """Whether its steps compute no padding."""
+        return False
+
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
         """The modules whose parameters the optimiser gets."""
@@ -89,7 +94,7 @@ class Stage(lightning.LightningModule, ABC):
         optimizer = torch.optim.AdamW(
             self.parameter_groups(),
             lr=settings.learning_rate,
-            fused=self.trainer.precision != "16-mixed",  # whose scaler unscales gradients after they are clipped
+            fused=fuses_optimiser(self.trainer.precision),
         )
         steps = max(int(self.trainer.estimated_stepping_batches), 1) if self.budget is None else 0
         self._whole = steps if self.budget is None else self.budget.amount
@@ -297,6 +302,11 @@ class Stage(lightning.LightningModule, ABC):
     def _stop_clock(self) -> None:
         self._read_clock()
         self._resumed_at = None
+
+
+def fuses_optimiser(precision: str | int | None) -> bool:
+    """Whether one kernel updates all weights: not with 16-mixed, whose scaler unscales gradients after clipping."""
+    return precision != "16-mixed"
 
 
 def in_words(norm: Tensor | None) -> str:

@@ -6,7 +6,7 @@ Shapes: B texts, R their windows, W windows of all texts of a split, T tokens, L
 import logging
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ class StatesOnDisk:
         rows, _ = self.texts.windows_of(examples)
         return {kind: torch.from_numpy(np.ascontiguousarray(kept[layers, rows])) for kind, kept in self.kept.items()}
 
+    def layers(self, examples: Int64[ndarray, " B"]) -> list[StoredStates]:
+        """The embeddings and each layer of the windows of these texts, of which is read what is asked for."""
+        rows, _ = self.texts.windows_of(examples)
+
+        def read(layer: int, kind: str) -> Float[Tensor, "R H"]:
+            return torch.from_numpy(self.kept[kind][layer, rows])
+
+        return [StoredStates(partial(read, layer)) for layer in range(len(self.kept["first"]))]
+
 
 def _is_whole(file: Path) -> bool:
     """Whether a file fits its checksum; asked once a process of a file that does not change."""
@@ -77,7 +86,17 @@ def _was_whole(file: Path, _inode: int, _size: int, _changed: int) -> bool:
 
 def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
     """Layers as a representation reads them, from tensors (layers, R, H) by kind."""
-    return [StoredStates(*states) for states in zip(*(kept[kind] for kind in KINDS), strict=True)]
+    layers = zip(*(kept[kind] for kind in KINDS), strict=True)
+    return [StoredStates(dict(zip(KINDS, states, strict=True)).__getitem__) for states in layers]
+
+
+def is_stored(folder: Path, texts: TokenisedTexts) -> bool:
+    """Whether the states of these texts are in `folder`, and whole."""
+    try:
+        StatesOnDisk(folder, texts)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> StatesOnDisk:
@@ -149,8 +168,8 @@ def vectors_of(
     found = []
     for start in range(0, len(examples), MANY):
         some = examples[start : start + MANY]
-        kept = states.of(some, representation.needs_all_states)
-        vectors = representation.of_layers(layers_of(kept), pooler)
+        layers = states.layers(some)
+        vectors = representation.of_layers(layers if representation.needs_all_states else layers[-1:], pooler)
         found.append(mean_over_windows(vectors, states.texts.windows_of(some)[1].tolist()).numpy())
     return np.concatenate(found)
 
