@@ -157,6 +157,15 @@ SETTINGS = {
         *(*STAGE2, *ODD, "repr=pooler", "seed=1"),
         *("protocol.gradual_unfreezing=true", "protocol.imbalance=class_weights"),
     ],
+    "two passes of each text": [*STAGE1, *ODD, "objective=simcse", "model.dropout=0.0"],
+    "a decoder of its own": [*STAGE1, *ODD, "objective=decoder"],
+    "ratings": [*STAGE1, *ODD, "objective=rating"],
+    "pairs of two texts": [*STAGE1, *ODD, "objective=nsp"],
+    "classes drawn alike": [*STAGE2, *ODD, "repr=pooler", "seed=1", "protocol.imbalance=balanced_sampling"],
+    "long texts in windows": [
+        *(setting for setting in STAGE2 if not setting.startswith("data.max_length=")),
+        *(*ODD, "repr=mean", "seed=1", "data.max_length=16", "data.long_texts=windows"),
+    ],
 }
 QUICK = ("stage 1", "stage 2")
 
