@@ -1,6 +1,16 @@
+import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef, recall_score
 
-from poolwise.card import POOLER_IN_WORDS, model_card
+from poolwise.card import (
+    POOLER_IN_WORDS,
+    balanced_accuracy,
+    data_provenance,
+    matthews,
+    metadata,
+    model_card,
+    table_rows,
+)
 from poolwise.runs import RunIdentity
 
 IDENTITY = RunIdentity(
@@ -35,7 +45,9 @@ PROVENANCE = {
 
 @pytest.mark.parametrize("status", sorted(POOLER_IN_WORDS))
 def test_card_says_what_became_of_the_pooler(status):
-    card = model_card(IDENTITY, {**PROVENANCE, "pooler_status": status}, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0})
+    card = model_card(
+        IDENTITY, {**PROVENANCE, "pooler_status": status}, {"dev/perplexity": 2.5, "train/mlm_loss": 1.0}, {}
+    )
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"Its pooler {POOLER_IN_WORDS[status]}." in card
     assert "| pooler | fresh (seed 1) | bow | 0.5 | 2 |" in card
@@ -46,7 +58,7 @@ def test_card_says_what_became_of_the_pooler(status):
 
 def test_card_warns_of_an_encoder_that_learned_from_labels():
     notes = {"bow": {"reads_labels": False}, "rating": {"reads_labels": True}}
-    card = model_card(IDENTITY, {**PROVENANCE, "objectives": notes, "warning": "it fell"}, {})
+    card = model_card(IDENTITY, {**PROVENANCE, "objectives": notes, "warning": "it fell"}, {}, {})
     assert "\n\n**The objective rating learned from labels" in card
     assert "alone.**\n\n**Warning:** it fell.\n\n```python" in card
 
@@ -57,16 +69,58 @@ def test_card_warns_of_an_encoder_that_learned_from_labels():
 )
 def test_only_a_head_that_an_mlm_loss_trained_is_offered_for_filling_masks(origin, losses, fills):
     parts = {"pooler": POOLER, "mlm_head": {**POOLER, "origin": origin}}
-    card = model_card(IDENTITY, {**PROVENANCE, "parts": parts, "loss_shares": dict.fromkeys(losses, 0.5)}, {})
+    card = model_card(IDENTITY, {**PROVENANCE, "parts": parts, "loss_shares": dict.fromkeys(losses, 0.5)}, {}, {})
     assert ("tags: [poolwise, fill-mask, feature-extraction]\n" in card) == fills
     assert ("tags: [poolwise, feature-extraction]\n" in card) != fills
     assert ("MLM head was drawn at random" in card) != fills
 
 
 def test_card_shows_the_proof():
-    card = model_card(IDENTITY, PROVENANCE, {})
+    card = model_card(IDENTITY, PROVENANCE, {}, {})
     assert "How the vectors of 500 dev texts lie:" in card
     assert "| effective rank (1 to the vector's size) | 12.346 | 9.500 |" in card
     assert "mean over probes: mlm 25%, bow 75%." in card
     assert "Warning" not in card
-    assert "**Warning:** it fell.\n" in model_card(IDENTITY, {**PROVENANCE, "warning": "it fell"}, {})
+    assert "**Warning:** it fell.\n" in model_card(IDENTITY, {**PROVENANCE, "warning": "it fell"}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "lines"),
+    [
+        ({"model": {"source": "scratch"}, "data": {"source": "demo"}}, 'language: "en"\n'),
+        (
+            {"model": {"source": "pretrained", "path": "a/b"}, "data": {"source": "hub", "path": "c/d"}},
+            'base_model: "a/b"\ndatasets: ["c/d"]\n',
+        ),
+        ({"model": {"source": "pretrained", "path": "/home/me/b"}, "data": {"source": "files"}}, ""),
+        ({"model": {"source": "pretrained", "path": "runs/mlm/one/export"}, "data": {"source": "files"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_hub_is_told_what_is_known_and_no_more(config, lines):
+    assert metadata(config) == lines
+    head = model_card(IDENTITY, PROVENANCE, {}, config).split("---\n")[1]
+    assert head == f"library_name: transformers\ntags: [poolwise, fill-mask, feature-extraction]\n{lines}"
+
+
+def test_a_card_names_the_data_without_the_folders_it_lay_in():
+    config = {"data": {"source": "files", "text": "/home/me/all.txt", "text_dev": None, "train": "data/a|b.csv"}}
+    counts = {"train": {"bad": 1200, "good": 3}, "test": {"bad": 1, "good": 1}}
+    rows = data_provenance(config, {"train": "ab" * 32, "dev": {"fingerprint": "of a stream"}}, counts)
+    assert rows == {
+        "data": "text all.txt, train a|b.csv",
+        "content (SHA-256, 16 digits)": "train abababababababab",
+        "classes": "train: bad 1,200, good 3; test: bad 1, good 1",
+    }
+    assert "| data | text all.txt, train a\\|b.csv |" in table_rows({**rows, "seed": None})
+    assert data_provenance({"data": {"source": "hub", "path": "c/d"}}, {}, {})["data"] == "hub: c/d"
+
+
+def test_figures_of_bootstrap_samples_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    answers, labels = random.integers(3, size=(2, 50))
+    labels[labels == 1] = 2
+    assert matthews(answers, labels) == pytest.approx(matthews_corrcoef(labels, answers))
+    recall = recall_score(labels, answers, average=None, labels=[0, 2])
+    assert balanced_accuracy(answers, labels) == pytest.approx(recall.mean())
+    assert matthews(labels * 0, labels) == 0.0

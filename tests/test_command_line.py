@@ -9,6 +9,7 @@ from poolwise.command_line import (
     override_in,
     pooler_command,
     problem_with_stage,
+    program_of_torchrun,
     stage1_command,
     stage2_command,
     stage_of,
@@ -18,12 +19,17 @@ from poolwise.settings import UserError
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
-    [("train.py", "python train.py"), ("poolwise/report.py", "python train.py"), ("bin/poolwise", "poolwise")],
+    ("typed", "words", "of_torchrun"),
+    [
+        ("train.py", "python train.py", ["train.py"]),
+        ("poolwise/report.py", "python train.py", ["train.py"]),
+        ("bin/poolwise", "poolwise", ["-m", "poolwise"]),
+    ],
 )
-def test_commands_start_as_the_person_did(typed, words, monkeypatch):
+def test_commands_start_as_the_person_did(typed, words, of_torchrun, monkeypatch):
     monkeypatch.setattr("sys.argv", [typed])
     assert stage1_command(["data=demo"]) == f"{words} stage=mlm data=demo"
+    assert program_of_torchrun() == of_torchrun
 
 
 def test_overrides_are_told_from_flags():

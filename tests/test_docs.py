@@ -1,11 +1,14 @@
 """The pages: their commands and their code run as written; what they say to add works when it is added."""
 
 import inspect
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +161,32 @@ def test_the_pages_are_built_and_all_links_lead_somewhere(tmp_path):
     done = subprocess.run([sys.executable, *build], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {Path(page).stem for page in DOCS.glob("*.md")} == {page.stem for page in tmp_path.glob("docs/*.html")}
+
+
+SRUN = """#!/bin/bash
+trap 'kill $waiting; exit 137' USR1
+$DOES & waiting=$!
+touch started
+wait $waiting
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "signalled", "code", "requeued"), [("sleep 60", True, 137, "requeue 7\n"), ("false", False, 1, "")]
+)
+def test_the_batch_script_goes_on_in_the_next_slot_only_if_its_time_was_up(tmp_path, does, signalled, code, requeued):
+    """srun and scontrol are stand-ins: there is no SLURM here."""
+    (script,) = blocks((DOCS / "many_processes.md").read_text(), "sh")
+    (tmp_path / "job.sh").write_text(script)
+    (tmp_path / "asked").touch()
+    for name, text in {"srun": SRUN, "scontrol": '#!/bin/bash\necho "$@" > asked\n'}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "DOES": does}
+    job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=variables)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    if signalled:
+        job.send_signal(signal.SIGUSR1)
+    assert job.wait(30) == code
+    assert (tmp_path / "asked").read_text() == requeued

@@ -1,5 +1,6 @@
 import json
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 from transformers import AutoModel, BertForSequenceClassification
 
-from poolwise.card import LIBRARIES, classifier_card, macro_f1
+from poolwise.card import LIBRARIES, classifier_card, intervals_of, macro_f1
 from poolwise.compare.report import write_report
 from poolwise.export import FORMS, checked_texts, export, main, push
 from poolwise.exports.check import READERS
@@ -142,14 +143,21 @@ def test_words_of_a_card_are_no_tags_and_no_headings(trained_run):
     assert "\\<script>alert(1)\\</script> # big." in card
 
 
-def test_a_card_of_an_encoder_says_nothing_of_probabilities_and_has_intervals(trained_run):
+def test_a_card_of_an_encoder_says_nothing_of_probabilities_and_has_intervals(trained_run, monkeypatch):
+    monkeypatch.setattr("poolwise.card.intervals_of", cache(intervals_of))
     trained = load(trained_run("pooler")[0])
     rows = pandas.read_parquet(trained.folder / "predictions.parquet", filters=[("split", "==", "test")])
     for form, (library, task) in LIBRARIES.items():
         card = classifier_card(trained, "use", form)
         assert card.startswith(f"---\nlibrary_name: {library}\npipeline_tag: {task}\n")
-        assert ("calibrated on dev" in card) == (task == "text-classification")
+        classifies = task == "text-classification"
+        assert ("calibrated on dev" in card) == ("| test/accuracy |" in card) == classifies
+        assert ("This export classifies nothing." in card) != classifies
         assert "| seed | 1 |" in card
+    card = classifier_card(trained, "use", "transformers")
+    for name in ("matthews", "loss"):
+        low, high = (float(word) for word in re.search(rf"test/{name} \| \S+ \| (\S+) to (\S+) ", card).groups())
+        assert low < high
     right = len(rows) - 2
     low, high = (float(word) for word in re.search(r"test/accuracy \| \S+ \| (\S+) to (\S+) ", card).groups())
     assert low < right / len(rows) < high
@@ -221,7 +229,7 @@ def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsy
     assert "--push=me/mine: nobody is logged in to the hub" in capsys.readouterr().err
     AutoModel.from_pretrained(folder / "exports" / "encoder")
     card = (folder / "exports" / "encoder" / "README.md").read_text()
-    assert "| test/accuracy | 0.9900 | 0.9643 to 0.9973 |" in card
+    assert "test/accuracy 0.9900 (0.9643 to 0.9973)" in card
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
@@ -157,6 +159,15 @@ SETTINGS = {
         *(*STAGE2, *ODD, "repr=pooler", "seed=1"),
         *("protocol.gradual_unfreezing=true", "protocol.imbalance=class_weights"),
     ],
+    "two passes of each text": [*STAGE1, *ODD, "objective=simcse", "model.dropout=0.0"],
+    "a decoder of its own": [*STAGE1, *ODD, "objective=decoder"],
+    "ratings": [*STAGE1, *ODD, "objective=rating"],
+    "pairs of two texts": [*STAGE1, *ODD, "objective=nsp"],
+    "classes drawn alike": [*STAGE2, *ODD, "repr=pooler", "seed=1", "protocol.imbalance=balanced_sampling"],
+    "long texts in windows": [
+        *(setting for setting in STAGE2 if not setting.startswith("data.max_length=")),
+        *(*ODD, "repr=mean", "seed=1", "data.max_length=16", "data.long_texts=windows"),
+    ],
 }
 QUICK = ("stage 1", "stage 2")
 
@@ -289,7 +300,9 @@ def test_a_mistake_ends_all_processes(both, monkeypatch):
 
 def test_processes_need_a_launcher_and_a_launcher_needs_to_be_known(program, monkeypatch, capfd):
     assert program(*STAGE1, "trainer=ddp") == 2
-    assert "torchrun --nproc-per-node 2 train.py" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "torchrun --nproc-per-node 2 train.py ..." in told
+    assert "srun --kill-on-bad-exit=1 python train.py ..." in told
     assert program(*STAGE1, "trainer=ddp", "trainer.devices=2") == 2
     assert "trainer.devices=2: must be auto with trainer=ddp" in capfd.readouterr().err
     assert program(*STAGE1, "+trainer.strategy=fsdp") == 2
@@ -341,6 +354,26 @@ def test_what_processes_tell_each_other(tmp_path):
 
     outcomes = together(tmp_path, meet)
     assert outcomes == [(0, ""), (0, "")]
+
+
+@pytest.mark.slow
+def test_one_may_work_alone_for_longer_than_a_step_may_take(tmp_path, monkeypatch):
+    """A process that was lost in a step is not waited for as long as one that tokenises a corpus."""
+    monkeypatch.setattr(ranks, "STEP_PATIENCE", timedelta(seconds=5))
+
+    def meet(rank: int) -> None:
+        ranks.join("cpu")
+        with ranks.first_alone():
+            time.sleep(0 if rank else 7)
+        assert ranks.first_decides(lambda: time.sleep(7) or "done") == "done"
+        if rank:
+            with pytest.raises(RuntimeError, match=r"(?i)timed out"):
+                ranks.mean(torch.ones(1))
+        else:
+            time.sleep(7)
+
+    outcomes = together(tmp_path, meet)
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
 
 
 def test_one_process_is_handed_what_it_gave():

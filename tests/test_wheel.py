@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from zipfile import ZipFile
@@ -89,19 +90,31 @@ def environment(wheel, tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_both_stages_and_the_report_run_in_an_empty_folder(environment, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    subprocess.run(["git", "init", "-q", str(empty)], check=True)
+@pytest.fixture
+def empty(tmp_path) -> Path:
+    """An empty folder, in a repository of somebody else's."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def in_environment(environment: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a command does in a folder, with the programs of an environment."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    variables |= {"HOME": str(tmp_path), "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
+    variables |= {"HOME": str(folder.parent), "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True)
 
-    def run(*words: str) -> str:
-        done = subprocess.run(words, cwd=empty, env=variables, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
+def output_of(environment: Path, folder: Path, *words: str) -> str:
+    done = in_environment(environment, folder, *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_both_stages_and_the_report_run_in_an_empty_folder(environment, empty):
+    run = partial(output_of, environment, empty)
     seen = "import sys, poolwise, poolwise.command_line as c; print([poolwise.__file__, str(c.conf_dir()), *sys.path])"
     places = json.loads(run("python", "-c", seen).replace("'", '"'))
     assert [place for place in places[:2] if not place.startswith(str(environment))] == []
@@ -119,3 +132,39 @@ def test_both_stages_and_the_report_run_in_an_empty_folder(environment, tmp_path
     (run_of_cls,) = empty.glob("runs/sentiment/*-cls-*")
     assert run("python", "-m", "poolwise.predict", str(run_of_cls), "A lovely film.", "--jsonl").count("\n") == 1
     assert {path.name for path in empty.iterdir()} == {".git", "runs", ".cache"}
+
+
+@pytest.mark.slow
+def test_several_processes_train_where_there_is_no_checkout(environment, empty):
+    settings = ["stage=mlm", "trainer=ddp", "logger=csv", *SMALL_STAGE1]
+    alone = in_environment(environment, empty, "poolwise", *settings)
+    assert alone.returncode == 2
+    assert "torchrun --nproc-per-node 2 -m poolwise ..." in alone.stderr
+    assert "srun --kill-on-bad-exit=1 poolwise ..." in alone.stderr
+    torchrun = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert "in each of 2 processes" in output_of(environment, empty, *torchrun, "-m", "poolwise", *settings)
+    (record,) = empty.glob("runs/mlm/*/record.json")
+    assert json.loads(record.read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_pip_finds_all_that_it_needs(wheel, empty, tmp_path):
+    """As a stranger installs it: pip resolves what is declared, and no library of another environment is seen."""
+    environment = tmp_path / "fresh"
+    venv.create(environment, with_pip=True, symlinks=True)
+
+    def pip(*words: str) -> subprocess.CompletedProcess[str]:
+        variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        command = [str(environment / "bin/python"), "-m", "pip", *words]
+        return subprocess.run(command, cwd=empty, env=variables, capture_output=True, text=True)
+
+    constraints = ["-c", str(REPOSITORY / "constraints.txt")]
+    if pip("download", "-q", "--no-deps", "--retries", "1", "-d", str(tmp_path), "jinja2", *constraints).returncode:
+        pytest.skip("no package index answers")
+    done = pip("install", "-q", str(wheel), *constraints)
+    assert done.returncode == 0, done.stderr
+    done = pip("check")
+    assert done.returncode == 0, done.stdout
+    assert "next    poolwise stage=sentiment" in output_of(
+        environment, empty, "poolwise", "stage=mlm", "logger=csv", *SMALL_STAGE1
+    )

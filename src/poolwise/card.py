@@ -1,12 +1,16 @@
 """The short model card that lies in each export."""
 
+import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
 from jaxtyping import Int
 from numpy import ndarray
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from poolwise.compare.tables import markdown_text
@@ -51,9 +55,19 @@ GEOMETRY_IN_WORDS = {
 }
 
 
-def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[str, float]) -> str:
-    """Markdown: what was trained on what, the state of the pooler, dev figures, how to load it."""
+def model_card(
+    identity: RunIdentity, provenance: dict[str, Any], metrics: dict[str, float], config: Mapping[str, Any]
+) -> str:
+    """Markdown: what was trained on what, the state of the pooler, dev figures, how to load it.
+
+    Args:
+        identity: of the stage-1 run.
+        provenance: what it noted of each part.
+        metrics: its figures.
+        config: its settings; read are those of data and model.
+    """
     settings = identity.flat
+    data_rows = data_provenance(config, identity.material.get("text", {}), {})
     rows = "\n".join(
         f"| {name} | {part['origin']} | {', '.join(part['losses']) or 'none'} "
         f"| {part['mean_gradient_norm']:.3g} | {part['distance_moved']:.3g} |"
@@ -78,7 +92,7 @@ def model_card(identity: RunIdentity, provenance: dict[str, Any], metrics: dict[
     return f"""---
 library_name: transformers
 tags: [poolwise, {"" if head else "fill-mask, "}feature-extraction]
----
+{metadata(config)}---
 # {identity.name}
 
 `{settings["model"]}` after {done} on `{settings["data"]}` with the pooler objective
@@ -103,7 +117,64 @@ How the vectors of {pooler["texts"]:g} dev texts lie:
 | | the pooler's outputs | raw cls |
 |---|---|---|
 {geometry}
+
+| provenance | |
+|---|---|
+{table_rows({**data_rows, "run": identity.key[:8]})}
 """
+
+
+def metadata(config: Mapping[str, Any]) -> str:
+    """Lines of YAML that the hub reads: model, data and language, as far as a hub name or the demo says them."""
+    data, model = config.get("data", {}), config.get("model", {})
+    rows: dict[str, Any] = {}
+    if model.get("source") == "pretrained" and is_hub_name(model.get("path")):
+        rows["base_model"] = model["path"]
+    if data.get("source") == "hub":
+        rows["datasets"] = [data["path"]]
+    if data.get("source") == "demo":
+        rows["language"] = "en"
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in rows.items())
+
+
+def is_hub_name(path: Any) -> bool:
+    """Whether a model's path is `OWNER/NAME`, and no folder here."""
+    return isinstance(path, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None and not Path(path).exists()
+
+
+def data_provenance(
+    config: Mapping[str, Any], hashes: Mapping[str, Any], counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, str]:
+    """What was read, for `table_rows`: the names of files without their folders, or the hub path, and by split more.
+
+    Args:
+        config: the run's settings.
+        hashes: SHA-256 of the texts, and labels, by split; of a stream something else, which is left out.
+        counts: texts of each class by split.
+    """
+    data = config.get("data", {})
+    given = {split: data.get(split) for split in ("text", "text_dev", "train", "dev", "test")}
+    files = {split: Path(name).name for split, name in given.items() if isinstance(name, str)}
+    of_hub = f"hub: {data.get('path')}"
+    place = {"hub": of_hub, "files": _listed(files), "demo": "generated reviews"}.get(data.get("source", ""), "")
+    return {
+        "data": place,
+        "content (SHA-256, 16 digits)": _listed({split: h[:16] for split, h in hashes.items() if isinstance(h, str)}),
+        "classes": "; ".join(f"{split}: {_listed(each, ',')}" for split, each in counts.items()),
+    }
+
+
+def _listed(values: Mapping[str, Any], form: str = "") -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def table_rows(rows: Mapping[str, Any]) -> str:
+    """Rows of a Markdown table; what is not known is left out."""
+    return "\n".join(
+        f"| {name} | {cell} |"
+        for name, value in rows.items()
+        if value not in (None, "") and (cell := in_one_line(str(value)).replace("|", "\\|"))
+    )
 
 
 def fills_masks(provenance: dict[str, Any]) -> bool:
@@ -143,18 +214,10 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
     library, task = LIBRARIES[form]
     classifies = task == "text-classification"
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
-    intervals = intervals_of(trained)
     names = ", ".join(in_one_line(name) for name in notes.label_names)
     what = "Classifies texts into" if classifies else "The encoder, without its head, of a classifier into"
-    with_temperature = ", ".join(f"{name} {value:.4f}" for name, value in record.get("calibrated", {}).items())
-    calibrated = (
-        f"Probabilities are calibrated on dev by one temperature ({notes.temperature:.3f}), which is part of the "
-        "weights here; loss and calibration error above are without it"
-        + (f", and with it {with_temperature}." if with_temperature else ".")
-        if classifies
-        else "They are of the whole classifier, whose head is not part of this export."
-    )
-    figures = "\n".join(f"| {name} | {value:.4f} | {intervals.get(name, '')} |" for name, value in metrics.items())
+    intervals = intervals_of(trained)
+    figures = classifier_figures(trained, intervals) if classifies else vector_figures(metrics, intervals)
     pooler = POOLER_OF_RUN.format(record["pooler_status"]) if notes.representation["name"] == "pooler" else ""
     seen = record.get("test_texts_in_stage1")
     saw = "is not known" if seen is None else f"held {seen} of the test texts, without labels"
@@ -162,7 +225,7 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
 library_name: {library}
 pipeline_tag: {task}
 tags: [poolwise]
----
+{metadata(record["config"])}---
 # {in_one_line(record["name"])}
 
 {what} {names}, trained on `{record["data"]}` from
@@ -173,12 +236,7 @@ Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 {use}
 ```
 
-| figure | value | 95 % interval |
-|---|---|---|
 {figures}
-
-Intervals are over the draw of test texts (accuracy: Wilson; macro F1: 1,000 bootstrap samples) and say nothing of other
-seeds. {calibrated}
 
 | provenance | |
 |---|---|
@@ -189,6 +247,37 @@ language and the kind of text that it was trained on. What stage 1 read {saw}.
 
 Made by poolwise {record["versions"]["poolwise"]}, run {record["key"][:8]}.
 """
+
+
+def classifier_figures(trained: "TrainedClassifier", intervals: Mapping[str, str]) -> str:
+    """The test figures of a classifier as a table, and what they are of."""
+    record = trained.record
+    metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
+    rows = "\n".join(f"| {name} | {value:.4f} | {intervals.get(name, '')} |" for name, value in metrics.items())
+    with_temperature = ", ".join(f"{name} {value:.4f}" for name, value in record.get("calibrated", {}).items())
+    calibrated = f", and with it {with_temperature}" if with_temperature else ""
+    return f"""| figure | value | 95 % interval |
+|---|---|---|
+{rows}
+
+{ABOUT_INTERVALS}
+Calibration error has none, as bootstrap samples overestimate it.
+Probabilities are calibrated on dev by one temperature ({trained.notes.temperature:.3f}), which is part of the
+weights here; loss and calibration error above are without it{calibrated}."""
+
+
+def vector_figures(metrics: Mapping[str, float], intervals: Mapping[str, str]) -> str:
+    """What a classifier made of the vectors of an export that is none itself."""
+    names = [name for name in ("test/accuracy", "test/macro_f1") if name in metrics]
+    found = ", ".join(
+        f"{name} {metrics[name]:.4f}" + (f" ({intervals[name]})" if name in intervals else "") for name in names
+    )
+    return f"""This export classifies nothing. The classifier that it is from, whose head is not part of it, had
+{found}. {ABOUT_INTERVALS if intervals else ""}"""
+
+
+ABOUT_INTERVALS = """95 % intervals are over the draw of test texts (accuracy: Wilson; others: 1,000 bootstrap samples)
+and say nothing of other seeds."""
 
 
 def in_one_line(words: str) -> str:
@@ -208,36 +297,63 @@ LONG_IN_WORDS = {
 def provenance_rows(record: Mapping[str, Any]) -> str:
     """Rows of a Markdown table: texts by split, seeds, the encoder, the code; what is not known is left out."""
     texts = {split: figures["texts"] for split, figures in record.get("data_report", {}).get("stage2", {}).items()}
-    rows = {
-        "labelled texts": ", ".join(f"{split} {count:,}" for split, count in texts.items()),
-        "seed": record.get("seed"),
-        "seed of stage 1": record.get("stage1_seed"),
-        "encoder": record.get("encoder"),
-        "commit": record.get("git_commit"),
-    }
-    return "\n".join(
-        f"| {name} | {in_one_line(str(value))} |" for name, value in rows.items() if value not in (None, "")
+    return table_rows(
+        {
+            **data_provenance(record["config"], record["material"].get("labelled", {}), record.get("class_counts", {})),
+            "labelled texts": _listed(texts, ","),
+            "seed": record.get("seed"),
+            "encoder": record.get("encoder"),
+            "seed of stage 1": record.get("stage1_seed"),
+            "key of the stage-1 run": record.get("stage1_key"),
+            "encoder (SHA-256)": record["material"].get("weights"),
+            "commit": record.get("git_commit"),
+        }
     )
 
 
 def intervals_of(trained: "TrainedClassifier") -> dict[str, str]:
     """95 % intervals of test figures over the draw of texts, from the run's predictions; none where they are gone.
 
-    That of accuracy is Wilson's (1927), that of macro F1 the percentiles of 1,000 bootstrap samples (Efron 1979).
+    That of accuracy is Wilson's (1927), those of macro F1, balanced accuracy, Matthews correlation and loss the
+    percentiles of the same 1,000 bootstrap samples (Efron 1979).
     """
     file = trained.folder / PREDICTIONS_FILE
     if not file.is_file():
         return {}
     rows = pandas.read_parquet(file, filters=[("split", "==", "test")])
-    answers, labels = np.stack(rows["logits"].to_list()).argmax(axis=1), rows["label"].to_numpy()
+    logits, labels = np.stack(rows["logits"].to_list()), rows["label"].to_numpy()
+    answers = logits.argmax(axis=1)
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(rows)), labels]
     accuracy = binomtest(int((answers == labels).sum()), len(rows)).proportion_ci(method="wilson")
-    random = np.random.default_rng(0)
-    draws = random.integers(len(rows), size=(1000, len(rows)))
-    low, high = np.quantile([macro_f1(answers[draw], labels[draw]) for draw in draws], (0.025, 0.975))
-    return {
-        "test/accuracy": f"{accuracy.low:.4f} to {accuracy.high:.4f}",
-        "test/macro_f1": f"{low:.4f} to {high:.4f}",
+    draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
+    figures: dict[str, list[float]] = {
+        "test/macro_f1": [macro_f1(answers[draw], labels[draw]) for draw in draws],
+        "test/balanced_accuracy": [balanced_accuracy(answers[draw], labels[draw]) for draw in draws],
+        "test/matthews": [matthews(answers[draw], labels[draw]) for draw in draws],
+        "test/loss": [float(losses[draw].mean()) for draw in draws],
     }
+    bounds = {name: np.quantile(values, (0.025, 0.975)) for name, values in figures.items()}
+    bounds["test/accuracy"] = np.array([accuracy.low, accuracy.high])
+    return {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in bounds.items()}
+
+
+def balanced_accuracy(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:
+    """The mean recall over the classes that occur."""
+    counts = np.bincount(labels)
+    recall = np.bincount(labels[answers == labels], minlength=len(counts))[counts > 0] / counts[counts > 0]
+    return float(recall.mean())
+
+
+def matthews(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:
+    """The Matthews correlation, of several classes by Gorodkin (2004); 0 where answers or labels are all alike."""
+    from torch import from_numpy
+    from torchmetrics.functional.classification import multiclass_matthews_corrcoef
+
+    if answers.min() == answers.max() or labels.min() == labels.max():
+        return 0.0  # where torchmetrics 1.9 gives a small positive number
+    classes = max(int(answers.max()), int(labels.max())) + 1
+    found = multiclass_matthews_corrcoef(from_numpy(answers), from_numpy(labels), classes, validate_args=False)
+    return float(found)
 
 
 def macro_f1(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:

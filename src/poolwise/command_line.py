@@ -95,6 +95,11 @@ def program() -> list[str]:
     return ["poolwise"] if installed or Path(sys.argv[0]).stem == "poolwise" else ["python", "train.py"]
 
 
+def program_of_torchrun() -> list[str]:
+    """The words after torchrun's own, which starts a Python file or, after `-m`, a module."""
+    return ["-m", "poolwise"] if program() == ["poolwise"] else program()[1:]
+
+
 def groups() -> set[str]:
     """The config groups: `model`, `repr` and so on."""
     return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}

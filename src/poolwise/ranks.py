@@ -7,6 +7,7 @@ the same, bit for bit, as if this module were not there.
 import inspect
 import logging
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,16 +16,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from poolwise.command_line import program, program_of_torchrun
 from poolwise.settings import UserError
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for another: one may tokenise a large corpus while the others wait."""
+"""How long processes wait while one works alone, as it may tokenise a large corpus."""
+STEP_PATIENCE = timedelta(minutes=30)
+"""How long they wait where all work alike, in a step: torch's own with gloo. One was lost, and said nothing, if it is
+longer."""
 FIRST_SPEAKS_SECONDS = 5.0
 
 
@@ -49,6 +55,8 @@ class Place:
 
 ALONE = Place(0, 1, 0, 1, "")
 _joined: Place = ALONE
+_patient: "ProcessGroup | None" = None
+"""All processes, where they wait as long as `PATIENCE`."""
 
 
 def started() -> Place:
@@ -72,12 +80,12 @@ def started() -> Place:
 def join(accelerator: str) -> None:
     """Meet the other processes; nothing where that is done. All but process 0 are silent from then on.
 
-    Tensors on the CPU go by gloo, those on a GPU by nccl.
+    Tensors on the CPU go by gloo, those on a GPU by nccl; what else they tell each other goes by gloo.
 
     Raises:
         UserError: no launcher started this process, or it started unlike numbers of processes on its machines.
     """
-    global _joined
+    global _joined, _patient
     import torch
     from torch import distributed
 
@@ -87,7 +95,8 @@ def join(accelerator: str) -> None:
     if place is ALONE:
         raise UserError(
             "trainer=ddp: trains in the processes that torchrun or srun started, and this one was started alone; write "
-            "torchrun --nproc-per-node 2 train.py ... or, in a job of SLURM, srun python train.py ..."
+            f"torchrun --nproc-per-node 2 {shlex.join(program_of_torchrun())} ... or, in a job of SLURM, "
+            f"srun --kill-on-bad-exit=1 {shlex.join(program())} ..."
         )
     if place.size % place.nodes:
         raise UserError(f"trainer=ddp: {place.size} processes on {place.nodes} machines; each needs as many")
@@ -100,8 +109,9 @@ def join(accelerator: str) -> None:
     if on_gpu and place.local_rank < torch.cuda.device_count():  # too few are told by Lightning
         torch.cuda.set_device(place.local_rank)
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", rank=place.rank, world_size=place.size, timeout=PATIENCE
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", rank=place.rank, world_size=place.size, timeout=STEP_PATIENCE
     )
+    _patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
     _joined = place
     if place.rank:
         logging.disable(logging.WARNING)
@@ -133,12 +143,12 @@ def trainer_arguments() -> dict[str, Any]:
 
 def leave() -> None:
     """Part from the other processes, when all work is done."""
-    global _joined
+    global _joined, _patient
     if _joined is not ALONE:
         from torch import distributed
 
         distributed.destroy_process_group()
-        _joined = ALONE
+        _joined, _patient = ALONE, None
 
 
 def rank() -> int:
@@ -175,7 +185,9 @@ def let_first_speak() -> None:
 def wait() -> None:
     """Wait until all processes are here."""
     if size() > 1:
-        totals({"here": 1})
+        from torch import distributed
+
+        distributed.barrier(_patient)
 
 
 @contextmanager
@@ -204,7 +216,7 @@ def first_decides(decide: Callable[[], T]) -> T:
         except Exception as raised:
             error = raised
             found[1] = (type(raised), raised.args)
-    distributed.broadcast_object_list(found, device=_cpu())
+    distributed.broadcast_object_list(found, src=0, group=_patient)
     if found[1] is not None:
         kind, arguments = found[1]
         raise error or kind(*arguments)
@@ -218,7 +230,7 @@ def of_each(found: T) -> list[T]:
     from torch import distributed
 
     every: list[Any] = [None] * size()
-    distributed.all_gather_object(every, found)
+    distributed.all_gather_object(every, found, _patient)
     return every
 
 
@@ -272,9 +284,3 @@ def gathered(rows: "Tensor") -> "Tensor":
     counts = totals({str(number): len(rows) if number == rank() else 0 for number in range(size())})
     gather: Any = Gathering.apply
     return cast("Tensor", gather(rows, [int(count) for count in counts.values()], rank()))
-
-
-def _cpu() -> Any:
-    import torch
-
-    return torch.device("cpu")

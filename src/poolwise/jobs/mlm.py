@@ -281,7 +281,7 @@ class MLMJob(Job):
         if isinstance(data, StreamedDataModule):
             self._note_stream(data.counts, record)
         record.results["metrics"] |= pooler_figures(stage.proof)
-        card = model_card(self.identity, provenance, record.results["metrics"])
+        card = model_card(self.identity, provenance, record.results["metrics"], record.config)
         encoder.export(stage.model, self.start.tokenizer, provenance, card, self.export)
         if warning:
             log.warning("WARNING: %s", warning)

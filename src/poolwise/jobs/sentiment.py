@@ -374,7 +374,13 @@ class SentimentJob(Job):
         record.results["stage1_saw_test_text"] = None if read is None else read > 0
         record.results["test_texts_in_stage1"] = read
         record.results["made_splits"] = self.corpus.made_splits
-        record.results["label_names"] = list(self.corpus.label_names)
+        names = record.results["label_names"] = list(self.corpus.label_names)
+        record.results["class_counts"] = {
+            split: dict(zip(names, np.bincount(labels_of(rows), minlength=len(names)).tolist(), strict=True))
+            for split, rows in self.corpus.labelled.items()
+        }
+        stage1 = {} if self.chosen.path is None else checkpoints.provenance_of(Path(self.chosen.path))
+        record.results["stage1_key"] = stage1.get("key")
 
     def mistakes(self) -> list[list[str]]:
         """Of the dev texts that were answered wrong the first ones; none where there is no dev split."""
