@@ -359,7 +359,7 @@ def test_own_files_with_three_classes(program, tmp_path):
     assert program("stage=sentiment", *own, *model, "stage1.epochs=1", "protocol.epochs=1", "logger=csv") == 0
     (run,) = records(tmp_path / "runs/sentiment")
     assert run["label_names"] == ["dull", "fine", "good"]
-    assert run["class_counts"] == dict.fromkeys(("train", "dev", "test"), {"dull": 12, "fine": 12, "good": 12})
+    assert run["class_counts"] == {split: {"dull": 12, "fine": 12, "good": 12} for split in ("train", "dev", "test")}
     (stage1,) = records(tmp_path / "runs/mlm")
     assert run["stage1_key"] == stage1["key"]
     assert run["data"] == "files"
