@@ -1,15 +1,19 @@
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas
 import pytest
+from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from transformers import AutoModel, BertForSequenceClassification
 
 from poolwise.card import LIBRARIES, classifier_card, macro_f1
+from poolwise.checkpoints import SUMS_FILE, check_checkpoint, check_sums, provenance_of
 from poolwise.compare.report import write_report
+from poolwise.encoder import export as export_stage_1
 from poolwise.export import FORMS, checked_texts, export, main, push
 from poolwise.exports.check import READERS
 from poolwise.representations import REPRESENTATIONS
@@ -112,6 +116,31 @@ def test_an_export_takes_the_place_of_an_earlier_one(trained_run, tmp_path, monk
         export(trained_run(name)[0], "encoder", tmp_path / "one")
     assert "Its sentence vector is `mean`" in (tmp_path / "one" / "README.md").read_text()
     assert [place.name for place in tmp_path.glob("one*")] == ["one"]
+
+
+def test_an_encoder_that_stage_2_left_alone_is_given_on_whole_and_alone(
+    trained_run, model, tokenizer, tmp_path, monkeypatch
+):
+    """Of its folder what belongs to the checkpoint, with its own card and sums: poolwise takes it again."""
+    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), TEXTS_32, 32))
+    stage1, exported = tmp_path / "runs" / "mlm" / "stage1" / "export", tmp_path / "one"
+    export_stage_1(model, tokenizer, {"pooler_status": "trained", "parts": {}}, "# card of stage 1", stage1)
+    (stage1 / "private.csv").write_text("text,label")
+    export(trained_run("cls", own_encoder=False)[0], "encoder", exported)
+    check_checkpoint(str(exported), refuse_unexpected=True)
+    kept = {"config.json", "model.safetensors", "provenance.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in exported.iterdir()} == kept | {"README.md", "poolwise_export.json", SUMS_FILE}
+    assert len((exported / SUMS_FILE).read_text().splitlines()) == len(kept) + 2
+    for name in kept - {"tokenizer_config.json"}:
+        assert (exported / name).read_bytes() == (stage1 / name).read_bytes(), name
+    assert provenance_of(exported)["pooler_status"] == "trained"
+    assert "of a classifier into bad, good" in (exported / "README.md").read_text()
+
+    (stage1 / SUMS_FILE).unlink()
+    (stage1 / "provenance.json").write_text('{"of": "another program"}')
+    (tmp_path / "two").mkdir()
+    FORMS["encoder"].write(load(trained_run("cls", own_encoder=False)[0]), tmp_path / "two")
+    assert {file.name for file in (tmp_path / "two").iterdir()} == kept - {"provenance.json"}
 
 
 def test_links_out_of_the_run_are_not_followed(trained_run, tmp_path, monkeypatch, capsys):
@@ -226,8 +255,12 @@ def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_each_form_is_checked_in_another_process(trained_run, tmp_path, form):
+def test_each_form_is_checked_in_another_process_and_has_sums_of_all_its_files(trained_run, tmp_path, form):
     assert export(trained_run("pooler")[0], form, tmp_path / "one") <= FORMS[form].tolerance
+    for folder in (tmp_path / "one", *filter(Path.is_dir, (tmp_path / "one").rglob("*"))):
+        named = {line.split()[1] for line in (folder / SUMS_FILE).read_text().splitlines()}
+        assert named == {file.name for file in folder.iterdir() if file.is_file()} - {SUMS_FILE}
+        check_sums(folder)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from scipy.special import softmax
 
 from poolwise.app import quieten
 from poolwise.card import classifier_card
+from poolwise.checkpoints import write_sums
 from poolwise.durable import draft_folder_of
 from poolwise.exports import classification, encoder, graph, sentence_vectors
 from poolwise.settings import LongTexts, UserError, leave
@@ -151,6 +152,8 @@ def export(run: Path, to: str, folder: Path) -> float:
                     f"{form.tolerance:.0e}"
                 )
             (draft / MARK).write_text(json.dumps({"form": to, "run": trained.record["key"]}) + "\n")
+            for place in (draft, *filter(Path.is_dir, draft.rglob("*"))):
+                write_sums(place)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written: {first_line(error)}") from error
     return difference
