@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas
 import pytest
-from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from transformers import AutoModel, BertForSequenceClassification
 
@@ -20,13 +19,13 @@ from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
 from poolwise.trained import load
 
-TO_SENTENCE_TRANSFORMERS = sorted(set(REPRESENTATIONS) - {"cls_last4", "attention"})
+TO_SENTENCE_TRANSFORMERS = sorted(set(REPRESENTATIONS) - {"attention"})
 ALLOWED = {
     "transformers": ["cls", "pooler", "cls_linear"],
     "sentence-transformers": TO_SENTENCE_TRANSFORMERS,
     "encoder": ["mean", "pooler"],
 }
-
+OTHER_FORMS = sorted(set(FORMS) - {"onnx"})
 
 TEXTS_32 = checked_texts(32)
 
@@ -64,11 +63,22 @@ def test_the_pooler_goes_into_berts_own_classifier_as_it_is(trained_run, tmp_pat
     assert model.config.id2label == {0: "bad", 1: "good"}
 
 
-@pytest.mark.parametrize("name", ["cls", "mean"])
-@pytest.mark.parametrize("form", ["transformers", "sentence-transformers"])
+def test_four_layers_side_by_side_and_what_a_text_that_holds_cls_as_a_word_does(trained_run, tmp_path):
+    trained = load(trained_run("cls_last4")[0])
+    FORMS["sentence-transformers"].write(trained, tmp_path / "export")
+    texts = [*TEXTS_32, "A [CLS] film."]
+    found = np.array(READERS["sentence-transformers"](str(tmp_path / "export"), texts, 32))
+    differences = abs(found - trained.encode(texts)).reshape(len(texts), 4, 16).max(axis=2)
+    assert differences[:-1].max() <= 1e-5
+    assert (differences[-1] > 1e-3).tolist() == [False, True, True, True]
+    says = {form: "means over all such tokens" in classifier_card(trained, "use", form) for form in FORMS}
+    assert says == dict.fromkeys(FORMS, False) | {"sentence-transformers": True}
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("transformers", "cls"), ("sentence-transformers", "cls"), ("sentence-transformers", "mean")]
+)
 def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form, name):
-    if (form, name) == ("transformers", "mean"):
-        return
     folder, _ = trained_run(name, representation={"name": name, "layer": 2})
     trained = load(folder)
     FORMS[form].write(trained, tmp_path / "export")
@@ -80,8 +90,7 @@ def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form,
     ("form", "name", "reason"),
     [
         ("transformers", "mean", "read token 0 alone.*--to onnx"),
-        ("sentence-transformers", "attention", "no module for"),
-        ("sentence-transformers", "cls_last4", "no module for"),
+        ("sentence-transformers", "attention", "no module that weighs tokens by their states.*--to onnx"),
     ],
 )
 def test_what_has_no_such_form_is_refused_and_leaves_nothing(trained_run, tmp_path, form, name, reason):
@@ -211,6 +220,32 @@ def test_an_encoder_without_a_pooler_says_so(trained_run, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", "encoder"])
         main()
         assert ("draws one at random at each load" in capsys.readouterr().out) == says
+
+
+@pytest.mark.parametrize("form", [*OTHER_FORMS, pytest.param("onnx", marks=pytest.mark.slow)])
+def test_the_lines_that_say_how_it_is_used_run_as_they_are_printed(trained_run, monkeypatch, capsys, form):
+    """And the check of a graph reads logits and vectors, of all texts in a batch and of each alone."""
+    found = []
+
+    def computed(to, folder, length):
+        found.extend(READERS[to](str(folder), TEXTS_32, length))
+        return found
+
+    monkeypatch.setattr("poolwise.export.computed", computed)
+    folder, _ = trained_run("pooler")
+    monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", form])
+    main()
+    lines = capsys.readouterr().out.partition("use it:\n")[2].strip()
+    names = {}
+    exec(lines, names)
+    assert capsys.readouterr().out.strip()
+    place = folder / "exports" / form
+    assert lines.replace(str(place), "FOLDER") in (place / "README.md").read_text()
+    if form == "onnx":
+        trained = load(folder)
+        np.testing.assert_allclose(names["logits"], trained.logits(["a text"]) / 2.0, atol=1e-5)
+        np.testing.assert_allclose(names["vectors"], trained.encode(["a text"]), atol=1e-5)
+        assert np.shape(found) == (len(TEXTS_32), 2 * (2 + 16))
 
 
 def test_what_is_pushed_is_private_unless_it_is_said_to_be_public(tmp_path, monkeypatch):
