@@ -30,10 +30,11 @@ from poolwise.machine import answers
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Objective, Surroundings
 from poolwise.representations import EncoderShape, build_representation
+from poolwise.runs import MODEL_FOLDER
 from poolwise.settings import LongTexts
 from poolwise.stages.sentiment import SentimentClassifier
 from poolwise.tracking import given_up
-from poolwise.trained import MODEL_FOLDER, Notes, place_from, save
+from poolwise.trained import Notes, place_from, save
 from wandb_service import KEY, WandbService, wandb_service
 
 

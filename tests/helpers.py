@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from poolwise.app import conf_dir, register_schemas, typed_settings
 from poolwise.compare.records import METRICS
-from poolwise.runs import RunIdentity, RunRecord
+from poolwise.runs import MODEL_FOLDER, RunIdentity, RunRecord
 from poolwise.settings import Masking, MLMSettings, SentimentSettings
-from poolwise.trained import ENCODER_FOLDER, MODEL_FOLDER, WEIGHTS_FILE
+from poolwise.trained import ENCODER_FOLDER, WEIGHTS_FILE
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = [

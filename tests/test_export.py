@@ -1,6 +1,7 @@
 import json
 import re
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,20 +11,22 @@ from sklearn.metrics import f1_score
 from transformers import AutoModel, BertForSequenceClassification
 
 from poolwise.card import LIBRARIES, classifier_card, intervals_of, macro_f1
+from poolwise.checkpoints import SUMS_FILE, check_checkpoint, check_sums, provenance_of
 from poolwise.compare.report import write_report
+from poolwise.encoder import export as export_stage_1
 from poolwise.export import FORMS, checked_texts, export, main, push
 from poolwise.exports.check import READERS
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import UserError
 from poolwise.trained import load
 
-TO_SENTENCE_TRANSFORMERS = sorted(set(REPRESENTATIONS) - {"cls_last4", "attention"})
+TO_SENTENCE_TRANSFORMERS = sorted(set(REPRESENTATIONS) - {"attention"})
 ALLOWED = {
     "transformers": ["cls", "pooler", "cls_linear"],
     "sentence-transformers": TO_SENTENCE_TRANSFORMERS,
     "encoder": ["mean", "pooler"],
 }
-
+OTHER_FORMS = sorted(set(FORMS) - {"onnx"})
 
 TEXTS_32 = checked_texts(32)
 
@@ -61,11 +64,22 @@ def test_the_pooler_goes_into_berts_own_classifier_as_it_is(trained_run, tmp_pat
     assert model.config.id2label == {0: "bad", 1: "good"}
 
 
-@pytest.mark.parametrize("name", ["cls", "mean"])
-@pytest.mark.parametrize("form", ["transformers", "sentence-transformers"])
+def test_four_layers_side_by_side_and_what_a_text_that_holds_cls_as_a_word_does(trained_run, tmp_path):
+    trained = load(trained_run("cls_last4")[0])
+    FORMS["sentence-transformers"].write(trained, tmp_path / "export")
+    texts = [*TEXTS_32, "A [CLS] film."]
+    found = np.array(READERS["sentence-transformers"](str(tmp_path / "export"), texts, 32))
+    differences = abs(found - trained.encode(texts)).reshape(len(texts), 4, 16).max(axis=2)
+    assert differences[:-1].max() <= 1e-5
+    assert (differences[-1] > 1e-3).tolist() == [False, True, True, True]
+    says = {form: "means over all such tokens" in classifier_card(trained, "use", form) for form in FORMS}
+    assert says == dict.fromkeys(FORMS, False) | {"sentence-transformers": True}
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("transformers", "cls"), ("sentence-transformers", "cls"), ("sentence-transformers", "mean")]
+)
 def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form, name):
-    if (form, name) == ("transformers", "mean"):
-        return
     folder, _ = trained_run(name, representation={"name": name, "layer": 2})
     trained = load(folder)
     FORMS[form].write(trained, tmp_path / "export")
@@ -77,8 +91,7 @@ def test_a_lower_layer_is_the_last_one_of_an_export(trained_run, tmp_path, form,
     ("form", "name", "reason"),
     [
         ("transformers", "mean", "read token 0 alone.*--to onnx"),
-        ("sentence-transformers", "attention", "no module for"),
-        ("sentence-transformers", "cls_last4", "no module for"),
+        ("sentence-transformers", "attention", "no module that weighs tokens by their states.*--to onnx"),
     ],
 )
 def test_what_has_no_such_form_is_refused_and_leaves_nothing(trained_run, tmp_path, form, name, reason):
@@ -113,6 +126,31 @@ def test_an_export_takes_the_place_of_an_earlier_one(trained_run, tmp_path, monk
         export(trained_run(name)[0], "encoder", tmp_path / "one")
     assert "Its sentence vector is `mean`" in (tmp_path / "one" / "README.md").read_text()
     assert [place.name for place in tmp_path.glob("one*")] == ["one"]
+
+
+def test_an_encoder_that_stage_2_left_alone_is_given_on_whole_and_alone(
+    trained_run, model, tokenizer, tmp_path, monkeypatch
+):
+    """Of its folder what belongs to the checkpoint, with its own card and sums: poolwise takes it again."""
+    monkeypatch.setattr("poolwise.export.computed", lambda to, folder, length: READERS[to](str(folder), TEXTS_32, 32))
+    stage1, exported = tmp_path / "runs" / "mlm" / "stage1" / "export", tmp_path / "one"
+    export_stage_1(model, tokenizer, {"pooler_status": "trained", "parts": {}}, "# card of stage 1", stage1)
+    (stage1 / "private.csv").write_text("text,label")
+    export(trained_run("cls", own_encoder=False)[0], "encoder", exported)
+    check_checkpoint(str(exported), refuse_unexpected=True)
+    kept = {"config.json", "model.safetensors", "provenance.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in exported.iterdir()} == kept | {"README.md", "poolwise_export.json", SUMS_FILE}
+    assert len((exported / SUMS_FILE).read_text().splitlines()) == len(kept) + 2
+    for name in kept - {"tokenizer_config.json"}:
+        assert (exported / name).read_bytes() == (stage1 / name).read_bytes(), name
+    assert provenance_of(exported)["pooler_status"] == "trained"
+    assert "of a classifier into bad, good" in (exported / "README.md").read_text()
+
+    (stage1 / SUMS_FILE).unlink()
+    (stage1 / "provenance.json").write_text('{"of": "another program"}')
+    (tmp_path / "two").mkdir()
+    FORMS["encoder"].write(load(trained_run("cls", own_encoder=False)[0]), tmp_path / "two")
+    assert {file.name for file in (tmp_path / "two").iterdir()} == kept - {"provenance.json"}
 
 
 def test_links_out_of_the_run_are_not_followed(trained_run, tmp_path, monkeypatch, capsys):
@@ -192,6 +230,32 @@ def test_an_encoder_without_a_pooler_says_so(trained_run, monkeypatch, capsys):
         assert ("draws one at random at each load" in capsys.readouterr().out) == says
 
 
+@pytest.mark.parametrize("form", [*OTHER_FORMS, pytest.param("onnx", marks=pytest.mark.slow)])
+def test_the_lines_that_say_how_it_is_used_run_as_they_are_printed(trained_run, monkeypatch, capsys, form):
+    """And the check of a graph reads logits and vectors, of all texts in a batch and of each alone."""
+    found = []
+
+    def computed(to, folder, length):
+        found.extend(READERS[to](str(folder), TEXTS_32, length))
+        return found
+
+    monkeypatch.setattr("poolwise.export.computed", computed)
+    folder, _ = trained_run("pooler")
+    monkeypatch.setattr("sys.argv", ["export", str(folder), "--to", form])
+    main()
+    lines = capsys.readouterr().out.partition("use it:\n")[2].strip()
+    names = {}
+    exec(lines, names)
+    assert capsys.readouterr().out.strip()
+    place = folder / "exports" / form
+    assert lines.replace(str(place), "FOLDER") in (place / "README.md").read_text()
+    if form == "onnx":
+        trained = load(folder)
+        np.testing.assert_allclose(names["logits"], trained.logits(["a text"]) / 2.0, atol=1e-5)
+        np.testing.assert_allclose(names["vectors"], trained.encode(["a text"]), atol=1e-5)
+        assert np.shape(found) == (len(TEXTS_32), 2 * (2 + 16))
+
+
 def test_what_is_pushed_is_private_unless_it_is_said_to_be_public(tmp_path, monkeypatch):
     """The hub's client is a stand-in: there is no account here."""
     asked = []
@@ -234,8 +298,12 @@ def test_pushing_needs_somebody_who_is_logged_in(trained_run, monkeypatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_each_form_is_checked_in_another_process(trained_run, tmp_path, form):
+def test_each_form_is_checked_in_another_process_and_has_sums_of_all_its_files(trained_run, tmp_path, form):
     assert export(trained_run("pooler")[0], form, tmp_path / "one") <= FORMS[form].tolerance
+    for folder in (tmp_path / "one", *filter(Path.is_dir, (tmp_path / "one").rglob("*"))):
+        named = {line.split()[1] for line in (folder / SUMS_FILE).read_text().splitlines()}
+        assert named == {file.name for file in folder.iterdir() if file.is_file()} - {SUMS_FILE}
+        check_sums(folder)
 
 
 @pytest.mark.slow

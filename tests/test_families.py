@@ -27,7 +27,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from helpers import BOW, MASKING, SMALL_RUN, TEXTS, objective_settings
+from helpers import BOW, MASKING, SMALL_RUN, TEXTS, objective_settings, write_run
 from poolwise import inspect
 from poolwise.checkpoints import check_checkpoint, layer_count, longest_text
 from poolwise.data.arrangement import SegmentPairs, sentence_end_ids
@@ -45,14 +45,18 @@ from poolwise.encoder import (
     reinitialise,
     set_vocabulary,
 )
+from poolwise.export import FORMS, checked_texts
+from poolwise.exports.check import READERS
 from poolwise.families import FAMILIES, POOLER_KEYS
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.packing import Packing
 from poolwise.provenance import ProvenanceTracker, part_of
-from poolwise.representations import REPRESENTATIONS, EncoderShape
+from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation
+from poolwise.runs import MODEL_FOLDER
 from poolwise.settings import LongTexts, Optimisation, UserError
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier
+from poolwise.trained import Notes, load, save
 
 HIDDEN = ("distilbert", "modernbert")
 """The families whose bodies have no pooler."""
@@ -509,6 +513,34 @@ def test_both_stages_and_the_card(kind, own_config, own_tokenizer, program, monk
         assert f"{kind}, 2 layers, 16 wide" in printed
         assert ("AutoModel will not see" in printed) == (kind in HIDDEN)
         assert ("it lies in model.safetensors as pooler.dense.weight" in printed) == (kind in HIDDEN and folder == made)
+
+
+REFUSED = {("transformers", word) for word in ("mean", *HIDDEN)}
+"""Exports that have no such form, by representation or by family."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["pooler", "cls", "mean"])
+@EACH
+def test_exports_compute_what_the_run_does(kind, name, form, own_export, own_tokenizer, tmp_path):
+    folder = write_run(tmp_path / "runs", name, 1, [3, 5], 0.9)
+    body, _ = load_encoder(str(own_export))
+    representation = build_representation({"name": name, "layer": None}, EncoderShape.of(body.config))
+    classifier = SentimentClassifier(body, representation, 2, dropout=0.1)
+    torch.nn.init.normal_(classifier.head.weight)
+    reading, long_texts = {"name": name, "layer": None}, {"read": "head", "overlap": 0.0}
+    notes = Notes(reading, representation.formula_here, ["bad", "good"], 2.0, 32, long_texts, None, None)
+    save(folder / MODEL_FOLDER, notes, classifier, classifier.encoder, own_tokenizer)
+    trained, texts, written = load(folder), checked_texts(32), tmp_path / "written"
+    written.mkdir()
+    if {(form, name), (form, kind)} & REFUSED:
+        with pytest.raises(UserError, match="--to onnx"):
+            FORMS[form].write(trained, written)
+        return
+    FORMS[form].write(trained, written)
+    found = np.array(READERS[form](str(written), texts, 32))
+    np.testing.assert_allclose(found, FORMS[form].expected(trained, texts), atol=FORMS[form].tolerance)
 
 
 def test_another_family_is_refused_with_the_list(tmp_path):

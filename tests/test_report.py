@@ -37,6 +37,22 @@ def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
     assert max(map(len, lines[:-6])) <= 80
 
 
+def test_the_run_to_use_is_the_best_on_dev_of_the_best_that_kept_its_classifier(tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "my runs"
+    for seed, dev in ((1, 0.92), (2, 0.9), (3, 0.85)):
+        folder = write_run(runs, "mean", seed, [1], dev=dev)
+        if seed > 1:
+            (folder / "model").mkdir()
+        (write_run(runs, "pooler", seed, [1], dev=0.6 + 0.3 * (seed == 1)) / "model").mkdir()
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(runs)])
+    report.main()
+    (best,) = runs.glob("sentiment/mean-2-*")
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"try it   python -m poolwise.predict '{best}' \"text\"",
+        f"give it  python -m poolwise.export '{best}' --to transformers",
+    ]
+
+
 def test_a_wrong_selection_is_one_message(tmp_path, monkeypatch, capsys):
     write_run(tmp_path, "mean", 1, [], dev=0.9)
     monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path), "repr=max"])

@@ -207,7 +207,7 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
 
     Args:
         trained: the run.
-        use: how the export is used, a line of Python.
+        use: how the export is used, lines of Python.
         form: of the export, a key of `LIBRARIES`.
     """
     record, notes = trained.record, trained.notes
@@ -219,6 +219,7 @@ def classifier_card(trained: "TrainedClassifier", use: str, form: str) -> str:
     intervals = intervals_of(trained)
     figures = classifier_figures(trained, intervals) if classifies else vector_figures(metrics, intervals)
     pooler = POOLER_OF_RUN.format(record["pooler_status"]) if notes.representation["name"] == "pooler" else ""
+    last_four = form == "sentence-transformers" and notes.representation["name"] == "cls_last4"
     seen = record.get("test_texts_in_stage1")
     saw = "is not known" if seen is None else f"held {seen} of the test texts, without labels"
     return f"""---
@@ -243,7 +244,7 @@ Its sentence vector is `{trained.name}`: {in_one_line(notes.formula)}. {pooler}
 {provenance_rows(record)}
 
 **Limits.** Texts are read up to {notes.max_length} word pieces{LONG_IN_WORDS[notes.long_texts["read"]]}. It knows the
-language and the kind of text that it was trained on. What stage 1 read {saw}.
+language and the kind of text that it was trained on. What stage 1 read {saw}.{CLS_IN_TEXT if last_four else ""}
 
 Made by poolwise {record["versions"]["poolwise"]}, run {record["key"][:8]}.
 """
@@ -292,6 +293,10 @@ LONG_IN_WORDS = {
     "head_tail": "; poolwise reads the first and the last ones, and other programs the first",
     "windows": " at a time; poolwise reads longer ones in windows, and other programs the first window",
 }
+
+CLS_IN_TEXT = """
+A text that itself holds the tokenizer's special first token, such as [CLS], as a word has other vectors here than in
+poolwise: those of three of the four layers are means over all such tokens."""
 
 
 def provenance_rows(record: Mapping[str, Any]) -> str:

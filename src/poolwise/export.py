@@ -18,6 +18,7 @@ from scipy.special import softmax
 
 from poolwise.app import quieten
 from poolwise.card import classifier_card
+from poolwise.checkpoints import write_sums
 from poolwise.durable import draft_folder_of
 from poolwise.exports import classification, encoder, graph, sentence_vectors
 from poolwise.settings import LongTexts, UserError, leave
@@ -49,7 +50,7 @@ class Form:
         write: writes it into an empty folder.
         expected: what the program that it is for should compute of the texts.
         tolerance: by how much any number may differ.
-        use: how it is used, in Python or on the command line.
+        use: how it is used: lines of Python that run as they are, with `{folder}` in the place of its folder.
     """
 
     write: Callable[[TrainedClassifier, Path], None]
@@ -64,30 +65,50 @@ def probabilities(trained: TrainedClassifier, texts: list[str]) -> Float[ndarray
     return found
 
 
+def logits_and_vectors(trained: TrainedClassifier, texts: list[str]) -> Float[ndarray, "N columns"]:
+    """Calibrated logits and vectors side by side, twice: of texts in a batch and alone, which makes no difference."""
+    return np.hstack([trained.logits(texts) / trained.notes.temperature, trained.encode(texts)] * 2)
+
+
 FORMS = {
     "transformers": Form(
         classification.write,
         probabilities,
         1e-4,
-        'transformers.pipeline("text-classification", model="{folder}")(["a text"], truncation=True)',
+        """from transformers import pipeline
+
+classify = pipeline("text-classification", model={folder})
+print(classify(["a text"], truncation=True))""",
     ),
     "sentence-transformers": Form(
         sentence_vectors.write,
         lambda trained, texts: trained.encode(texts),
         1e-5,
-        'sentence_transformers.SentenceTransformer("{folder}").encode(["a text"])',
+        """from sentence_transformers import SentenceTransformer
+
+print(SentenceTransformer({folder}).encode(["a text"]))""",
     ),
     "onnx": Form(
         graph.write,
-        lambda trained, texts: trained.logits(texts) / trained.notes.temperature,
+        logits_and_vectors,
         1e-4,
-        'onnxruntime.InferenceSession("{folder}/model.onnx").run(["logits", "vectors"], tokens)',
+        """from onnxruntime import InferenceSession
+from transformers import AutoTokenizer
+
+folder = {folder}
+tokens = AutoTokenizer.from_pretrained(folder)(["a text"], padding=True, truncation=True, return_tensors="np")
+logits, vectors = InferenceSession(f"{{folder}}/model.onnx").run(["logits", "vectors"], dict(tokens))
+print(logits, vectors)""",
     ),
     "encoder": Form(
         encoder.write,
         lambda trained, texts: np.hstack([trained.encode(texts, repr=name) for name in encoder.readings(trained)]),
         1e-5,
-        'transformers.AutoModel.from_pretrained("{folder}")',
+        """from transformers import AutoModel, AutoTokenizer
+
+folder = {folder}
+tokens = AutoTokenizer.from_pretrained(folder)(["a text"], padding=True, truncation=True, return_tensors="pt")
+print(AutoModel.from_pretrained(folder)(**tokens).last_hidden_state)""",
     ),
 }
 
@@ -109,13 +130,18 @@ def main() -> None:
         difference = export(arguments.run, arguments.to, folder)
         print(f"written: {folder}")
         print(f"checked in another process: differs by at most {difference:.1e} from the run itself")
-        print(f"use it:  {FORMS[arguments.to].use.format(folder=folder)}")
+        print(f"use it:\n\n{use(arguments.to, folder)}\n")
         if arguments.to == "encoder" and encoder.has_random_pooler(folder):
             print(f"note:    {encoder.RANDOM_POOLER}")
         if arguments.push:
             print(f"pushed:  {push(folder, arguments.push, arguments.public)}")
     except UserError as error:
         leave(error)
+
+
+def use(to: str, folder: Path | str) -> str:
+    """Lines of Python that read an export of this form."""
+    return FORMS[to].use.format(folder=json.dumps(str(folder), ensure_ascii=False))
 
 
 def export(run: Path, to: str, folder: Path) -> float:
@@ -139,7 +165,7 @@ def export(run: Path, to: str, folder: Path) -> float:
         raise UserError(f"--folder={folder}: there is something else there; name another one")
     length = trained.notes.max_length
     expected = form.expected(reading_first_pieces(trained), checked_texts(length))
-    card = classifier_card(trained, form.use.format(folder="FOLDER"), to)
+    card = classifier_card(trained, use(to, "FOLDER"), to)
     try:
         with draft_folder_of(folder) as draft:
             form.write(trained, draft)
@@ -151,6 +177,8 @@ def export(run: Path, to: str, folder: Path) -> float:
                     f"{form.tolerance:.0e}"
                 )
             (draft / MARK).write_text(json.dumps({"form": to, "run": trained.record["key"]}) + "\n")
+            for place in (draft, *filter(Path.is_dir, draft.rglob("*"))):
+                write_sums(place)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written: {first_line(error)}") from error
     return difference

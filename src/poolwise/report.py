@@ -1,6 +1,7 @@
 """`python -m poolwise.report [KEY=VALUE ...]`: compare the finished runs, print the answers and where the page lies."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,6 +128,10 @@ def show(report: Report) -> None:
         places["W&B runs"] = runs / "wandb"
     for name, place in places.items():
         show_place(name, place)
+    if report.kept is not None:
+        folder = shlex.quote(str(report.kept))
+        show_place("try it", f'python -m poolwise.predict {folder} "text"')
+        show_place("give it", f"python -m poolwise.export {folder} --to transformers")
 
 
 def show_place(name: str, place: Path | str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from poolwise.app import quieten
 from poolwise.command_line import program
 from poolwise.compare.records import read_runs
+from poolwise.runs import MODEL_FOLDER
 from poolwise.settings import UserError, leave
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def best_runs(runs: Path) -> list[Path]:
     Raises:
         UserError: no run is finished, or none of them has kept its classifier.
     """
-    from poolwise.trained import MODEL_FOLDER
-
     table = read_runs(runs, "sentiment")
     if not table.empty:
         table = table[[(Path(folder) / MODEL_FOLDER).is_dir() for folder in table["folder"]]]

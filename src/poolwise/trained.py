@@ -28,12 +28,11 @@ from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
 from poolwise.data.tokens import tokenised_in_memory
 from poolwise.durable import draft_folder_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
-from poolwise.runs import read_record
+from poolwise.runs import MODEL_FOLDER, read_record
 from poolwise.settings import LongTexts, Read, UserError, problems_with
 from poolwise.stages.sentiment import SentimentClassifier
 from poolwise.words import first_line
 
-MODEL_FOLDER = "model"
 ENCODER_FOLDER = "encoder"
 NOTES_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"

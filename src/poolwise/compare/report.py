@@ -30,8 +30,8 @@ from poolwise.compare.summary import one_for_all, summary_table
 from poolwise.compare.tables import Table, markdown_table, markdown_text
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, Verdict, called, overview, settings_of, verdict
-from poolwise.runs import STUDY, hash_of, write_atomically
-from poolwise.settings import UserError
+from poolwise.runs import MODEL_FOLDER, STUDY, hash_of, write_atomically
+from poolwise.settings import SELECTION_METRIC, UserError
 from poolwise.words import counted, duration, some
 
 PERCENT_METRICS = {
@@ -66,7 +66,7 @@ class Report:
     """What a report says of which stage-2 runs, and where its files lie.
 
     `summary` holds several settings at a glance; None where there is one. `formulas` are those of representations,
-    `facts` how it was run, `provenance` where poolers come from.
+    `facts` how it was run, `provenance` where poolers come from, `kept` the folder of the run to use: see `kept_run`.
     """
 
     runs: pandas.DataFrame
@@ -78,6 +78,7 @@ class Report:
     facts: Mapping[str, str]
     provenance: Table | None
     limits: Sequence[str]
+    kept: Path | None
     page: Path
     markdown: Path
     csv: Path
@@ -135,6 +136,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         facts=_facts(found, runs, selection, runs_folder),
         provenance=_provenance(runs),
         limits=_limits(runs),
+        kept=kept_run(settings[0].best),
         page=folder / "index.html",
         markdown=folder / "report.md",
         csv=folder / "comparison.csv",
@@ -152,6 +154,12 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
     except OSError as error:
         raise UserError(f"the report could not be written to {folder}: {error}") from error
     return report
+
+
+def kept_run(condition: Condition) -> Path | None:
+    """The folder of its run that is best on dev, of those that have kept their classifiers; None if none has."""
+    best_first = condition.runs.sort_values(SELECTION_METRIC, ascending=False, kind="stable")["folder"]
+    return next((Path(folder) for folder in best_first if (Path(folder) / MODEL_FOLDER).is_dir()), None)
 
 
 def _folder_name(selection: Sequence[str]) -> str:

@@ -36,16 +36,19 @@ def by_sentence_transformers(folder: str, texts: list[str], length: int) -> Rows
 
 
 def by_onnxruntime(folder: str, texts: list[str], length: int) -> Rows:
-    """Logits of the graph: of all texts in one batch, the longest of which sets the size."""
+    """Logits and vectors of the graph, side by side: of all texts in one batch, and of each alone."""
+    import numpy as np
     import onnxruntime
     from transformers import AutoTokenizer
 
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="np")
-    names = [each.name for each in session.get_inputs()]
-    logits, _ = session.run(["logits", "vectors"], {name: rows[name] for name in names})
-    found: Rows = logits.tolist()
+
+    def computed(batch: list[str]) -> Any:
+        tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="np")
+        return np.hstack(session.run(["logits", "vectors"], dict(tokens)))
+
+    found: Rows = np.hstack([computed(texts), np.vstack([computed([text]) for text in texts])]).tolist()
     return found
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from poolwise.checkpoints import check_family, holds_pooler
+from poolwise.checkpoints import PROVENANCE_FILE, WEIGHTS_FILE, check_family, holds_pooler, provenance_of
 from poolwise.families import family_of
 from poolwise.trained import TrainedClassifier, place_of
 
@@ -27,12 +27,19 @@ def readings(trained: TrainedClassifier) -> list[str]:
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
-    """Write the encoder, with its pooler where there is one: one that stage 2 left as it was is copied."""
+    """Write the encoder, with its pooler where there is one.
+
+    Of one that stage 2 left as it was, config and weights are copied, so that it keeps its MLM head, and what stage 1
+    noted of it.
+    """
     if trained.notes.encoder is not None and (source := Path(place_of(trained.notes.encoder, trained.folder))).is_dir():
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        return
-    body: Any = copy.deepcopy(trained.classifier.encoder)
-    body.cpu()
-    body.pooler = copy.deepcopy(trained.classifier.pooler)
-    body.save_pretrained(folder)
+        noted = [PROVENANCE_FILE] if provenance_of(source) else []
+        for name in ("config.json", WEIGHTS_FILE, *noted):
+            shutil.copyfile(source / name, folder / name)
+    else:
+        body: Any = copy.deepcopy(trained.classifier.encoder)
+        body.cpu()
+        body.pooler = copy.deepcopy(trained.classifier.pooler)
+        body.save_pretrained(folder)
+    trained.tokenizer.backend_tokenizer.no_truncation()  # its last call left one
     trained.tokenizer.save_pretrained(folder)

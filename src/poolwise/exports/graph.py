@@ -4,6 +4,7 @@ Shapes: B texts, T tokens, D vector size, C classes.
 """
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -39,7 +40,7 @@ class Graph(nn.Module):
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
-    """Write the graph, and the tokenizer beside it.
+    """Write the graph, and beside it the tokenizer, which gives what the graph takes.
 
     Raises:
         UserError: what the export needs is not installed.
@@ -66,5 +67,7 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
             external_data=False,
             verbose=False,
         )
-    trained.tokenizer.model_max_length = trained.notes.max_length
-    trained.tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(trained.tokenizer)
+    tokenizer.model_max_length, tokenizer.model_input_names = trained.notes.max_length, list(INPUTS)
+    tokenizer.init_kwargs["model_input_names"] = list(INPUTS)  # only what is named here is saved
+    tokenizer.save_pretrained(folder)

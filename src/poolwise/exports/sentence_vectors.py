@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from poolwise.exports.dense import body_up_to_layer
 from poolwise.settings import UserError
@@ -20,7 +21,7 @@ POOLING: dict[str, Any] = {
     "max": "max",
     "cls_mean": ("cls", "mean"),
 }
-"""What `Pooling` of sentence-transformers does for a representation."""
+"""What `Pooling` of sentence-transformers does for a representation; `cls_last4` takes several: `_last_four`."""
 
 
 def write(trained: TrainedClassifier, folder: Path) -> None:
@@ -30,10 +31,10 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
         UserError: sentence-transformers is not installed, or has no module for this representation.
     """
     name = trained.notes.representation["name"]
-    if name not in POOLING:
+    if name == "attention":
         raise UserError(
-            f"repr={name}: sentence-transformers has no module for {trained.notes.formula}; allowed: "
-            f"{', '.join(POOLING)}, and --to onnx for this one"
+            f"repr={name}: sentence-transformers has no module that weighs tokens by their states, as "
+            f"{trained.notes.formula} does; allowed for this one: --to onnx"
         )
     try:
         from sentence_transformers import SentenceTransformer
@@ -43,13 +44,16 @@ def write(trained: TrainedClassifier, folder: Path) -> None:
     body = body_up_to_layer(trained)
     size = body.config.hidden_size
     weights = layer_weights(trained)
-    body.config.output_hidden_states = weights is not None
+    body.config.output_hidden_states = trained.classifier.representation.reads_lower_layers
     with TemporaryDirectory() as encoder:
         body.save_pretrained(encoder)
         trained.tokenizer.save_pretrained(encoder)
         modules: list[nn.Module] = [Transformer(encoder, max_seq_length=trained.notes.max_length)]
-    modules += [_mixed(weights, size)] if weights is not None else []
-    modules += [Pooling(size, pooling_mode=POOLING[name]), *_after_pooling(trained)]
+    if name == "cls_last4":
+        modules += _last_four(trained, size)
+    else:
+        modules += [_mixed(weights, size)] if weights is not None else []
+        modules += [Pooling(size, pooling_mode=POOLING[name]), *_after_pooling(trained)]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
 
 
@@ -67,6 +71,39 @@ def layer_weights(trained: TrainedClassifier) -> Tensor | None:
     else:
         return None
     return weights
+
+
+def _last_four(trained: TrainedClassifier, size: int) -> list[nn.Module]:
+    """Modules for token 0's states of layers K - 3 to K, side by side.
+
+    `Pooling` puts two vectors side by side in one way alone: what lies under `cls_token_embeddings`, in place of token
+    0's state, and one other. So each layer's goes there after the ones before it, and from the second on token 0's is
+    read as the mean of the tokens that are [CLS]. One that a text itself holds counts, too, as the card says.
+    """
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, WordWeights
+
+    layer, encoder = trained.classifier.representation.layer, trained.classifier.encoder
+    assert encoder is not None
+    pieces = [str(number) for number in range(encoder.config.vocab_size)]
+    only_cls = {str(trained.tokenizer.cls_token_id): 1.0}
+    modules: list[nn.Module] = []
+    for place, state in enumerate(range(layer - 3, layer + 1), 1):
+        modules.append(_mixed(functional.one_hot(torch.tensor(state), layer + 1).float(), size))
+        if place == 1:
+            modules.append(Pooling(size, pooling_mode="cls"))
+        else:
+            modules += [WordWeights(pieces, only_cls, 0.0), Pooling(size, pooling_mode=("cls", "mean"))]
+        if place < 4:
+            kept = Dense(
+                place * size,
+                place * size,
+                bias=False,
+                activation_function=None,
+                module_output_name="cls_token_embeddings",
+            )
+            kept.linear.load_state_dict({"weight": torch.eye(place * size)})
+            modules.append(kept)
+    return modules
 
 
 def _mixed(weights: Tensor, size: int) -> nn.Module:

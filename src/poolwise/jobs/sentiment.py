@@ -33,7 +33,7 @@ from poolwise.jobs.start import check_words, model_label, model_name, states_key
 from poolwise.jobs.trainer import platform
 from poolwise.power import power_in_words
 from poolwise.representations import EncoderShape, Representation, build_representation, representation_class
-from poolwise.runs import PREDICTIONS_FILE, RunIdentity, RunRecord, without_nan, without_seeds
+from poolwise.runs import MODEL_FOLDER, PREDICTIONS_FILE, RunIdentity, RunRecord, without_nan, without_seeds
 from poolwise.settings import (
     OFF,
     SELECTION_METRIC,
@@ -50,7 +50,7 @@ from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier, calibrated_figures, recall_by_class
 from poolwise.stages.stage import Stage
 from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, is_stored, stored_states
-from poolwise.trained import MODEL_FOLDER, Notes, fitted_temperature, place_from, save
+from poolwise.trained import Notes, fitted_temperature, place_from, save
 from poolwise.words import some
 
 log = logging.getLogger(__name__)
