@@ -297,6 +297,12 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b'{"text": "a", "label": 1}\n{"text": "b"}\n',
         "line 2: no label; it has text",
     ),
+    "an empty object before rows": (
+        "first.jsonl",
+        b'{}\n{"text": "a", "label": 1}\n{}\n{"text": "b", "label": 2}\n',
+        "2 texts empty (lines 1, 3); fill them in",
+    ),
+    "empty objects alone": ("objects.json", b'{"data": [{}, {}]}', "2 texts empty (objects 1, 2); fill them in"),
     "Parquet texts that are lists": ("lists.parquet", parquet(text=[["a"]], label=[1]), "row 1: text is a list"),
     "Parquet texts that are bytes": ("bytes.parquet", parquet(text=[b"a"], label=[1]), "row 1: text is a bytes"),
     # labels
@@ -686,6 +692,13 @@ def any_damage(tmp_path, whole, data):
     reads_or_tells(tmp_path / f"fuzz{suffix}", bytes(damaged[:length]))
 
 
+def any_rows(tmp_path, rows, form):
+    """JSON objects of any keys and values, as rows are written."""
+    kind, written = form
+    (tmp_path / f"fuzz{kind}").write_text(written(rows))
+    loads_or_tells(tmp_path / f"fuzz{kind}")
+
+
 def reads_or_tells(file: Path, content: bytes) -> None:
     """The file is read to its end, or a UserError names it; nothing else is raised."""
     file.write_bytes(content)
@@ -722,6 +735,23 @@ def loads_or_tells(file: Path) -> None:
             load_files(FilesData(**{**SETTINGS, **headless, wanted: str(file)}))
 
 
+ANY_TEXT = st.text(st.characters(), max_size=4)
+KEYS = st.sampled_from(["text", "label", "review", "stars"]) | ANY_TEXT
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(ANY_TEXT, inner, max_size=2),
+    max_leaves=3,
+)
+JSON_ROWS = st.lists(
+    st.dictionaries(KEYS, VALUES, max_size=3) | st.fixed_dictionaries({"text": ANY_TEXT, "label": st.integers(0, 2)}),
+    max_size=8,
+)
+JSON_FORMS: list[tuple[str, Callable[[object], str]]] = [
+    (".jsonl", lambda rows: "".join(f"{json.dumps(row)}\n" for row in rows)),
+    (".json", json.dumps),
+    (".json", lambda rows: json.dumps({"data": rows})),
+    (".json", lambda rows: json.dumps({name: [row.get(name) for row in rows] for row in rows for name in row})),
+]
 ANY_KIND = [".parquet", ".xlsx", *(kind + packed for kind in WHOLE for packed in PACKERS)]
 text_given = given(content=BYTES, kind=st.sampled_from(ANY_KIND))
 
@@ -734,5 +764,8 @@ def test_every_kind_of_file_is_fuzzed():
 damage_given = given(whole=DAMAGED, data=st.data())
 test_no_content_of_a_text_file_makes_a_reader_break = fuzzed(40)(text_given(any_text))
 test_no_damage_makes_a_reader_break = fuzzed(60)(damage_given(any_damage))
+rows_given = given(rows=JSON_ROWS, form=st.sampled_from(JSON_FORMS))
+test_no_rows_of_json_make_a_reader_break = fuzzed(20)(rows_given(any_rows))
 test_no_content_at_length = pytest.mark.slow(fuzzed(5000)(text_given(any_text_loaded)))
 test_no_damage_at_length = pytest.mark.slow(fuzzed(5000)(damage_given(any_damage_loaded)))
+test_no_rows_of_json_at_length = pytest.mark.slow(fuzzed(5000)(rows_given(any_rows)))

@@ -409,7 +409,7 @@ class EmptyValues:
 
 
 def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
-    """The place and the wanted values, as texts, of each row.
+    """The place and the wanted values, as texts, of each row; all of them are empty in a JSON object with nothing in it.
 
     Raises:
         UserError: a row lacks a column, or holds a list or an object in it.
@@ -417,6 +417,9 @@ def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
     columns: dict[str, str] = {}
     for place, row in part.rows():
         if row.get("label") == UNLABELLED and not part.columns_named and "label" in wanted:
+            continue
+        if not row:
+            yield place, dict.fromkeys(wanted, "")
             continue
         columns = columns or found_columns(part.path, list(row), wanted, part.rows)
         yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
