@@ -193,7 +193,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
                 {"text": pyarrow.array([b"\xe9"]).view(pyarrow.string()), "label": pyarrow.array(["a"])},
             )
         ),
-        "rows 1 and on: a text is not UTF-8",
+        "row 1: text holds bytes that are not UTF-8",
     ),
     # rows of tables
     "a row that is too short": ("ragged.csv", b"text,label\nx\n", "row 1: no label; it has text, label"),
@@ -238,16 +238,16 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "no column text; it has words, label in its first line, which holds the names (if it is data, data.header=",
     ),
     "no label of a known name": ("column.jsonl", b'{"text": "x", "labl": 1}\n', "no column label (did you mean labl?)"),
-    "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "the header has text twice"),
+    "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "row 1: text stands twice in the header; a column"),
     "a column of a sheet twice": (
         "twice.xlsx",
         sheet(["text", "label", "text"], [1, 2, 3]),
-        "the header has text twice",
+        "row 2 of the sheet: text stands twice in the header",
     ),
     "a column of a Parquet file twice": (
         "twice.parquet",
         parquet_of(pyarrow.Table.from_arrays([["a"], ["b"], ["c"]], names=["text", "label", "text"])),
-        "the header has text twice",
+        "row 1: text stands twice in the header",
     ),
     "two columns that may be the text": (
         "which.csv",
@@ -371,7 +371,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "an error in a cell": (
         "error.xlsx",
         sheet(*ROWS, ["#N/A", "pos"]),
-        "row 4 of the sheet: a cell holds the error #N/A",
+        "row 4 of the sheet: text holds the error #N/A; mend it",
     ),
 }
 READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
@@ -411,6 +411,28 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "columns of common names in the plural": ("plural.csv", b"Comments,Ratings\na,1\nb,2\n", None),
     "a label beside a constant": ("constant.csv", b"feedback,class,stars\na,x,1\nb,x,2\n", None),
     "Parquet": ("good.parquet", parquet(text=["a fine film", "dull"], label=["pos", "neg"]), TWO),
+    "a column that cannot be read beside others": (
+        "dates.parquet",
+        parquet(
+            text=["a", "b"],
+            label=[1, 2],
+            when=pyarrow.array([2**62, 0], pyarrow.timestamp("us", "UTC")),
+            latin=pyarrow.array([b"\xe9", b""]).view(pyarrow.string()),
+            vector=[[0.5], []],
+        ),
+        None,
+    ),
+    "other columns of one name": ("twice.csv", b"text,notes,label,notes\na,,1,\nb,x,2,y\n", None),
+    "other columns of one name in Parquet": (
+        "twice.parquet",
+        parquet_of(pyarrow.Table.from_arrays([["a", "b"], [1, 2], [1, 2], [3, 4]], names=["text", "label", "n", "n"])),
+        None,
+    ),
+    "an error in another column of a sheet": (
+        "price.xlsx",
+        sheet(["text", "label", "price", "price"], ["a", 1, "#N/A"], ["b", 2, 3.5]),
+        None,
+    ),
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
     "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),

@@ -33,7 +33,7 @@ from poolwise.data.corpus import (
 )
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
+from poolwise.data.reading import HIDDEN, PlacedRow, Unusable, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
@@ -437,10 +437,8 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
         raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
     if value == HIDDEN and what == "label":
         raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
-    if value == UNSAVED:
-        raise UserError(
-            f"{path}, {place}: {column} is {UNSAVED}; open the file in Excel or LibreOffice and save it there"
-        )
+    if isinstance(value, Unusable):
+        raise UserError(f"{path}, {place}: {column} {value}")
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
         json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind

@@ -345,19 +345,19 @@ def _streamed_from_hub(name: str) -> Found:
 
     def part(split: str) -> Part:
         path, fingerprint = f"{name}, split {split}", partial(str, [revision, split])
-        return Part(path, partial(_placed, path, found[split]), fingerprint, fingerprint)
+        return Part(path, partial(_placed, found[split]), fingerprint, fingerprint)
 
     return {role: [part(split)] for role, split in _by_role(name, found).items()}
 
 
 def _data_set(path: str, rows: Dataset) -> Part:
     _, fingerprint = _hashes_of_files([file["filename"] for file in rows.cache_files])
-    return Part(path, partial(_placed, path, rows), partial(_hash_of_tables, rows), fingerprint)
+    return Part(path, partial(_placed, rows), partial(_hash_of_tables, rows), fingerprint)
 
 
-def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
+def _placed(rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
     batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
-    yield from arrow_rows(path, batches, class_names(rows.features.arrow_schema) if rows.features else {})
+    yield from arrow_rows(batches, class_names(rows.features.arrow_schema) if rows.features else {})
 
 
 def _hashes_of_files(paths: list[str], folder: Path | None = None) -> tuple[Callable[[], str], Callable[[], str]]:

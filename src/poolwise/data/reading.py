@@ -41,8 +41,19 @@ LARGEST_WHOLE = 2**28
 HIDDEN = "hidden (-1)"
 """Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
 
-UNSAVED = "a formula without a saved value"
-"""Stands in its place: the program that wrote the sheet did not compute it."""
+
+class Unusable(str):
+    """Stands in place of a value that cannot be used, and says why: `text` and these words are the message.
+
+    A person is told where the column is read; in others it does no harm.
+    """
+
+    __slots__ = ()
+
+
+UNSAVED = Unusable("is a formula without a saved value; open the file in Excel or LibreOffice and save it there")
+"""The program that wrote the sheet did not compute it."""
+TWICE = Unusable("stands twice in the header; a column that is read needs a name of its own")
 
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
 SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
@@ -200,11 +211,13 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
     separated = SEPARATOR_NAMES[separator]
     begin, number = 1, 0
     names: list[str] = []
+    twice: Row = {}
     try:
         for fields in reader:
             is_first = bool(fields) and not names
             if is_first:
-                names = named_columns(path, fields, header)
+                names = named_columns(fields, header)
+                twice = named_twice(names)
             if fields and not (is_first and header):
                 number += 1
                 if len(fields) > len(names):
@@ -213,7 +226,7 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
                         f"{'header' if header else 'first row'} has {len(names)}; "
                         + ("texts cannot hold tabs" if separator == "\t" else f"quote texts that hold {separated}")
                     )
-                yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False))}
+                yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False)), **twice}
             begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
@@ -221,19 +234,14 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
         ) from error
 
 
-def named_columns(path: str, first: list[str], header: bool) -> list[str]:
+def named_columns(first: list[str], header: bool) -> list[str]:
     """The names of a table's columns: what its first row holds, or numbers from 1 where that is no header."""
-    if not header:
-        return [str(number) for number in range(1, len(first) + 1)]
-    check_names(path, first)
-    return first
+    return first if header else [str(number) for number in range(1, len(first) + 1)]
 
 
-def check_names(path: str, header: list[str]) -> None:
-    """Raise a UserError if a column is there twice."""
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise UserError(f"{path}: the header has {some(twice)} twice; each column needs a name of its own")
+def named_twice(names: Iterable[str]) -> Row:
+    """What stands in each row under the names that several columns have; those without a name are none."""
+    return {name: TWICE for name, count in Counter(names).items() if name and count > 1}
 
 
 def json_lines(path: str) -> Iterator[PlacedRow]:
@@ -332,8 +340,7 @@ def _is_nan(value: Any) -> bool:
 def parquet_rows(path: str) -> Iterator[PlacedRow]:
     """The rows of a Parquet file; class ids that `datasets` wrote become the names of their classes."""
     with pyarrow.parquet.ParquetFile(path) as file:
-        check_names(path, file.schema_arrow.names)
-        yield from arrow_rows(path, file.iter_batches(ROWS_AT_A_TIME), class_names(file.schema_arrow))
+        yield from arrow_rows(file.iter_batches(ROWS_AT_A_TIME), class_names(file.schema_arrow))
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
@@ -344,39 +351,53 @@ def class_names(schema: Any) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def arrow_rows(path: str, batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[PlacedRow]:
-    """The rows of Arrow record batches.
+def arrow_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[PlacedRow]:
+    """The rows of Arrow record batches, or tables.
 
     Args:
-        path: for messages.
         batches: of rows.
         names: of the classes that a column holds the ids of, by column.
-
-    Raises:
-        UserError: a text is not UTF-8, or a class id has no name.
     """
     number = 0
     for batch in batches:
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}, rows {number + 1} and on: a text is not UTF-8; write it as a string") from error
-        for row in rows:
+        twice = named_twice(batch.column_names)
+        columns = {name: _plain(column) for name, column in zip(batch.column_names, batch.columns, strict=True)}
+        for values in zip(*columns.values(), strict=True):
             number += 1
+            row = dict(zip(columns, values, strict=True)) | twice
             for column, known in names.items():
-                row[column] = _class_name(f"{path}, row {number}", column, row[column], known)
+                row[column] = _class_name(row[column], known)
             yield f"row {number}", filled(row)
 
 
-def _class_name(place: str, column: str, label: int | None, names: list[str]) -> str | None:
+def _plain(column: Any) -> list[Any]:
+    """The values of an Arrow column; of lists and structs, which no text or label is, nothing is read."""
+    if pyarrow.types.is_nested(column.type):
+        kind = "an object" if pyarrow.types.is_struct(column.type) else "a list"
+        return [Unusable(f"is {kind}; a text, a number or true/false is allowed")] * len(column)
+    try:
+        values: list[Any] = column.to_pylist()
+    except Exception:  # dates, time zones and texts each have errors of their own
+        values = [_plain_value(value) for value in column]
+    return values
+
+
+def _plain_value(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return Unusable("holds bytes that are not UTF-8; write it as a string")
+    except Exception as error:  # as in `_plain`
+        return Unusable(f"cannot be read ({first_line(error)[:200]})")
+
+
+def _class_name(label: int | None, names: list[str]) -> str | None:
     if label is None:
         return None
     if label == -1:
         return HIDDEN
     if not 0 <= label < len(names):
-        raise UserError(
-            f"{place}: {column} is class {label}, and the file names the {len(names)} classes {some(names)}"
-        )
+        return Unusable(f"is class {label}, and the file names the {len(names)} classes {some(names)}")
     return names[label]
 
 
@@ -384,7 +405,7 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     """The rows of the first sheet of an Excel file, below its header; of formulas, the values that were saved.
 
     Raises:
-        UserError: openpyxl is not installed, the file is no workbook or too large, or a cell holds an error.
+        UserError: openpyxl is not installed, or the file is no workbook or too large.
     """
     try:
         import openpyxl  # noqa: F401
@@ -395,8 +416,8 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
     unsaved = cache(partial(_unsaved_formulas, path))
     with _workbook(path) as workbook:
-        rows = _filled_rows(path, _cells(workbook), unsaved)
-        yield from _sheet_rows(path, _from_header_on(rows) if header else rows, header)
+        rows = _filled_rows(_cells(workbook), unsaved)
+        yield from _sheet_rows(_from_header_on(rows) if header else rows, header)
 
 
 @contextmanager
@@ -448,20 +469,19 @@ def other_sheets(path: str) -> str:
     return f"; only the first sheet, {first}, is read, and there are also {some(others)}" if others else ""
 
 
-def _filled_rows(
-    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]
-) -> Iterator[SheetRow]:
+def _filled_rows(rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]) -> Iterator[SheetRow]:
     for number, saved in enumerate(rows, start=1):
         cells = [
-            UNSAVED if cell is None and (number, column) in unsaved() else cell
+            UNSAVED if cell is None and (number, column) in unsaved() else _usable(cell)
             for column, cell in enumerate(saved, start=1)
         ]
-        if all(cell is None for cell in cells):
-            continue
-        wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
-        if wrong:
-            raise UserError(f"{path}, row {number} of the sheet: a cell holds the error {wrong}; mend it in the sheet")
-        yield number, cells
+        if any(cell is not None for cell in cells):
+            yield number, cells
+
+
+def _usable(cell: Any) -> Any:
+    is_error = isinstance(cell, str) and cell in SHEET_ERRORS
+    return Unusable(f"holds the error {cell}; mend it in the sheet") if is_error else cell
 
 
 MOST_TITLE_ROWS = 5
@@ -482,14 +502,16 @@ def _from_header_on(rows: Iterator[SheetRow]) -> Iterator[SheetRow]:
     yield from before
 
 
-def _sheet_rows(path: str, rows: Iterator[SheetRow], header: bool) -> Iterator[PlacedRow]:
+def _sheet_rows(rows: Iterator[SheetRow], header: bool) -> Iterator[PlacedRow]:
     names: list[str] = []
     for number, cells in rows:
         if not names:
-            names = named_columns(path, ["" if cell is None else str(cell) for cell in cells], header)
+            names = named_columns(["" if cell is None else str(cell) for cell in cells], header)
+            twice = named_twice(names)
             if header:
                 continue
-        yield f"row {number} of the sheet", filled(dict.fromkeys(names) | dict(zip(names, cells, strict=False)))
+        row = dict.fromkeys(names) | dict(zip(names, cells, strict=False)) | twice
+        yield f"row {number} of the sheet", filled(row)
 
 
 Reader = Callable[[str], Iterator[PlacedRow]]
