@@ -21,6 +21,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import HealthCheck, given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
+from openpyxl.chart import BarChart
 from transformers import BertConfig, BertModel
 
 from poolwise.checkpoints import load_tokenizer
@@ -80,6 +81,18 @@ def sheet(*rows: list[object], beside: str | None = None) -> bytes:
     return sink.getvalue()
 
 
+def charted(drawn: bool) -> bytes:
+    """A workbook whose first sheet is a chart, and the second `ROWS`."""
+    workbook, sink = openpyxl.Workbook(), io.BytesIO()
+    for row in ROWS:
+        workbook.active.append(row)
+    chart = workbook.create_chartsheet("chart", 0)
+    if drawn:
+        chart.add_chart(BarChart())
+    workbook.save(sink)
+    return sink.getvalue()
+
+
 def blank_formulas(count: int) -> bytes:
     """A sheet of `ROWS` below which Excel computed so many empty texts."""
     content, sink = io.BytesIO(sheet(*ROWS, *(['=""', '=""'] for _ in range(count)))), io.BytesIO()
@@ -131,6 +144,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b"a\nb\n",
         "has no column label (data.label_column): .txt files hold",
     ),
+    "a table by tabs that is called text": (
+        "table.txt",
+        b"a fine film\tpos\ndull\tneg\n",
+        ".txt files hold text only; with tabs between columns, name it .tsv (data.header=false data.text_column=1",
+    ),
     # damage
     "a truncated gzip file": ("cut.csv.gz", gzip.compress(GOOD)[:-12], "not a whole .gz file (Compressed file ended"),
     "a gzip file with a flipped bit": (
@@ -147,6 +165,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a truncated Excel file": ("cut.xlsx", sheet(*ROWS)[:-100], "not a whole .xlsx file"),
     "a zip that is no workbook": ("other.xlsx", zipped(**{"a.txt": b"x"}), "not a whole .xlsx file"),
     "a workbook of broken XML": ("xml.xlsx", zipped(**{"[Content_Types].xml": b"<"}), "not a whole .xlsx file"),
+    "a sheet that is an empty chart": (
+        "chart.xlsx",
+        charted(drawn=False),
+        "one of its sheets is an empty chart; delete",
+    ),
     # encodings
     "Latin-1": (
         "latin.csv",
@@ -181,11 +204,15 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a stray NUL byte": (
         "stray.csv",
         b"text,label\na\0,1\n",
-        "stray.csv, line 2: it holds NUL bytes; is it a text file?",
+        "stray.csv, line 2: it holds NUL bytes; is it a text file? If so, take them out (tr -d",
     ),
     "a hundred NUL bytes": ("nul.csv", bytes(100), "nul.csv, line 1: it holds NUL bytes"),
-    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: not JSON that can be read"),
-    "half of a surrogate pair in a list": ("half.json", b"[" + HALF_PAIR + b"]", "not JSON that can be read"),
+    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: \\ud800 is half of a sign"),
+    "half of a surrogate pair in a list": (
+        "half.json",
+        b"[" + HALF_PAIR + b"]",
+        "half.json: \\ud800 is half of a sign",
+    ),
     "bytes of Latin-1 as a Parquet text": (
         "latin.parquet",
         parquet_of(
@@ -196,7 +223,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "row 1: text holds bytes that are not UTF-8",
     ),
     # rows of tables
-    "a row that is too short": ("ragged.csv", b"text,label\nx\n", "row 1: no label; it has text, label"),
+    "a row that is too short": (
+        "ragged.csv",
+        b"text,label\nx\n",
+        "row 1: no label, only text; fill it in, or leave out",
+    ),
     "a row that is too long": (
         "more.csv",
         b"text,label\nx,1\na,b,c,1\n",
@@ -211,6 +242,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "open.csv",
         b'text,label\na,1\n"b,1\nc,1\nd,2\n',
         "line 3: not a table that can be read (unexpected end of data); is a quote in this row left open?",
+    ),
+    "quotes escaped by backslashes": (
+        "escaped.csv",
+        b'text,label\na,1\n"he said \\"hi\\" to me",1\n',
+        "line 3: not a table that can be read (',' expected after '\"'); a quote within a quoted text is written twice",
     ),
     "a quote left open in the header": ("header.csv", b'"text,label\na,1\n', "line 1: not a table"),
     "a quote closed too soon": ("soon.csv", b'text,label\n"a" b,neg\n', "line 2: not a table that can be read"),
@@ -295,7 +331,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a row that lacks the label": (
         "some.jsonl",
         b'{"text": "a", "label": 1}\n{"text": "b"}\n',
-        "line 2: no label; it has text",
+        "line 2: no label, only text",
     ),
     "an empty object before rows": (
         "first.jsonl",
@@ -436,6 +472,7 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
     "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
+    "a chart before the sheet": ("chart.xlsx", charted(drawn=True), TWO),
     "a sheet with a title": ("titled.xlsx", sheet(["Reviews of May"], [], [None, "by us"], *ROWS), TWO),
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),
@@ -472,6 +509,12 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
         [("a", "x"), ("b", "y")],
     ),
+    "empty fields after the last column": (
+        "trailing.csv",
+        b"text,label\na fine film,pos,,\ndull,neg,\n",
+        TWO,
+    ),
+    "empty fields after the last column of all rows": ("trailing.csv", b"text,label,,\na,1,,\nb,2,,\n", None),
     "line breaks in quotes": ("breaks.csv", b'text,label\n"a\nb",pos\ndull,neg\n', [("a\nb", "pos"), TWO[1]]),
     "floats that are whole numbers": ("floats.csv", b"text,label\na,1.0\nb,2.0\n", [("a", "1"), ("b", "2")]),
     "half stars": ("halves.csv", b"text,label\na,0.5\nb,1.5\n", [("a", "0.5"), ("b", "1.5")]),

@@ -410,6 +410,10 @@ FOLDERS: dict[str, tuple[list[str], list[str] | str]] = {
     "deeper than one level, and compressed": (["neg/a.txt", "pos/b/c.txt", "pos/d.txt.gz"], ["neg", "pos", "pos"]),
     "texts beside folders of texts": (["a.txt", "neg/b.txt", "pos/c.txt"], "(3 .txt; in itself, neg, pos)"),
     "texts beside a table": (["a.csv", "b.txt", "c.txt"], "such as '{}/*.txt'"),
+    "a competition's files": (
+        ["sample_submission.csv", "test.csv", "train.csv"],
+        "name files, such as data.train={}/train.csv (and data.dev",
+    ),
     "JSON beside a table": (["a.csv", "b.json"], "(1 .csv, 1 .json; in itself)"),
     "folders beside a table": (["a.csv", "sub/b.csv"], "such as '{}/**/*.csv'"),
     "what is about data": (["neg/a.txt", "pos/b.txt", "README.txt", "dataset_info.json"], ["neg", "pos"]),

@@ -316,7 +316,9 @@ def _table(part: Part, wanted: Wanted, drops: bool, cache: Path | None) -> tuple
     lacking = [what for what in wanted if what not in held]
     if lacking and (part.is_text or not part.columns_named):
         name = wanted[lacking[0]] or lacking[0]
-        raise UserError(f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only")
+        raise UserError(
+            f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only{_if_table(part)}"
+        )
     if not part.columns_named:
         wanted = dict.fromkeys(wanted)
     empty = EmptyValues(drops)
@@ -328,6 +330,15 @@ def _table(part: Part, wanted: Wanted, drops: bool, cache: Path | None) -> tuple
         if not is_kept(file):
             _write(file, _pieces(part, wanted, empty), _schema(wanted), empty)
     return _mapped(file)
+
+
+def _if_table(part: Part) -> str:
+    """What to say where text has tabs in its first line, as a table has."""
+    _, first = next(iter(part.rows()), ("", {"text": ""}))
+    headless = "data.header=false data.text_column=1 data.label_column=2"
+    return (
+        f"; with tabs between columns, name it .tsv ({headless} if it has no header)" if "\t" in first["text"] else ""
+    )
 
 
 LEFT_OUT = b"left_out"
@@ -409,7 +420,7 @@ class EmptyValues:
 
 
 def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
-    """The place and the wanted values, as texts, of each row; all of them are empty in a JSON object with nothing in it.
+    """The place and the wanted values, as texts, of each row; of a JSON object with nothing in it all are empty.
 
     Raises:
         UserError: a row lacks a column, or holds a list or an object in it.
@@ -434,7 +445,8 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
     place, row = placed
     value = row.get(column)
     if value is None:
-        raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
+        there = some(name for name, other in row.items() if other is not None)
+        raise UserError(f"{path}, {place}: no {column}, only {there}; fill it in, or leave out the row")
     if value == HIDDEN and what == "label":
         raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
     if isinstance(value, Unusable):

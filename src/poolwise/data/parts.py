@@ -219,7 +219,11 @@ def _by_split(parts: Mapping[str, list[Part]]) -> Found:
     splits = {path: _split_named(Path(path).name) or "" for path in parts}
     untold = [path for path, split in splits.items() if not split]
     if untold and any(splits.values()):
-        raise UserError(f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files")
+        meant = " ".join(f"data.{split}={path}" for path, split in splits.items() if split == "train")
+        raise UserError(
+            f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files"
+            + (f", such as {meant} (and data.dev, data.test if these have labels)" if meant else "")
+        )
     found: Found = {}
     kinds: dict[str, dict[str, str]] = {}
     for path, several in parts.items():

@@ -220,7 +220,7 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
                 twice = named_twice(names)
             if fields and not (is_first and header):
                 number += 1
-                if len(fields) > len(names):
+                if any(fields[len(names) :]):  # empty fields at the end are a spreadsheet's empty columns
                     raise UserError(
                         f"{path}, row {number}: {counted(len(fields), 'field')}, and the "
                         f"{'header' if header else 'first row'} has {len(names)}; "
@@ -229,9 +229,13 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
                 yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False)), **twice}
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{path}, line {begin}: not a table that can be read ({error}); is a quote in this row left open?"
-        ) from error
+        row = islice(_table_lines(path), begin - 1, reader.line_num)
+        advice = (
+            'a quote within a quoted text is written twice (""), not as \\"'
+            if any('\\"' in line for line in row)
+            else "is a quote in this row left open?"
+        )
+        raise UserError(f"{path}, line {begin}: not a table that can be read ({error}); {advice}") from error
 
 
 def named_columns(first: list[str], header: bool) -> list[str]:
@@ -316,6 +320,11 @@ def _json(place: str, text: str) -> Any:
         found = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(found, ensure_ascii=False).encode()  # raises where half of a surrogate pair stands alone
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(
+            f"{place}: {half} is half of a sign (a surrogate pair without its other half); take it out"
+        ) from error
     except (ValueError, RecursionError) as error:
         reason = str(error).split(";")[0]  # what follows tells programmers which limit to raise
         raise UserError(f"{place}: not JSON that can be read ({reason})") from error
@@ -414,6 +423,10 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     with zipfile.ZipFile(path) as packed:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
+        parts = set(packed.namelist())
+    sheets = [Path(part) for part in parts if re.fullmatch(r"xl/chartsheets/[^/]+\.xml", part)]
+    if any(f"{sheet.parent}/_rels/{sheet.name}.rels" not in parts for sheet in sheets):  # openpyxl breaks at these
+        raise UserError(f"{path}: one of its sheets is an empty chart; delete that sheet, or save the rows as .csv")
     unsaved = cache(partial(_unsaved_formulas, path))
     with _workbook(path) as workbook:
         rows = _filled_rows(_cells(workbook), unsaved)
@@ -625,7 +638,7 @@ def _holds_nul(path: str, number: int) -> str:
     first, second = content[::2].count(0), content[1::2].count(0)
     if 10 * max(first, second) > max(len(content), 100 * min(first, second)):
         return f"{path}: not UTF-8; {_conversion(path, 'utf-16le' if second > first else 'utf-16be')}"
-    return f"{path}, line {number}: it holds NUL bytes; is it a text file?"
+    return f"{path}, line {number}: it holds NUL bytes; is it a text file? If so, take them out (tr -d '\\0')"
 
 
 def _conversion(path: str, encoding: str) -> str:
