@@ -372,6 +372,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b"text,label\n" + b"".join(b"a,0.%d\n" % n for n in range(100, 140)),
         "40 different labels in 40 rows (0.100, 0.101, 0.102, 0.103, 0.104 and 35 more), but many texts share a class",
     ),
+    "a scale of many texts in place of classes": (
+        "scores.csv",
+        b"text,label\n" + b"".join(b"text %d,%.1f\n" % (n, n % 21 / 10) for n in range(100)),
+        "the labels are 21 different numbers (0, 0.1, 0.2, 0.3, 0.4 and 16 more), a scale and not classes; round",
+    ),
     "labels that are hidden": ("hidden.parquet", classes(0, 1, -1), "row 3: the label in label is hidden (-1)"),
     "a class id without a name": (
         "beyond.parquet",
@@ -551,7 +556,13 @@ def test_what_cannot_be_read_is_told_and_leaves_nothing(tmp_path, case):
     assert "".join(error.value.messages).isprintable()
     assert len(list((tmp_path / "cache").rglob("*.draft"))) == 0
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == (
-        case in ("one class", "a scale in place of classes", "labels that differ in case")
+        case
+        in (
+            "one class",
+            "a scale in place of classes",
+            "a scale of many texts in place of classes",
+            "labels that differ in case",
+        )
     )
 
 

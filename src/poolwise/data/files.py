@@ -28,6 +28,7 @@ from poolwise.data.corpus import (
     TextStream,
     check_classes,
     label_text,
+    labels_of,
     tell_empty,
     text_columns,
 )
@@ -135,6 +136,8 @@ def _with_made_splits(
     """All three splits, and how those were made that are not given: of train, before dev is taken test is."""
     splits = dict(given)
     made: dict[str, dict[str, Any]] = {}
+    if given and len(given) < len(SPLITS):
+        _warn_of_rare_classes(data, given["train"])
     if list(given) == ["train"] and data.dev_share + data.test_share >= 1:
         raise UserError(
             f"data.dev_share={data.dev_share} and data.test_share={data.test_share} leave nothing of data.train="
@@ -157,6 +160,18 @@ def _with_made_splits(
             made[split] = {"from": "train", "share": share, "seed": data.split_seed, "stratified": True, "texts": held}
             log.info("data.%s: made of data.train, %s by seed %d", split, counted(held, "text"), data.split_seed)
     return {split: splits[split] for split in SPLITS if split in splits}, made
+
+
+def _warn_of_rare_classes(data: FilesData, rows: Dataset) -> None:
+    """Warn of classes with fewer texts than there are splits."""
+    names = rows.features["label"].names
+    counts = np.bincount(labels_of(rows), minlength=len(names))
+    rare = [f"{name!r} ({count})" for name, count in zip(names, counts, strict=True) if count < len(SPLITS)]
+    if rare:
+        log.warning(
+            "data.train=%s: fewer than %d texts of %s, which may never reach dev or test; add some, or leave them out",
+            *(data.train, len(SPLITS), some(rare)),
+        )
 
 
 @dataclass(frozen=True)
