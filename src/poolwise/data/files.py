@@ -210,7 +210,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
     tables: dict[str, Labelled] = {}
 
     def find(split: str, path: str) -> None:
-        found[split] = find_parts(path, layout=_layout(data))
+        found[split] = find_parts(path, _layout(data))
 
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
@@ -275,7 +275,7 @@ def _read_texts_into(texts: dict[str, Texts], name: str, data: FilesData, cache:
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
-    parts = parts_of_split(path, find_parts(path, layout=_layout(data)), {"text": "train", "text_dev": "dev"}[name])
+    parts = parts_of_split(path, find_parts(path, _layout(data)), {"text": "train", "text_dev": "dev"}[name])
     table, left_out = _together(_table(part, wanted, True, cache) for part in parts)
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
@@ -287,7 +287,7 @@ def _stream_into(texts: dict[str, Texts], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, streaming=True, layout=_layout(data)), "train")
+    parts = parts_of_split(path, find_parts(path, replace(_layout(data), streaming=True)), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:

@@ -77,10 +77,12 @@ class Layout:
     Attributes:
         text_per: of `.txt` files, whether each line is a text or each file; None for a file in a folder, else a line.
         header: whether the first row of a table names its columns; where not, their names are 1, 2, 3, ...
+        streaming: whether the first row must come before all of a file is read.
     """
 
     text_per: TextPer = None
     header: bool = True
+    streaming: bool = False
 
 
 ENDS = 65_536
@@ -90,8 +92,8 @@ Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 
 
-def find_parts(path: str, streaming: bool = False, layout: Layout = Layout()) -> Found:
-    """What a path, a pattern or a name of the hub stands for; with `streaming` the latter is not downloaded.
+def find_parts(path: str, layout: Layout = Layout()) -> Found:
+    """What a path, a pattern or a name of the hub stands for; what is streamed of the latter is not downloaded.
 
     Raises:
         UserError: there is no such thing, or nothing in it that can be read.
@@ -109,7 +111,7 @@ def find_parts(path: str, streaming: bool = False, layout: Layout = Layout()) ->
             raise UserError(f"{path}: no file has such a name")
         return {"": _files(path, list(map(Path, files)), layout)}
     if is_of_hub(path):
-        return _streamed_from_hub(path) if streaming else _on_hub(path)
+        return _streamed_from_hub(path) if layout.streaming else _on_hub(path)
     return {"": _files(path, [Path(path)], layout)}
 
 
@@ -137,7 +139,13 @@ def _file(file: Path, layout: Layout) -> Part:
     if not layout.header and kind_of(path) in HEADLESS:
         hashes = partial(_as, "headless", hashes[0]), partial(_as, "headless", hashes[1])
     is_text = kind_of(path) == ".txt"
-    return Part(path, partial(read_rows, path, layout.header), *hashes, is_text=is_text, columns_named=not is_text)
+    return Part(
+        path,
+        partial(read_rows, path, layout.header, layout.streaming),
+        *hashes,
+        is_text=is_text,
+        columns_named=not is_text,
+    )
 
 
 def _files(path: str, files: list[Path], layout: Layout) -> list[Part]:

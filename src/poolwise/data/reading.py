@@ -60,6 +60,8 @@ SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
 """What Excel writes above a table to name the separator."""
 LOOKED_AT = 50
 """Lines by which the separator is found."""
+LOOKED_AT_OF_STREAM = 1_000_000
+"""Characters by which it is found whether a table by tabs that is streamed is quoted."""
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
 
 MARKS = {
@@ -93,12 +95,13 @@ def suffixes(path: str) -> tuple[str, str]:
     return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
 
-def read_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
+def read_rows(path: str, header: bool = True, streaming: bool = False) -> Iterator[PlacedRow]:
     """The rows of a file, by the reader of its kind.
 
     Args:
         path: of the file.
         header: whether the first row of a table names its columns; else their names are 1, 2, 3, ...
+        streaming: whether the first row must come before all of the file is read.
 
     Raises:
         UserError: the file is missing, empty, of another kind, damaged, no text, or a row cannot be read.
@@ -108,9 +111,12 @@ def read_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
         raise UserError(f"{path}: files end in {', '.join(READERS)}; text and JSON also in {' or '.join(COMPRESSIONS)}")
     if compression and kind in PACKED:
         raise UserError(f"{path}: a {kind} file is compressed inside; unpack it and name the {kind} file")
+    reader = (READERS if header else READERS | HEADLESS)[kind]
+    if streaming and kind in (".tsv", ".tab"):
+        reader = partial(tab_rows, header=header, looked_at=LOOKED_AT_OF_STREAM)
     place = None
     with damage_told(path, (Exception,) if kind in PACKED else BROKEN):
-        for place, row in (READERS if header else READERS | HEADLESS)[kind](path):
+        for place, row in reader(path):
             yield place, row
     if place is None:
         raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}")
@@ -171,33 +177,49 @@ def _parts_alike(lines: list[str], separator: str) -> bool:
     return len(widths) == 1 and widths.pop() > 1
 
 
-def tab_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
-    """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts."""
-    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE, header)
+def tab_rows(path: str, header: bool = True, looked_at: int | None = None) -> Iterator[PlacedRow]:
+    """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts.
+
+    With `looked_at`, about so many characters at the start stand for all of it.
+    """
+    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path, looked_at) else csv.QUOTE_NONE, header)
 
 
-def _is_quoted(path: str) -> bool:
+def _is_quoted(path: str, looked_at: int | None = None) -> bool:
     """Whether fields are in quotes: the first one is, or some are, every row then has as many fields, and no line less.
 
     Where the lines have as many fields each, quotes that take several of these together are parts of texts, unless
-    some are written twice as within quotes.
+    some are written twice as within quotes. Of `looked_at` characters, the row in which they end is read to its end,
+    for as many again at most.
     """
     if _first_lines(path)[0].startswith('"'):
         return True
     by_line: Counter[int] = Counter()
+    by_row: Counter[int] = Counter()
     quoted = doubled = False
-    for line in _table_lines(path):
-        fields = line.split("\t")
-        by_line[len(fields)] += bool(line.strip())
-        quoted = quoted or any(field.startswith('"') for field in fields)
-        doubled = doubled or '""' in line
-    if not quoted:
-        return False
+    seen, limit = 0, math.inf if looked_at is None else looked_at
+
+    def lines() -> Iterator[str]:
+        nonlocal quoted, doubled, seen
+        for line in _table_lines(path):
+            if seen > 2 * limit:
+                return
+            fields = line.split("\t")
+            by_line[len(fields)] += bool(line.strip())
+            quoted = quoted or any(field.startswith('"') for field in fields)
+            doubled = doubled or '""' in line
+            seen += len(line)
+            yield line
+
     try:
-        rows = Counter(len(fields) for fields in _csv_reader(_table_lines(path), "\t", csv.QUOTE_MINIMAL) if fields)
+        for fields in _csv_reader(lines(), "\t", csv.QUOTE_MINIMAL):
+            by_row[len(fields)] += bool(fields)
+            if seen > limit:
+                break
     except csv.Error:
         return False
-    return len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
+    rows = +by_row
+    return quoted and len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
 
 
 def _csv_reader(lines: Iterable[str], separator: str, quoting: Any, skips_blanks: bool = False) -> Any:
