@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import version
 from itertools import pairwise
 
 import pandas
@@ -9,7 +10,6 @@ import pytest
 
 from helpers import SMALL_RUN
 from poolwise import report
-from poolwise.data import segmentation
 
 WORDS = {"good": ["很好", "喜欢", "漂亮"], "bad": ["很差", "讨厌", "难看"]}
 THINGS = ["房间", "电影", "音乐", "手机", "服务", "早餐"]
@@ -18,7 +18,6 @@ PLACES = ["这家酒店的", "我买的", "昨天的", "朋友说的", "上海�
 
 @pytest.mark.slow
 def test_chinese_from_text_to_report(program, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(segmentation, "segmenter", lambda: None)  # so that words are characters
     rows = [
         (f"{place}{thing}{word}又{again}。", label)
         for label, words in WORDS.items()
@@ -41,7 +40,7 @@ def test_chinese_from_text_to_report(program, tmp_path, monkeypatch, capsys):
     assert sorted(run["repr"] for run in runs) == ["mean", "pooler"]
     assert {tuple(run["label_names"]) for run in runs} == {("bad", "good")}
     (first,) = (json.loads(file.read_text()) for file in (tmp_path / "runs/mlm").glob("*/record.json"))
-    assert first["material"]["segmenter"] is None
+    assert first["material"]["segmenter"] == f"jieba {version('jieba')}"
     predictions = [pandas.read_parquet(file) for file in (tmp_path / "runs/sentiment").glob("*/predictions.parquet")]
     assert all((of["split"] == "test").sum() == 24 for of in predictions)
     monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path / "runs")])

@@ -21,6 +21,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import HealthCheck, given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
+from openpyxl.chart import BarChart
 from transformers import BertConfig, BertModel
 
 from poolwise.checkpoints import load_tokenizer
@@ -80,6 +81,18 @@ def sheet(*rows: list[object], beside: str | None = None) -> bytes:
     return sink.getvalue()
 
 
+def charted(drawn: bool) -> bytes:
+    """A workbook whose first sheet is a chart, and the second `ROWS`."""
+    workbook, sink = openpyxl.Workbook(), io.BytesIO()
+    for row in ROWS:
+        workbook.active.append(row)
+    chart = workbook.create_chartsheet("chart", 0)
+    if drawn:
+        chart.add_chart(BarChart())
+    workbook.save(sink)
+    return sink.getvalue()
+
+
 def blank_formulas(count: int) -> bytes:
     """A sheet of `ROWS` below which Excel computed so many empty texts."""
     content, sink = io.BytesIO(sheet(*ROWS, *(['=""', '=""'] for _ in range(count)))), io.BytesIO()
@@ -131,6 +144,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b"a\nb\n",
         "has no column label (data.label_column): .txt files hold",
     ),
+    "a table by tabs that is called text": (
+        "table.txt",
+        b"a fine film\tpos\ndull\tneg\n",
+        ".txt files hold text only; with tabs between columns, name it .tsv (data.header=false data.text_column=1",
+    ),
     # damage
     "a truncated gzip file": ("cut.csv.gz", gzip.compress(GOOD)[:-12], "not a whole .gz file (Compressed file ended"),
     "a gzip file with a flipped bit": (
@@ -147,6 +165,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a truncated Excel file": ("cut.xlsx", sheet(*ROWS)[:-100], "not a whole .xlsx file"),
     "a zip that is no workbook": ("other.xlsx", zipped(**{"a.txt": b"x"}), "not a whole .xlsx file"),
     "a workbook of broken XML": ("xml.xlsx", zipped(**{"[Content_Types].xml": b"<"}), "not a whole .xlsx file"),
+    "a sheet that is an empty chart": (
+        "chart.xlsx",
+        charted(drawn=False),
+        "one of its sheets is an empty chart; delete",
+    ),
     # encodings
     "Latin-1": (
         "latin.csv",
@@ -181,11 +204,15 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a stray NUL byte": (
         "stray.csv",
         b"text,label\na\0,1\n",
-        "stray.csv, line 2: it holds NUL bytes; is it a text file?",
+        "stray.csv, line 2: it holds NUL bytes; is it a text file? If so, take them out (tr -d",
     ),
     "a hundred NUL bytes": ("nul.csv", bytes(100), "nul.csv, line 1: it holds NUL bytes"),
-    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: not JSON that can be read"),
-    "half of a surrogate pair in a list": ("half.json", b"[" + HALF_PAIR + b"]", "not JSON that can be read"),
+    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: \\ud800 is half of a sign"),
+    "half of a surrogate pair in a list": (
+        "half.json",
+        b"[" + HALF_PAIR + b"]",
+        "half.json: \\ud800 is half of a sign",
+    ),
     "bytes of Latin-1 as a Parquet text": (
         "latin.parquet",
         parquet_of(
@@ -193,10 +220,14 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
                 {"text": pyarrow.array([b"\xe9"]).view(pyarrow.string()), "label": pyarrow.array(["a"])},
             )
         ),
-        "rows 1 and on: a text is not UTF-8",
+        "row 1: text holds bytes that are not UTF-8",
     ),
     # rows of tables
-    "a row that is too short": ("ragged.csv", b"text,label\nx\n", "row 1: no label; it has text, label"),
+    "a row that is too short": (
+        "ragged.csv",
+        b"text,label\nx\n",
+        "row 1: no label, only text; fill it in, or leave out",
+    ),
     "a row that is too long": (
         "more.csv",
         b"text,label\nx,1\na,b,c,1\n",
@@ -211,6 +242,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "open.csv",
         b'text,label\na,1\n"b,1\nc,1\nd,2\n',
         "line 3: not a table that can be read (unexpected end of data); is a quote in this row left open?",
+    ),
+    "quotes escaped by backslashes": (
+        "escaped.csv",
+        b'text,label\na,1\n"he said \\"hi\\" to me",1\n',
+        "line 3: not a table that can be read (',' expected after '\"'); a quote within a quoted text is written twice",
     ),
     "a quote left open in the header": ("header.csv", b'"text,label\na,1\n', "line 1: not a table"),
     "a quote closed too soon": ("soon.csv", b'text,label\n"a" b,neg\n', "line 2: not a table that can be read"),
@@ -238,16 +274,16 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "no column text; it has words, label in its first line, which holds the names (if it is data, data.header=",
     ),
     "no label of a known name": ("column.jsonl", b'{"text": "x", "labl": 1}\n', "no column label (did you mean labl?)"),
-    "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "the header has text twice"),
+    "a column twice": ("twice.csv", b"text,label,text\na,1,b\n", "row 1: text stands twice in the header; a column"),
     "a column of a sheet twice": (
         "twice.xlsx",
         sheet(["text", "label", "text"], [1, 2, 3]),
-        "the header has text twice",
+        "row 2 of the sheet: text stands twice in the header",
     ),
     "a column of a Parquet file twice": (
         "twice.parquet",
         parquet_of(pyarrow.Table.from_arrays([["a"], ["b"], ["c"]], names=["text", "label", "text"])),
-        "the header has text twice",
+        "row 1: text stands twice in the header",
     ),
     "two columns that may be the text": (
         "which.csv",
@@ -295,8 +331,14 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "a row that lacks the label": (
         "some.jsonl",
         b'{"text": "a", "label": 1}\n{"text": "b"}\n',
-        "line 2: no label; it has text",
+        "line 2: no label, only text",
     ),
+    "an empty object before rows": (
+        "first.jsonl",
+        b'{}\n{"text": "a", "label": 1}\n{}\n{"text": "b", "label": 2}\n',
+        "2 texts empty (lines 1, 3); fill them in",
+    ),
+    "empty objects alone": ("objects.json", b'{"data": [{}, {}]}', "2 texts empty (objects 1, 2); fill them in"),
     "Parquet texts that are lists": ("lists.parquet", parquet(text=[["a"]], label=[1]), "row 1: text is a list"),
     "Parquet texts that are bytes": ("bytes.parquet", parquet(text=[b"a"], label=[1]), "row 1: text is a bytes"),
     # labels
@@ -329,6 +371,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "scale.csv",
         b"text,label\n" + b"".join(b"a,0.%d\n" % n for n in range(100, 140)),
         "40 different labels in 40 rows (0.100, 0.101, 0.102, 0.103, 0.104 and 35 more), but many texts share a class",
+    ),
+    "a scale of many texts in place of classes": (
+        "scores.csv",
+        b"text,label\n" + b"".join(b"text %d,%.1f\n" % (n, n % 21 / 10) for n in range(100)),
+        "the labels are 21 different numbers (0, 0.1, 0.2, 0.3, 0.4 and 16 more), a scale and not classes; round",
     ),
     "labels that are hidden": ("hidden.parquet", classes(0, 1, -1), "row 3: the label in label is hidden (-1)"),
     "a class id without a name": (
@@ -365,7 +412,7 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
     "an error in a cell": (
         "error.xlsx",
         sheet(*ROWS, ["#N/A", "pos"]),
-        "row 4 of the sheet: a cell holds the error #N/A",
+        "row 4 of the sheet: text holds the error #N/A; mend it",
     ),
 }
 READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
@@ -405,9 +452,32 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "columns of common names in the plural": ("plural.csv", b"Comments,Ratings\na,1\nb,2\n", None),
     "a label beside a constant": ("constant.csv", b"feedback,class,stars\na,x,1\nb,x,2\n", None),
     "Parquet": ("good.parquet", parquet(text=["a fine film", "dull"], label=["pos", "neg"]), TWO),
+    "a column that cannot be read beside others": (
+        "dates.parquet",
+        parquet(
+            text=["a", "b"],
+            label=[1, 2],
+            when=pyarrow.array([2**62, 0], pyarrow.timestamp("us", "UTC")),
+            latin=pyarrow.array([b"\xe9", b""]).view(pyarrow.string()),
+            vector=[[0.5], []],
+        ),
+        None,
+    ),
+    "other columns of one name": ("twice.csv", b"text,notes,label,notes\na,,1,\nb,x,2,y\n", None),
+    "other columns of one name in Parquet": (
+        "twice.parquet",
+        parquet_of(pyarrow.Table.from_arrays([["a", "b"], [1, 2], [1, 2], [3, 4]], names=["text", "label", "n", "n"])),
+        None,
+    ),
+    "an error in another column of a sheet": (
+        "price.xlsx",
+        sheet(["text", "label", "price", "price"], ["a", 1, "#N/A"], ["b", 2, 3.5]),
+        None,
+    ),
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
     "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
+    "a chart before the sheet": ("chart.xlsx", charted(drawn=True), TWO),
     "a sheet with a title": ("titled.xlsx", sheet(["Reviews of May"], [], [None, "by us"], *ROWS), TWO),
     "numbers in a sheet": ("numbers.xlsx", sheet(ROWS[0], [7, 1], [8.5, 2.0]), [("7", "1"), ("8.5", "2")]),
     "a quoted TSV": ("quoted.tsv", b'text\tlabel\n"a ""b""\tc\nd"\tpos\ndull\tneg\n', [('a "b"\tc\nd', "pos"), TWO[1]]),
@@ -444,6 +514,12 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
         [("a", "x"), ("b", "y")],
     ),
+    "empty fields after the last column": (
+        "trailing.csv",
+        b"text,label\na fine film,pos,,\ndull,neg,\n",
+        TWO,
+    ),
+    "empty fields after the last column of all rows": ("trailing.csv", b"text,label,,\na,1,,\nb,2,,\n", None),
     "line breaks in quotes": ("breaks.csv", b'text,label\n"a\nb",pos\ndull,neg\n', [("a\nb", "pos"), TWO[1]]),
     "floats that are whole numbers": ("floats.csv", b"text,label\na,1.0\nb,2.0\n", [("a", "1"), ("b", "2")]),
     "half stars": ("halves.csv", b"text,label\na,0.5\nb,1.5\n", [("a", "0.5"), ("b", "1.5")]),
@@ -480,7 +556,13 @@ def test_what_cannot_be_read_is_told_and_leaves_nothing(tmp_path, case):
     assert "".join(error.value.messages).isprintable()
     assert len(list((tmp_path / "cache").rglob("*.draft"))) == 0
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == (
-        case in ("one class", "a scale in place of classes", "labels that differ in case")
+        case
+        in (
+            "one class",
+            "a scale in place of classes",
+            "a scale of many texts in place of classes",
+            "labels that differ in case",
+        )
     )
 
 
@@ -686,6 +768,13 @@ def any_damage(tmp_path, whole, data):
     reads_or_tells(tmp_path / f"fuzz{suffix}", bytes(damaged[:length]))
 
 
+def any_rows(tmp_path, rows, form):
+    """JSON objects of any keys and values, as rows are written."""
+    kind, written = form
+    (tmp_path / f"fuzz{kind}").write_text(written(rows))
+    loads_or_tells(tmp_path / f"fuzz{kind}")
+
+
 def reads_or_tells(file: Path, content: bytes) -> None:
     """The file is read to its end, or a UserError names it; nothing else is raised."""
     file.write_bytes(content)
@@ -722,6 +811,23 @@ def loads_or_tells(file: Path) -> None:
             load_files(FilesData(**{**SETTINGS, **headless, wanted: str(file)}))
 
 
+ANY_TEXT = st.text(st.characters(), max_size=4)
+KEYS = st.sampled_from(["text", "label", "review", "stars"]) | ANY_TEXT
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(ANY_TEXT, inner, max_size=2),
+    max_leaves=3,
+)
+JSON_ROWS = st.lists(
+    st.dictionaries(KEYS, VALUES, max_size=3) | st.fixed_dictionaries({"text": ANY_TEXT, "label": st.integers(0, 2)}),
+    max_size=8,
+)
+JSON_FORMS: list[tuple[str, Callable[[object], str]]] = [
+    (".jsonl", lambda rows: "".join(f"{json.dumps(row)}\n" for row in rows)),
+    (".json", json.dumps),
+    (".json", lambda rows: json.dumps({"data": rows})),
+    (".json", lambda rows: json.dumps({name: [row.get(name) for row in rows] for row in rows for name in row})),
+]
 ANY_KIND = [".parquet", ".xlsx", *(kind + packed for kind in WHOLE for packed in PACKERS)]
 text_given = given(content=BYTES, kind=st.sampled_from(ANY_KIND))
 
@@ -734,5 +840,8 @@ def test_every_kind_of_file_is_fuzzed():
 damage_given = given(whole=DAMAGED, data=st.data())
 test_no_content_of_a_text_file_makes_a_reader_break = fuzzed(40)(text_given(any_text))
 test_no_damage_makes_a_reader_break = fuzzed(60)(damage_given(any_damage))
+rows_given = given(rows=JSON_ROWS, form=st.sampled_from(JSON_FORMS))
+test_no_rows_of_json_make_a_reader_break = fuzzed(20)(rows_given(any_rows))
 test_no_content_at_length = pytest.mark.slow(fuzzed(5000)(text_given(any_text_loaded)))
 test_no_damage_at_length = pytest.mark.slow(fuzzed(5000)(damage_given(any_damage_loaded)))
+test_no_rows_of_json_at_length = pytest.mark.slow(fuzzed(5000)(rows_given(any_rows)))

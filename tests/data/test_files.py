@@ -86,6 +86,18 @@ def test_dev_and_test_are_made_of_train(tmp_path):
     assert list(other.labelled["test"]["text"]) != list(corpus.labelled["test"]["text"])
 
 
+def test_classes_too_rare_for_three_splits_are_warned_of(tmp_path, labelled, caplog):
+    train = many(tmp_path)
+    with Path(train).open("a") as stream:
+        stream.write("one of its kind,mixed\n")
+    load_files(settings(train=train))
+    told = f"data.train={train}: fewer than 3 texts of 'mixed' (1), which may never reach dev or test; add some, or"
+    assert [message.startswith(told) for message in caplog.messages if "fewer" in message] == [True]
+    caplog.clear()
+    load_files(settings(**labelled))
+    assert not caplog.messages
+
+
 def test_one_split_that_is_not_given_is_made(tmp_path, labelled):
     file = many(tmp_path)
     corpus = load_files(settings(train=file, test=labelled["test"]))
@@ -410,6 +422,10 @@ FOLDERS: dict[str, tuple[list[str], list[str] | str]] = {
     "deeper than one level, and compressed": (["neg/a.txt", "pos/b/c.txt", "pos/d.txt.gz"], ["neg", "pos", "pos"]),
     "texts beside folders of texts": (["a.txt", "neg/b.txt", "pos/c.txt"], "(3 .txt; in itself, neg, pos)"),
     "texts beside a table": (["a.csv", "b.txt", "c.txt"], "such as '{}/*.txt'"),
+    "a competition's files": (
+        ["sample_submission.csv", "test.csv", "train.csv"],
+        "name files, such as data.train={}/train.csv (and data.dev",
+    ),
     "JSON beside a table": (["a.csv", "b.json"], "(1 .csv, 1 .json; in itself)"),
     "folders beside a table": (["a.csv", "sub/b.csv"], "such as '{}/**/*.csv'"),
     "what is about data": (["neg/a.txt", "pos/b.txt", "README.txt", "dataset_info.json"], ["neg", "pos"]),

@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from datasets import Dataset
 
 from helpers import SMALL_RUN, settings
+from poolwise.data.corpus import batches_of_rows, content_hash
 from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, warnings_of
 from poolwise.settings import UserError
 from poolwise.stages.loop import warn_once
@@ -42,6 +45,19 @@ def test_dev_and_test_texts_are_left_out_of_stage_1(own):
     assert list(warnings_of(checked.report, "sentiment")) == [
         "1 test text also in data.train; figures on these may be too high"
     ]
+
+
+def test_texts_that_are_left_after_one_is_dropped_stay_on_the_disk(own, tmp_path):
+    """10 MB of them; read in pieces, these are the rows of the file less one, in their order."""
+    lines = [f"{number} {10_000 * 'x'}" for number in range(1_000)]
+    (tmp_path / "text.txt").write_text("\n".join([*lines[:500], TEST[0], *lines[500:]]) + "\n")
+    before = pyarrow.total_allocated_bytes()
+    checked = checked_corpus(data_of(*own), tmp_path / "cache")
+    left = checked.corpus.text["train"]
+    assert checked.report["dropped_from_stage1"] == 1
+    assert [text for rows in batches_of_rows(left) for text in rows["text"]] == lines
+    assert content_hash(left) == content_hash(Dataset.from_dict({"text": lines}))
+    assert pyarrow.total_allocated_bytes() - before < 1_000_000
 
 
 def test_rows_that_are_empty_or_badly_decoded_are_warned_of(own, tmp_path):

@@ -84,8 +84,9 @@ def _only(path: str, likely: list[str], what: str, names: list[str]) -> str:
 def _advice(path: str, name: str, names: Iterable[str]) -> str:
     names = list(names)
     separator = {".csv": ",", ".tsv": "\t", ".tab": "\t"}.get(Path(path).suffix.lower())
-    others = [words for mark, words in SEPARATOR_NAMES.items() if mark != separator and mark in names[0]]
-    if separator is not None and others and len(names) == 1:
+    only = names[0] if len(names) == 1 else ""
+    others = [words for mark, words in SEPARATOR_NAMES.items() if mark != separator and mark in only]
+    if separator is not None and others:
         return (
             f"; it seems to be separated by {others[0]}, and {Path(path).suffix} files are by "
             f"{SEPARATOR_NAMES[separator]}"

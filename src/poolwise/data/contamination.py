@@ -69,10 +69,13 @@ def keys_of(texts: Iterable[str]) -> UInt64[ndarray, " N"]:
 def without_copies(
     texts: Dataset, keys: UInt64[ndarray, " N"], others: UInt64[ndarray, " M"], further: Sequence[int] = ()
 ) -> Dataset:
-    """The texts whose key is none of the others', less `further` numbers; the very same object where that is all."""
+    """The texts whose key is none of the others', less `further` numbers; the very same object where that is all.
+
+    They stay where they are, mapped from the disk, and are read by their numbers.
+    """
     copies = np.isin(keys, others)
     copies[list(further)] = True
-    return texts.select(np.flatnonzero(~copies)).flatten_indices() if copies.any() else texts
+    return texts.select(np.flatnonzero(~copies)) if copies.any() else texts
 
 
 def held_back(by_split: Mapping[str, Of]) -> dict[str, Of]:

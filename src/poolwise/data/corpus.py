@@ -174,6 +174,7 @@ def _together(places: Sequence[str]) -> str:
 
 FEW_CLASSES = 20
 """So many are never doubted, however few texts there are."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def check_classes(
@@ -189,8 +190,8 @@ def check_classes(
         place_of: tells where a label stands first.
 
     Raises:
-        UserError: there is one class only, or nearly as many as rows, or names of two differ in case only; or there are
-            other messages.
+        UserError: there is one class only, or nearly as many as rows, or they are a scale of numbers, or names of two
+            differ in case only; or there are other messages.
     """
     found = list(messages)
     if len(names) < 2:
@@ -213,6 +214,12 @@ def check_classes(
             0,
             f"{source}: {len(names):,} different labels in {counted(rows, 'row')} ({some(names)}), but many texts "
             "share a class; is another column the label (data.label_column=)?",
+        )
+    elif len(names) > FEW_CLASSES and all(map(NUMBER.fullmatch, names)) and any("." in name for name in names):
+        found.insert(
+            0,
+            f"{source}: the labels are {len(names):,} different numbers ({some(names)}), a scale and not classes; "
+            f"round them to at most {FEW_CLASSES}, or name another column (data.label_column=)",
         )
     if found:
         raise UserError(*found)

@@ -28,12 +28,13 @@ from poolwise.data.corpus import (
     TextStream,
     check_classes,
     label_text,
+    labels_of,
     tell_empty,
     text_columns,
 )
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, UNSAVED, PlacedRow, suffixes
+from poolwise.data.reading import HIDDEN, PlacedRow, Unusable, suffixes
 from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
@@ -135,6 +136,8 @@ def _with_made_splits(
     """All three splits, and how those were made that are not given: of train, before dev is taken test is."""
     splits = dict(given)
     made: dict[str, dict[str, Any]] = {}
+    if given and len(given) < len(SPLITS):
+        _warn_of_rare_classes(data, given["train"])
     if list(given) == ["train"] and data.dev_share + data.test_share >= 1:
         raise UserError(
             f"data.dev_share={data.dev_share} and data.test_share={data.test_share} leave nothing of data.train="
@@ -157,6 +160,18 @@ def _with_made_splits(
             made[split] = {"from": "train", "share": share, "seed": data.split_seed, "stratified": True, "texts": held}
             log.info("data.%s: made of data.train, %s by seed %d", split, counted(held, "text"), data.split_seed)
     return {split: splits[split] for split in SPLITS if split in splits}, made
+
+
+def _warn_of_rare_classes(data: FilesData, rows: Dataset) -> None:
+    """Warn of classes with fewer texts than there are splits."""
+    names = rows.features["label"].names
+    counts = np.bincount(labels_of(rows), minlength=len(names))
+    rare = [f"{name!r} ({count})" for name, count in zip(names, counts, strict=True) if count < len(SPLITS)]
+    if rare:
+        log.warning(
+            "data.train=%s: fewer than %d texts of %s, which may never reach dev or test; add some, or leave them out",
+            *(data.train, len(SPLITS), some(rare)),
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +210,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
     tables: dict[str, Labelled] = {}
 
     def find(split: str, path: str) -> None:
-        found[split] = find_parts(path, layout=_layout(data))
+        found[split] = find_parts(path, _layout(data))
 
     def read(split: str, path: str) -> None:
         wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
@@ -260,7 +275,7 @@ def _read_texts_into(texts: dict[str, Texts], name: str, data: FilesData, cache:
     if path is None:
         return
     wanted = {"text": data.text_column} | _rating(data)
-    parts = parts_of_split(path, find_parts(path, layout=_layout(data)), {"text": "train", "text_dev": "dev"}[name])
+    parts = parts_of_split(path, find_parts(path, _layout(data)), {"text": "train", "text_dev": "dev"}[name])
     table, left_out = _together(_table(part, wanted, True, cache) for part in parts)
     if table.num_rows == 0:
         raise UserError(f"{path} holds no text")
@@ -272,7 +287,7 @@ def _stream_into(texts: dict[str, Texts], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
-    parts = parts_of_split(path, find_parts(path, streaming=True, layout=_layout(data)), "train")
+    parts = parts_of_split(path, find_parts(path, replace(_layout(data), streaming=True)), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))
     if not first:
@@ -316,7 +331,9 @@ def _table(part: Part, wanted: Wanted, drops: bool, cache: Path | None) -> tuple
     lacking = [what for what in wanted if what not in held]
     if lacking and (part.is_text or not part.columns_named):
         name = wanted[lacking[0]] or lacking[0]
-        raise UserError(f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only")
+        raise UserError(
+            f"{part.path} has no column {name} (data.{lacking[0]}_column): .txt files hold text only{_if_table(part)}"
+        )
     if not part.columns_named:
         wanted = dict.fromkeys(wanted)
     empty = EmptyValues(drops)
@@ -328,6 +345,15 @@ def _table(part: Part, wanted: Wanted, drops: bool, cache: Path | None) -> tuple
         if not is_kept(file):
             _write(file, _pieces(part, wanted, empty), _schema(wanted), empty)
     return _mapped(file)
+
+
+def _if_table(part: Part) -> str:
+    """What to say where text has tabs in its first line, as a table has."""
+    _, first = next(iter(part.rows()), ("", {"text": ""}))
+    headless = "data.header=false data.text_column=1 data.label_column=2"
+    return (
+        f"; with tabs between columns, name it .tsv ({headless} if it has no header)" if "\t" in first["text"] else ""
+    )
 
 
 LEFT_OUT = b"left_out"
@@ -409,7 +435,7 @@ class EmptyValues:
 
 
 def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
-    """The place and the wanted values, as texts, of each row.
+    """The place and the wanted values, as texts, of each row; of a JSON object with nothing in it all are empty.
 
     Raises:
         UserError: a row lacks a column, or holds a list or an object in it.
@@ -417,6 +443,9 @@ def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
     columns: dict[str, str] = {}
     for place, row in part.rows():
         if row.get("label") == UNLABELLED and not part.columns_named and "label" in wanted:
+            continue
+        if not row:
+            yield place, dict.fromkeys(wanted, "")
             continue
         columns = columns or found_columns(part.path, list(row), wanted, part.rows)
         yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
@@ -431,13 +460,12 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
     place, row = placed
     value = row.get(column)
     if value is None:
-        raise UserError(f"{path}, {place}: no {column}; it has {some(row)}")
+        there = some(name for name, other in row.items() if other is not None)
+        raise UserError(f"{path}, {place}: no {column}, only {there}; fill it in, or leave out the row")
     if value == HIDDEN and what == "label":
         raise UserError(f"{path}, {place}: the label in {column} is {HIDDEN}; name another split")
-    if value == UNSAVED:
-        raise UserError(
-            f"{path}, {place}: {column} is {UNSAVED}; open the file in Excel or LibreOffice and save it there"
-        )
+    if isinstance(value, Unusable):
+        raise UserError(f"{path}, {place}: {column} {value}")
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
         json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind

@@ -77,10 +77,12 @@ class Layout:
     Attributes:
         text_per: of `.txt` files, whether each line is a text or each file; None for a file in a folder, else a line.
         header: whether the first row of a table names its columns; where not, their names are 1, 2, 3, ...
+        streaming: whether the first row must come before all of a file is read.
     """
 
     text_per: TextPer = None
     header: bool = True
+    streaming: bool = False
 
 
 ENDS = 65_536
@@ -90,8 +92,8 @@ Found = dict[str, list[Part]]
 """Parts by split, or all of them under an empty name where no splits are told apart."""
 
 
-def find_parts(path: str, streaming: bool = False, layout: Layout = Layout()) -> Found:
-    """What a path, a pattern or a name of the hub stands for; with `streaming` the latter is not downloaded.
+def find_parts(path: str, layout: Layout = Layout()) -> Found:
+    """What a path, a pattern or a name of the hub stands for; what is streamed of the latter is not downloaded.
 
     Raises:
         UserError: there is no such thing, or nothing in it that can be read.
@@ -109,7 +111,7 @@ def find_parts(path: str, streaming: bool = False, layout: Layout = Layout()) ->
             raise UserError(f"{path}: no file has such a name")
         return {"": _files(path, list(map(Path, files)), layout)}
     if is_of_hub(path):
-        return _streamed_from_hub(path) if streaming else _on_hub(path)
+        return _streamed_from_hub(path) if layout.streaming else _on_hub(path)
     return {"": _files(path, [Path(path)], layout)}
 
 
@@ -137,7 +139,13 @@ def _file(file: Path, layout: Layout) -> Part:
     if not layout.header and kind_of(path) in HEADLESS:
         hashes = partial(_as, "headless", hashes[0]), partial(_as, "headless", hashes[1])
     is_text = kind_of(path) == ".txt"
-    return Part(path, partial(read_rows, path, layout.header), *hashes, is_text=is_text, columns_named=not is_text)
+    return Part(
+        path,
+        partial(read_rows, path, layout.header, layout.streaming),
+        *hashes,
+        is_text=is_text,
+        columns_named=not is_text,
+    )
 
 
 def _files(path: str, files: list[Path], layout: Layout) -> list[Part]:
@@ -219,7 +227,11 @@ def _by_split(parts: Mapping[str, list[Part]]) -> Found:
     splits = {path: _split_named(Path(path).name) or "" for path in parts}
     untold = [path for path, split in splits.items() if not split]
     if untold and any(splits.values()):
-        raise UserError(f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files")
+        meant = " ".join(f"data.{split}={path}" for path, split in splits.items() if split == "train")
+        raise UserError(
+            f"{some(untold)}: of train, dev or test? Other files there say it in their names; name files"
+            + (f", such as {meant} (and data.dev, data.test if these have labels)" if meant else "")
+        )
     found: Found = {}
     kinds: dict[str, dict[str, str]] = {}
     for path, several in parts.items():
@@ -345,19 +357,19 @@ def _streamed_from_hub(name: str) -> Found:
 
     def part(split: str) -> Part:
         path, fingerprint = f"{name}, split {split}", partial(str, [revision, split])
-        return Part(path, partial(_placed, path, found[split]), fingerprint, fingerprint)
+        return Part(path, partial(_placed, found[split]), fingerprint, fingerprint)
 
     return {role: [part(split)] for role, split in _by_role(name, found).items()}
 
 
 def _data_set(path: str, rows: Dataset) -> Part:
     _, fingerprint = _hashes_of_files([file["filename"] for file in rows.cache_files])
-    return Part(path, partial(_placed, path, rows), partial(_hash_of_tables, rows), fingerprint)
+    return Part(path, partial(_placed, rows), partial(_hash_of_tables, rows), fingerprint)
 
 
-def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
+def _placed(rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
     batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
-    yield from arrow_rows(path, batches, class_names(rows.features.arrow_schema) if rows.features else {})
+    yield from arrow_rows(batches, class_names(rows.features.arrow_schema) if rows.features else {})
 
 
 def _hashes_of_files(paths: list[str], folder: Path | None = None) -> tuple[Callable[[], str], Callable[[], str]]:

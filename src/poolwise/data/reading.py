@@ -41,14 +41,27 @@ LARGEST_WHOLE = 2**28
 HIDDEN = "hidden (-1)"
 """Stands in place of the class of texts whose class is not told, as in the test splits of GLUE."""
 
-UNSAVED = "a formula without a saved value"
-"""Stands in its place: the program that wrote the sheet did not compute it."""
+
+class Unusable(str):
+    """Stands in place of a value that cannot be used, and says why: `text` and these words are the message.
+
+    A person is told where the column is read; in others it does no harm.
+    """
+
+    __slots__ = ()
+
+
+UNSAVED = Unusable("is a formula without a saved value; open the file in Excel or LibreOffice and save it there")
+"""The program that wrote the sheet did not compute it."""
+TWICE = Unusable("stands twice in the header; a column that is read needs a name of its own")
 
 SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "';'", "|": "'|'"}
 SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
 """What Excel writes above a table to name the separator."""
 LOOKED_AT = 50
 """Lines by which the separator is found."""
+LOOKED_AT_OF_STREAM = 1_000_000
+"""Characters by which it is found whether a table by tabs that is streamed is quoted."""
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
 
 MARKS = {
@@ -82,12 +95,13 @@ def suffixes(path: str) -> tuple[str, str]:
     return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
 
-def read_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
+def read_rows(path: str, header: bool = True, streaming: bool = False) -> Iterator[PlacedRow]:
     """The rows of a file, by the reader of its kind.
 
     Args:
         path: of the file.
         header: whether the first row of a table names its columns; else their names are 1, 2, 3, ...
+        streaming: whether the first row must come before all of the file is read.
 
     Raises:
         UserError: the file is missing, empty, of another kind, damaged, no text, or a row cannot be read.
@@ -97,9 +111,12 @@ def read_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
         raise UserError(f"{path}: files end in {', '.join(READERS)}; text and JSON also in {' or '.join(COMPRESSIONS)}")
     if compression and kind in PACKED:
         raise UserError(f"{path}: a {kind} file is compressed inside; unpack it and name the {kind} file")
+    reader = (READERS if header else READERS | HEADLESS)[kind]
+    if streaming and kind in (".tsv", ".tab"):
+        reader = partial(tab_rows, header=header, looked_at=LOOKED_AT_OF_STREAM)
     place = None
     with damage_told(path, (Exception,) if kind in PACKED else BROKEN):
-        for place, row in (READERS if header else READERS | HEADLESS)[kind](path):
+        for place, row in reader(path):
             yield place, row
     if place is None:
         raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}")
@@ -160,33 +177,49 @@ def _parts_alike(lines: list[str], separator: str) -> bool:
     return len(widths) == 1 and widths.pop() > 1
 
 
-def tab_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
-    """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts."""
-    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path) else csv.QUOTE_NONE, header)
+def tab_rows(path: str, header: bool = True, looked_at: int | None = None) -> Iterator[PlacedRow]:
+    """The rows of a TSV file: quoted if all of it can be read so, else with quotes as part of texts.
+
+    With `looked_at`, about so many characters at the start stand for all of it.
+    """
+    return _table_rows(path, "\t", csv.QUOTE_MINIMAL if _is_quoted(path, looked_at) else csv.QUOTE_NONE, header)
 
 
-def _is_quoted(path: str) -> bool:
+def _is_quoted(path: str, looked_at: int | None = None) -> bool:
     """Whether fields are in quotes: the first one is, or some are, every row then has as many fields, and no line less.
 
     Where the lines have as many fields each, quotes that take several of these together are parts of texts, unless
-    some are written twice as within quotes.
+    some are written twice as within quotes. Of `looked_at` characters, the row in which they end is read to its end,
+    for as many again at most.
     """
     if _first_lines(path)[0].startswith('"'):
         return True
     by_line: Counter[int] = Counter()
+    by_row: Counter[int] = Counter()
     quoted = doubled = False
-    for line in _table_lines(path):
-        fields = line.split("\t")
-        by_line[len(fields)] += bool(line.strip())
-        quoted = quoted or any(field.startswith('"') for field in fields)
-        doubled = doubled or '""' in line
-    if not quoted:
-        return False
+    seen, limit = 0, math.inf if looked_at is None else looked_at
+
+    def lines() -> Iterator[str]:
+        nonlocal quoted, doubled, seen
+        for line in _table_lines(path):
+            if seen > 2 * limit:
+                return
+            fields = line.split("\t")
+            by_line[len(fields)] += bool(line.strip())
+            quoted = quoted or any(field.startswith('"') for field in fields)
+            doubled = doubled or '""' in line
+            seen += len(line)
+            yield line
+
     try:
-        rows = Counter(len(fields) for fields in _csv_reader(_table_lines(path), "\t", csv.QUOTE_MINIMAL) if fields)
+        for fields in _csv_reader(lines(), "\t", csv.QUOTE_MINIMAL):
+            by_row[len(fields)] += bool(fields)
+            if seen > limit:
+                break
     except csv.Error:
         return False
-    return len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
+    rows = +by_row
+    return quoted and len(rows) == 1 and (doubled or len(+by_line) > 1 or rows == +by_line)
 
 
 def _csv_reader(lines: Iterable[str], separator: str, quoting: Any, skips_blanks: bool = False) -> Any:
@@ -200,40 +233,41 @@ def _table_rows(path: str, separator: str, quoting: Any, header: bool) -> Iterat
     separated = SEPARATOR_NAMES[separator]
     begin, number = 1, 0
     names: list[str] = []
+    twice: Row = {}
     try:
         for fields in reader:
             is_first = bool(fields) and not names
             if is_first:
-                names = named_columns(path, fields, header)
+                names = named_columns(fields, header)
+                twice = named_twice(names)
             if fields and not (is_first and header):
                 number += 1
-                if len(fields) > len(names):
+                if any(fields[len(names) :]):  # empty fields at the end are a spreadsheet's empty columns
                     raise UserError(
                         f"{path}, row {number}: {counted(len(fields), 'field')}, and the "
                         f"{'header' if header else 'first row'} has {len(names)}; "
                         + ("texts cannot hold tabs" if separator == "\t" else f"quote texts that hold {separated}")
                     )
-                yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False))}
+                yield f"row {number}", {**dict.fromkeys(names), **dict(zip(names, fields, strict=False)), **twice}
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{path}, line {begin}: not a table that can be read ({error}); is a quote in this row left open?"
-        ) from error
+        row = islice(_table_lines(path), begin - 1, reader.line_num)
+        advice = (
+            'a quote within a quoted text is written twice (""), not as \\"'
+            if any('\\"' in line for line in row)
+            else "is a quote in this row left open?"
+        )
+        raise UserError(f"{path}, line {begin}: not a table that can be read ({error}); {advice}") from error
 
 
-def named_columns(path: str, first: list[str], header: bool) -> list[str]:
+def named_columns(first: list[str], header: bool) -> list[str]:
     """The names of a table's columns: what its first row holds, or numbers from 1 where that is no header."""
-    if not header:
-        return [str(number) for number in range(1, len(first) + 1)]
-    check_names(path, first)
-    return first
+    return first if header else [str(number) for number in range(1, len(first) + 1)]
 
 
-def check_names(path: str, header: list[str]) -> None:
-    """Raise a UserError if a column is there twice."""
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise UserError(f"{path}: the header has {some(twice)} twice; each column needs a name of its own")
+def named_twice(names: Iterable[str]) -> Row:
+    """What stands in each row under the names that several columns have; those without a name are none."""
+    return {name: TWICE for name, count in Counter(names).items() if name and count > 1}
 
 
 def json_lines(path: str) -> Iterator[PlacedRow]:
@@ -308,6 +342,11 @@ def _json(place: str, text: str) -> Any:
         found = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(found, ensure_ascii=False).encode()  # raises where half of a surrogate pair stands alone
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(
+            f"{place}: {half} is half of a sign (a surrogate pair without its other half); take it out"
+        ) from error
     except (ValueError, RecursionError) as error:
         reason = str(error).split(";")[0]  # what follows tells programmers which limit to raise
         raise UserError(f"{place}: not JSON that can be read ({reason})") from error
@@ -332,8 +371,7 @@ def _is_nan(value: Any) -> bool:
 def parquet_rows(path: str) -> Iterator[PlacedRow]:
     """The rows of a Parquet file; class ids that `datasets` wrote become the names of their classes."""
     with pyarrow.parquet.ParquetFile(path) as file:
-        check_names(path, file.schema_arrow.names)
-        yield from arrow_rows(path, file.iter_batches(ROWS_AT_A_TIME), class_names(file.schema_arrow))
+        yield from arrow_rows(file.iter_batches(ROWS_AT_A_TIME), class_names(file.schema_arrow))
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
@@ -344,39 +382,53 @@ def class_names(schema: Any) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def arrow_rows(path: str, batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[PlacedRow]:
-    """The rows of Arrow record batches.
+def arrow_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[PlacedRow]:
+    """The rows of Arrow record batches, or tables.
 
     Args:
-        path: for messages.
         batches: of rows.
         names: of the classes that a column holds the ids of, by column.
-
-    Raises:
-        UserError: a text is not UTF-8, or a class id has no name.
     """
     number = 0
     for batch in batches:
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}, rows {number + 1} and on: a text is not UTF-8; write it as a string") from error
-        for row in rows:
+        twice = named_twice(batch.column_names)
+        columns = {name: _plain(column) for name, column in zip(batch.column_names, batch.columns, strict=True)}
+        for values in zip(*columns.values(), strict=True):
             number += 1
+            row = dict(zip(columns, values, strict=True)) | twice
             for column, known in names.items():
-                row[column] = _class_name(f"{path}, row {number}", column, row[column], known)
+                row[column] = _class_name(row[column], known)
             yield f"row {number}", filled(row)
 
 
-def _class_name(place: str, column: str, label: int | None, names: list[str]) -> str | None:
+def _plain(column: Any) -> list[Any]:
+    """The values of an Arrow column; of lists and structs, which no text or label is, nothing is read."""
+    if pyarrow.types.is_nested(column.type):
+        kind = "an object" if pyarrow.types.is_struct(column.type) else "a list"
+        return [Unusable(f"is {kind}; a text, a number or true/false is allowed")] * len(column)
+    try:
+        values: list[Any] = column.to_pylist()
+    except Exception:  # dates, time zones and texts each have errors of their own
+        values = [_plain_value(value) for value in column]
+    return values
+
+
+def _plain_value(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return Unusable("holds bytes that are not UTF-8; write it as a string")
+    except Exception as error:  # as in `_plain`
+        return Unusable(f"cannot be read ({first_line(error)[:200]})")
+
+
+def _class_name(label: int | None, names: list[str]) -> str | None:
     if label is None:
         return None
     if label == -1:
         return HIDDEN
     if not 0 <= label < len(names):
-        raise UserError(
-            f"{place}: {column} is class {label}, and the file names the {len(names)} classes {some(names)}"
-        )
+        return Unusable(f"is class {label}, and the file names the {len(names)} classes {some(names)}")
     return names[label]
 
 
@@ -384,7 +436,7 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     """The rows of the first sheet of an Excel file, below its header; of formulas, the values that were saved.
 
     Raises:
-        UserError: openpyxl is not installed, the file is no workbook or too large, or a cell holds an error.
+        UserError: openpyxl is not installed, or the file is no workbook or too large.
     """
     try:
         import openpyxl  # noqa: F401
@@ -393,10 +445,14 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     with zipfile.ZipFile(path) as packed:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
+        parts = set(packed.namelist())
+    sheets = [Path(part) for part in parts if re.fullmatch(r"xl/chartsheets/[^/]+\.xml", part)]
+    if any(f"{sheet.parent}/_rels/{sheet.name}.rels" not in parts for sheet in sheets):  # openpyxl breaks at these
+        raise UserError(f"{path}: one of its sheets is an empty chart; delete that sheet, or save the rows as .csv")
     unsaved = cache(partial(_unsaved_formulas, path))
     with _workbook(path) as workbook:
-        rows = _filled_rows(path, _cells(workbook), unsaved)
-        yield from _sheet_rows(path, _from_header_on(rows) if header else rows, header)
+        rows = _filled_rows(_cells(workbook), unsaved)
+        yield from _sheet_rows(_from_header_on(rows) if header else rows, header)
 
 
 @contextmanager
@@ -448,20 +504,19 @@ def other_sheets(path: str) -> str:
     return f"; only the first sheet, {first}, is read, and there are also {some(others)}" if others else ""
 
 
-def _filled_rows(
-    path: str, rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]
-) -> Iterator[SheetRow]:
+def _filled_rows(rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tuple[int, int]]]) -> Iterator[SheetRow]:
     for number, saved in enumerate(rows, start=1):
         cells = [
-            UNSAVED if cell is None and (number, column) in unsaved() else cell
+            UNSAVED if cell is None and (number, column) in unsaved() else _usable(cell)
             for column, cell in enumerate(saved, start=1)
         ]
-        if all(cell is None for cell in cells):
-            continue
-        wrong = next((cell for cell in cells if isinstance(cell, str) and cell in SHEET_ERRORS), None)
-        if wrong:
-            raise UserError(f"{path}, row {number} of the sheet: a cell holds the error {wrong}; mend it in the sheet")
-        yield number, cells
+        if any(cell is not None for cell in cells):
+            yield number, cells
+
+
+def _usable(cell: Any) -> Any:
+    is_error = isinstance(cell, str) and cell in SHEET_ERRORS
+    return Unusable(f"holds the error {cell}; mend it in the sheet") if is_error else cell
 
 
 MOST_TITLE_ROWS = 5
@@ -482,14 +537,16 @@ def _from_header_on(rows: Iterator[SheetRow]) -> Iterator[SheetRow]:
     yield from before
 
 
-def _sheet_rows(path: str, rows: Iterator[SheetRow], header: bool) -> Iterator[PlacedRow]:
+def _sheet_rows(rows: Iterator[SheetRow], header: bool) -> Iterator[PlacedRow]:
     names: list[str] = []
     for number, cells in rows:
         if not names:
-            names = named_columns(path, ["" if cell is None else str(cell) for cell in cells], header)
+            names = named_columns(["" if cell is None else str(cell) for cell in cells], header)
+            twice = named_twice(names)
             if header:
                 continue
-        yield f"row {number} of the sheet", filled(dict.fromkeys(names) | dict(zip(names, cells, strict=False)))
+        row = dict.fromkeys(names) | dict(zip(names, cells, strict=False)) | twice
+        yield f"row {number} of the sheet", filled(row)
 
 
 Reader = Callable[[str], Iterator[PlacedRow]]
@@ -603,7 +660,7 @@ def _holds_nul(path: str, number: int) -> str:
     first, second = content[::2].count(0), content[1::2].count(0)
     if 10 * max(first, second) > max(len(content), 100 * min(first, second)):
         return f"{path}: not UTF-8; {_conversion(path, 'utf-16le' if second > first else 'utf-16be')}"
-    return f"{path}, line {number}: it holds NUL bytes; is it a text file?"
+    return f"{path}, line {number}: it holds NUL bytes; is it a text file? If so, take them out (tr -d '\\0')"
 
 
 def _conversion(path: str, encoding: str) -> str:
