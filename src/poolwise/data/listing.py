@@ -106,7 +106,7 @@ def places_of(data: DataSettings, rows: Mapping[Row, tuple[str, str]]) -> dict[R
         if source is not None:
             sought.setdefault((*source, row.split in SPLITS), {}).setdefault(rows[row][0], []).append(row)
     for (path, split, _), by_text in sought.items():
-        parts = find_parts(path, layout=Layout(data.text_per, data.header))
+        parts = find_parts(path, Layout(data.text_per, data.header))
         found |= _found(parts.get("") or parts.get(split) or parts["train"], by_text, rows)
     return found
 
