@@ -64,7 +64,7 @@ def test_a_sweep_says_what_it_can_show_and_how_it_ended(program, capfd, at_once)
     printed = capfd.readouterr().out
     assert printed.startswith("sweep of 4 jobs\n")
     assert re.search(r"  seed +1, 2\n  repr +cls, mean\n", printed)
-    assert "differences of about 14.0 points in accuracy, by 40 test texts and 2 seeds" in printed
+    assert "differences of about 16.2 points in accuracy, by 40 test texts and 2 seeds" in printed
     assert [f"job {number} of 4: demo-tiny" in printed for number in (1, 2, 3, 4)] == [True] * 4
     assert re.search(r"about \d+ s with the 3 after it", printed)
     assert "HYDRA" not in printed
