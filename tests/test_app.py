@@ -287,6 +287,7 @@ def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, t
     assert {row[0] for row in report.sections[0].table.rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
     assert program("stage=sentiment", "stage1.seed=1,2,3", "repr=cls,mean", *SMALL_STAGE2, "-m") == 2
@@ -379,6 +380,7 @@ def test_a_folder_as_encoder(program, tmp_path):
     assert run["stage1_provenance"]["pooler_status"] == "random"
 
 
+@pytest.mark.slow
 def test_pooler_only_training_of_a_checkpoint_end_to_end(program, tmp_path, capsys):
     assert program("stage=mlm", *SMALL_STAGE1, "objective=none", "logger=csv") == 0
     export = next((tmp_path / "runs/mlm").glob("*/export"))

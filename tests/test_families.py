@@ -61,6 +61,9 @@ from poolwise.trained import Notes, load, save
 HIDDEN = ("distilbert", "modernbert")
 """The families whose bodies have no pooler."""
 EACH = pytest.mark.parametrize("kind", FAMILIES)
+ONE_QUICK = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "modernbert" else [pytest.mark.slow]) for kind in FAMILIES]
+)
 
 Sizes = dict[str, Any]
 STANDARD: Sizes = {
@@ -478,7 +481,7 @@ def test_the_longest_text_fits(kind, own_model, own_config, own_export, own_toke
     own_model(ids, torch.ones_like(ids))
 
 
-@EACH
+@ONE_QUICK
 def test_both_stages_and_the_card(kind, own_config, own_tokenizer, program, monkeypatch, capsys, tmp_path):
     torch.manual_seed(1)
     FAMILIES[kind].masked_lm(own_config).save_pretrained(tmp_path / "start")

@@ -412,6 +412,7 @@ def test_a_missing_encoder_is_told_once_and_before_the_first_job(program, place,
     assert not (place / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_export_is_told_before_the_first_job(program, place, capfd):
     weights = encoder_folder(program, place) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])

@@ -169,7 +169,7 @@ SETTINGS = {
         *(*ODD, "repr=mean", "seed=1", "data.max_length=16", "data.long_texts=windows"),
     ],
 }
-QUICK = ("stage 1", "stage 2")
+QUICK = ("stage 1",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])

@@ -113,7 +113,7 @@ def test_a_run_that_fails_with_a_secret_in_its_error_sends_and_keeps_none(
         assert not [each for each in [*kept, *service.received, printed] if secret.encode() in each]
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("mode", ["online", pytest.param("offline", marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_is_one_run_of_wandb(program, service, tmp_path, monkeypatch, mode):
     settings = ["stage=mlm", *SMALL_STAGE1, f"logger.mode={mode}", "trainer.log_every_n_steps=1"]
     step = MaskedLanguageModelling.training_step
@@ -306,6 +306,7 @@ def test_a_start_that_is_not_answered_is_bounded(service, tmp_path, caplog):
     service.before_answer = lambda: None
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_service_is_synced_later(program, service, tmp_path, monkeypatch, capfd):
     step = MaskedLanguageModelling.training_step
 

@@ -154,6 +154,7 @@ def test_a_budget_of_time_ends_with_the_step_that_spends_it(trained):
     assert record["material"]["pretraining"]["budget"] == {"amount": 0.6, "unit": "seconds"}
 
 
+@pytest.mark.slow
 def test_dev_and_probes_are_off_the_clock(trained, monkeypatch):
     def slow(method):
         def slowly(*arguments):
