@@ -145,26 +145,3 @@ def test_several_processes_train_where_there_is_no_checkout(environment, empty):
     assert "in each of 2 processes" in output_of(environment, empty, *torchrun, "-m", "poolwise", *settings)
     (record,) = empty.glob("runs/mlm/*/record.json")
     assert json.loads(record.read_text())["processes"] == 2
-
-
-@pytest.mark.slow
-def test_pip_finds_all_that_it_needs(wheel, empty, tmp_path):
-    """As a stranger installs it: pip resolves what is declared, and no library of another environment is seen."""
-    environment = tmp_path / "fresh"
-    venv.create(environment, with_pip=True, symlinks=True)
-
-    def pip(*words: str) -> subprocess.CompletedProcess[str]:
-        variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        command = [str(environment / "bin/python"), "-m", "pip", *words]
-        return subprocess.run(command, cwd=empty, env=variables, capture_output=True, text=True)
-
-    constraints = ["-c", str(REPOSITORY / "constraints.txt")]
-    if pip("download", "-q", "--no-deps", "--retries", "1", "-d", str(tmp_path), "jinja2", *constraints).returncode:
-        pytest.skip("no package index answers")
-    done = pip("install", "-q", str(wheel), *constraints)
-    assert done.returncode == 0, done.stderr
-    done = pip("check")
-    assert done.returncode == 0, done.stdout
-    assert "next    poolwise stage=sentiment" in output_of(
-        environment, empty, "poolwise", "stage=mlm", "logger=csv", *SMALL_STAGE1
-    )
