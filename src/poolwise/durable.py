@@ -91,6 +91,14 @@ def seal(path: Path) -> None:
         stream.write(digest)
 
 
+@contextmanager
+def sealed_draft_of(path: Path) -> Iterator[Path]:
+    """As `draft_of`; what was written is sealed before it takes the place of `path`."""
+    with draft_of(path) as draft:
+        yield draft
+        seal(draft)
+
+
 def take_room(path: Path) -> None:
     """Have the disk keep room for all of a file: into one that is mapped, a full disk would end the process.
 

@@ -35,7 +35,7 @@ from poolwise.data.corpus import (
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
 from poolwise.data.reading import HIDDEN, PlacedRow, Unusable, suffixes
-from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
+from poolwise.durable import DIGEST_BYTES, is_kept, sealed_draft_of
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
 
@@ -376,13 +376,15 @@ def _write(file: Path, pieces: Iterator[pyarrow.RecordBatch], schema: pyarrow.Sc
     """Write an Arrow file so that a reader, or a kill, never sees half of it; a mistake leaves none."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with draft_of(file) as draft:
-            with pyarrow.OSFile(str(draft), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
-                for piece in pieces:
-                    writer.write_batch(piece)
-                nothing = pyarrow.RecordBatch.from_pylist([], schema)
-                writer.write_batch(nothing, custom_metadata={LEFT_OUT: str(empty.rows)})
-            seal(draft)
+        with (
+            sealed_draft_of(file) as draft,
+            pyarrow.OSFile(str(draft), "wb") as sink,
+            pyarrow.ipc.new_file(sink, schema) as writer,
+        ):
+            for piece in pieces:
+                writer.write_batch(piece)
+            nothing = pyarrow.RecordBatch.from_pylist([], schema)
+            writer.write_batch(nothing, custom_metadata={LEFT_OUT: str(empty.rows)})
     except OSError as error:
         raise UserError(f"{file.parent} cannot be written: {error.strerror or first_line(error)}") from error
 

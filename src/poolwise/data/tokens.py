@@ -29,7 +29,7 @@ from transformers.utils import PaddingStrategy
 from poolwise import ranks
 from poolwise.data.corpus import ROWS_AT_A_TIME, batches_of_rows, content_hash, each_text
 from poolwise.data.masking import IGNORED_LABEL
-from poolwise.durable import DIGEST_BYTES, draft_of, is_kept, seal
+from poolwise.durable import DIGEST_BYTES, is_kept, sealed_draft_of
 from poolwise.settings import LongTexts, UserError
 from poolwise.words import first_line
 
@@ -202,17 +202,16 @@ def _write(flat: Path, rows: Path, batches: Iterator[tuple[ndarray, pyarrow.Reco
     Two processes may make them at once, and both make the same.
     """
     first_ids, first = next(batches)
-    with draft_of(rows) as rows_draft, draft_of(flat) as flat_draft:
-        with (
-            flat_draft.open("wb") as all_ids,
-            pyarrow.OSFile(str(rows_draft), "wb") as sink,
-            pyarrow.ipc.new_stream(sink, first.schema) as writer,
-        ):
-            for ids, batch in chain([(first_ids, first)], batches):
-                all_ids.write(ids.data)
-                writer.write_batch(batch)
-        seal(flat_draft)
-        seal(rows_draft)
+    with (
+        sealed_draft_of(rows) as rows_draft,
+        sealed_draft_of(flat) as flat_draft,
+        flat_draft.open("wb") as all_ids,
+        pyarrow.OSFile(str(rows_draft), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, first.schema) as writer,
+    ):
+        for ids, batch in chain([(first_ids, first)], batches):
+            all_ids.write(ids.data)
+            writer.write_batch(batch)
 
 
 def encoded(
@@ -323,9 +322,8 @@ def kept_json(cache: Path, material: Sequence[Any], make: Callable[[], Any]) -> 
             made = make()
             try:
                 cache.mkdir(parents=True, exist_ok=True)
-                with draft_of(kept) as draft:
+                with sealed_draft_of(kept) as draft:
                     draft.write_text(json.dumps(made), encoding="utf-8")
-                    seal(draft)
             except OSError as error:
                 raise UserError(f"{cache} cannot be written: {error.strerror or first_line(error)}") from error
     return json.loads(kept.read_bytes()[:-DIGEST_BYTES])

@@ -21,7 +21,7 @@ from poolwise import ranks
 from poolwise.data.arrangement import Arrangement, halves, single
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.durable import draft_of, is_kept, seal
+from poolwise.durable import is_kept, sealed_draft_of
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.machine import check_room
 from poolwise.stages.mlm import MaskedLanguageModelling, loss_figures
@@ -128,10 +128,8 @@ def _kept_cls_states(
     states = cls_states(model, texts, device, arrangement)
     file.parent.mkdir(parents=True, exist_ok=True)
     check_room(file.parent, states.nbytes)
-    with draft_of(file) as draft:
-        with draft.open("wb") as stream:
-            np.save(stream, states.numpy(), allow_pickle=False)
-        seal(draft)
+    with sealed_draft_of(file) as draft, draft.open("wb") as stream:
+        np.save(stream, states.numpy(), allow_pickle=False)
     return states
 
 
