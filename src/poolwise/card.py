@@ -364,7 +364,7 @@ def matthews(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:
 def macro_f1(answers: Int[ndarray, " N"], labels: Int[ndarray, " N"]) -> float:
     """The mean F1 of the classes that occur, as the run's own figure is."""
     from torch import from_numpy
-    from torchmetrics.functional.classification import multiclass_f1_score
 
-    classes = max(int(answers.max()), int(labels.max()), 1) + 1
-    return float(multiclass_f1_score(from_numpy(answers), from_numpy(labels), classes, validate_args=False))
+    from poolwise.stages.sentiment import macro_f1_of
+
+    return macro_f1_of(from_numpy(answers), from_numpy(labels), max(int(answers.max()), int(labels.max())) + 1)

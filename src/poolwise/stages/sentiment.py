@@ -178,10 +178,14 @@ def recall_by_class(labels: Int[Tensor, " N"], logits: Float[Tensor, "N C"]) -> 
 
 
 def macro_f1(logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]) -> float:
-    """The mean F1 over the classes that there are or that are answered, bit for bit the `macro_f1` of `Scores`."""
-    classes = logits.shape[1]
+    """Of the most probable classes, bit for bit the `macro_f1` of `Scores`."""
     answers = torch.from_numpy(logits).softmax(dim=1).argmax(dim=1)
-    pairs = torch.from_numpy(labels) * classes + answers
+    return macro_f1_of(answers, torch.from_numpy(labels), logits.shape[1])
+
+
+def macro_f1_of(answers: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: int) -> float:
+    """The mean F1 over the classes that there are or that are answered."""
+    pairs = labels * classes + answers
     confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
     counts = confusion.sum(dim=0) + confusion.sum(dim=1)
     f1 = 2.0 * confusion.diagonal() / counts.clamp(min=1)
