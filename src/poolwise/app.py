@@ -119,8 +119,12 @@ def register_schemas() -> None:
         ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
     OmegaConf.register_new_resolver("default_objective", default_objective, replace=True)
     OmegaConf.register_new_resolver("program", lambda: shlex.join(program()), replace=True)
-    around = lambda rate: ",".join(f"{factor * rate:g}" for factor in (0.5, 1, 2))  # noqa: E731
-    OmegaConf.register_new_resolver("around", around, replace=True)
+    OmegaConf.register_new_resolver("around", rates_around, replace=True)
+
+
+def rates_around(rate: float) -> str:
+    """A sweep over half, once and twice a learning rate, as typed."""
+    return ",".join(f"{factor * rate:g}" for factor in (0.5, 1, 2))
 
 
 def default_objective(model: str) -> str:
