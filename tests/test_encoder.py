@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -86,6 +87,20 @@ def test_a_batch_without_a_masked_position_has_loss_zero(model, masked_only):
     assert output.loss.item() == 0.0
     output.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("masked", [1, 31, 32, 33])
+def test_logits_are_made_for_a_multiple_of_rows_and_given_for_the_masked_ones(model, monkeypatch, masked):
+    ids = torch.arange(40).view(2, 20) % 20 + 5
+    labels = torch.where(torch.arange(40).view(2, 20) < masked, ids, -100)
+    rows, logits_of = [], model.mlm_logits
+    monkeypatch.setattr(model, "mlm_logits", lambda states: rows.append(len(states)) or logits_of(states))
+    output = model.eval()(ids, torch.ones_like(ids), labels=labels, masked_only=True)
+    assert rows == [32 * -(-masked // 32)]
+    assert output.logits.shape == (masked, model.config.vocab_size)
+    every = functional.log_softmax(logits_of(output.last_hidden_state).flatten(0, 1)[:masked], dim=-1)
+    expected = -every.gather(1, ids.flatten()[:masked, None]).mean()
+    torch.testing.assert_close(output.loss, expected)
 
 
 def test_masked_only_without_labels_is_refused(model):

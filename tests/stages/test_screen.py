@@ -31,11 +31,14 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once, tmp_path):
     assert lines[1] == "  train  tiny from random weights: masked language modelling, pooler objective bow"
     assert re.fullmatch(r"  on     demo: 96 texts, [\d,]+ tokens; dev 32", lines[2])
     assert lines[3] == "  for    2 epochs, 6 steps of 32 texts; 32-true on cpu, 1 thread"
-    assert lines[5] == "  speed  OMP_WAIT_POLICY=PASSIVE, fused optimiser" + ", memory is kept" * keeps_memory()
+    assert (
+        lines[5]
+        == "  speed  OMP_WAIT_POLICY=PASSIVE, fused optimiser, quick dropout" + ", memory is kept" * keeps_memory()
+    )
     (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/mlm/*/record.json"))
     assert record["speed"] == {
         **{"precision": "32-true", "threads": 1, "waiting_threads": {"OMP_WAIT_POLICY": "PASSIVE"}},
-        **{"keeps_memory": keeps_memory(), "leaves_out_padding": False, "fuses_optimiser": True},
+        **{"keeps_memory": keeps_memory(), "leaves_out_padding": False, "fuses_optimiser": True, "quick_dropout": True},
     }
     assert len(LINE.findall(printed)) >= 2
     assert "step 1/6" not in printed  # the first step, slow as it is, does not say how long the others take

@@ -372,6 +372,7 @@ def speed_of(job: Job, trainer: lightning.Trainer, stage: Stage) -> dict[str, An
         **machine.choices(job.settings.trainer, device, str(trainer.precision)),
         "leaves_out_padding": stage.leaves_out_padding,
         "fuses_optimiser": fuses_optimiser(trainer.precision),
+        "quick_dropout": device == "cpu",
     }
 
 
@@ -380,7 +381,12 @@ def speed_in_words(speed: Mapping[str, Any]) -> str:
     gain = speed.get("bf16_gain")
     words = [] if gain is None else [f"bf16 multiplies {gain:.1f} times as fast as fp32"]
     words += [f"{name}={value}" for name, value in speed["waiting_threads"].items()]
-    kept = {"leaves_out_padding": "no padding", "fuses_optimiser": "fused optimiser", "keeps_memory": "memory is kept"}
+    kept = {
+        "leaves_out_padding": "no padding",
+        "fuses_optimiser": "fused optimiser",
+        "quick_dropout": "quick dropout",
+        "keeps_memory": "memory is kept",
+    }
     return ", ".join(words + [said for name, said in kept.items() if speed[name]])
 
 

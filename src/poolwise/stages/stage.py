@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from poolwise import ranks
 from poolwise.data.batching import Batch
+from poolwise.dropout import drop_quickly
 from poolwise.settings import Budget, Optimisation, UserError
 
 DIVERGED = (
@@ -232,6 +233,11 @@ class Stage(lightning.LightningModule, ABC):
     def throughput(self) -> float:
         """Real tokens per second of training so far."""
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def on_fit_start(self) -> None:
+        """Draw dropout the quick way, on a CPU."""
+        if self.trainer.strategy.root_device.type == "cpu":
+            drop_quickly(self)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
