@@ -1,10 +1,13 @@
 import json
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from safetensors.torch import load_file, save_file
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional
 from transformers import (
     BertConfig,
@@ -101,6 +104,35 @@ def test_logits_are_made_for_a_multiple_of_rows_and_given_for_the_masked_ones(mo
     every = functional.log_softmax(logits_of(output.last_hidden_state).flatten(0, 1)[:masked], dim=-1)
     expected = -every.gather(1, ids.flatten()[:masked, None]).mean()
     torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as torch looks at it
+def test_compiled_layers_compute_what_layers_do_in_training_alone(config, monkeypatch):
+    graphs = []
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    compiling = partial(torch.compile, backend=aot_autograd(fw_compiler=kept, bw_compiler=kept))
+    monkeypatch.setattr(torch, "compile", compiling)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    model = BertForMaskedLMWithPooler(config).train()
+    found = {}
+    for name in ("eager", "compiled"):
+        if name == "compiled":
+            model.compile_layers()
+        output = model(IDS, MASK, labels=LABELS)
+        alone = torch.autograd.grad(output.loss, model.bert.encoder.layer[0].output.dense.weight, retain_graph=True)
+        model.zero_grad()
+        output.loss.backward()
+        found[name] = [output.loss, *alone, *(p.grad for p in model.parameters() if p.grad is not None)]
+    for own, expected in zip(found["compiled"], found["eager"], strict=True):
+        torch.testing.assert_close(own, expected)
+    assert len(graphs) == 2  # forward and backward, once for both layers
+    model.eval()(IDS, MASK, labels=LABELS)
+    model.train()(IDS[:, 1:], MASK[:, 1:], labels=LABELS[:, 1:])
+    assert len(graphs) == 2
 
 
 def test_masked_only_without_labels_is_refused(model):

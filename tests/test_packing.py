@@ -32,20 +32,22 @@ class Moved(torch.Tensor):
 @pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("cpu", True)])
 def test_lightning_has_it_copied_to_a_gpu_without_waiting(monkeypatch, device, waits):
     monkeypatch.setattr(Moved, "asked", [])
-    parts = (torch.arange(3).as_subclass(Moved), torch.tensor([0, 3]).as_subclass(Moved))
+    parts = (torch.arange(3).as_subclass(Moved), torch.tensor([0, 3], dtype=torch.int32).as_subclass(Moved))
     moved = move_data_to_device({"packing": Packing(*parts, 3, 3)}, torch.device(device))["packing"]
     assert Moved.asked == [(torch.device(device), not waits)] * 2
     assert (moved.longest, moved.shortest) == (3, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["none", "bow"])
-def test_a_step_without_padding_never_waits_for_the_device(model, texts, tokenizer, training_batch, name):
+def test_a_step_without_padding_never_waits_for_the_device(model, texts, tokenizer, training_batch, name, dtype):
     """On `meta`, where no number is known, so that reading one raises. There torch chooses flash attention, as a GPU
     does, while floating-point operations are counted; autocast, which InfoNCE turns off, knows no `meta`."""
     objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
     batch = training_batch(objective.needs)
     model.leave_out_padding()
-    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION).to("meta")
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    stage = stage.to("meta", dtype)
     stage.trainer = quiet_trainer(1, None)
     stage.provenance.settle_start()
     optimizer = torch.optim.AdamW(stage.parameter_groups())

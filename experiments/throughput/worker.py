@@ -40,15 +40,17 @@ from poolwise.runs import peak_memory_mib
 from poolwise.settings import Masking
 
 DEV_BATCH = 64
+LOADERS = 4
+"""Processes that make the peer's batches while a GPU computes; on a CPU they would take its cores."""
 
 
 class Clock(TrainerCallback):
     """Stops training after so many seconds, and so many steps at least; all steps count."""
 
     def __init__(self, seconds: float, least_steps: int) -> None:
-        self.seconds, self.least_steps = seconds, least_steps
-        self.begun = 0.0
-        self.ends: list[float] = []
+        self.limit, self.least_steps = seconds, least_steps
+        self.begun = self.seconds = 0.0
+        self.steps = 0
 
     def on_train_begin(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
@@ -56,25 +58,26 @@ class Clock(TrainerCallback):
         self.begun = time.perf_counter()
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time."""
-        synchronise()
-        self.ends.append(time.perf_counter())
-        if len(self.ends) >= self.least_steps and self.ends[-1] - self.begun > self.seconds:
+        """See whether it is time; a GPU is not waited for."""
+        self.steps += 1
+        if self.steps >= self.least_steps and time.perf_counter() - self.begun > self.limit:
             control.should_training_stop = True
 
+    def on_train_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time."""
+        synchronise()
+        self.seconds = time.perf_counter() - self.begun
 
-class Counted:
-    """A collator that notes how many real tokens each batch has."""
 
-    def __init__(self, collator: Callable[[Any], Any]) -> None:
-        self.collator = collator
-        self.tokens: list[int] = []
+class CountingTrainer(Trainer):
+    """Trainer, which counts real tokens."""
 
-    def __call__(self, rows: Any) -> Any:
-        """The batch, counted."""
-        batch = self.collator(rows)
-        self.tokens.append(int(batch["attention_mask"].sum()))
-        return batch
+    tokens: Any = 0
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """A step, counted where its batch lies."""
+        self.tokens = self.tokens + inputs["attention_mask"].sum()
+        return super().training_step(model, inputs, num_items_in_batch)
 
 
 class BatchesInRandomOrder(Sampler[int]):
@@ -98,7 +101,7 @@ class BatchesInRandomOrder(Sampler[int]):
         yield from order[whole * self.batch :]
 
 
-class GroupedTrainer(Trainer):
+class GroupedTrainer(CountingTrainer):
     """Trainer with its own batches of like length, in random order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -123,10 +126,10 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
     )
     if classify:
         model = AutoModelForSequenceClassification.from_pretrained(given.model)
-        collator = Counted(DataCollatorWithPadding(tokenizer))
+        collator = DataCollatorWithPadding(tokenizer)
     else:
         model = AutoModelForMaskedLM.from_pretrained(given.model)
-        collator = Counted(DataCollatorForLanguageModeling(tokenizer))
+        collator = DataCollatorForLanguageModeling(tokenizer)
     arguments = TrainingArguments(
         output_dir=str(Path(TemporaryDirectory().name)),
         report_to="none",
@@ -141,14 +144,10 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
         **({} if given.rate is None else {"learning_rate": given.rate, "warmup_steps": given.warmup}),
     )
     clock = Clock(given.seconds if given.steps is None else float("inf"), given.least)
-    kind = Trainer if given.batch is None else GroupedTrainer
-    kind(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]).train()
-    done = len(clock.ends)
-    found = {
-        "tokens": sum(collator.tokens[:done]),
-        "seconds": clock.ends[-1] - clock.begun,
-        "steps": done,
-    }
+    kind = CountingTrainer if given.batch is None else GroupedTrainer
+    trainer = kind(model, arguments, data_collator=collator, train_dataset=data, callbacks=[clock])
+    trainer.train()
+    found = {"tokens": int(trainer.tokens), "seconds": clock.seconds, "steps": clock.steps}
     if given.dev is None:
         return found
     return found | {"dev_loss": dev_loss(model.eval(), tokenizer, given.dev, given.length)}
@@ -160,6 +159,7 @@ def best_settings(batch: int) -> dict[str, Any]:
         "per_device_train_batch_size": batch,
         "train_sampling_strategy": "group_by_length",
         "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
+        "dataloader_num_workers": LOADERS if device() == "cuda" else 0,
     }
 
 

@@ -5,7 +5,7 @@ Shapes: B texts, T tokens, H hidden size, V vocabulary, M masked positions.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -78,6 +78,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         pooler_origin: where the pooler's weights came from, in words.
         loading_info: missing and unexpected keys of the checkpoint; empty for a model from a config.
         leaves_out_padding: whether passes that are given a `packing` compute no padding.
+        compiles_layers: whether what a layer does in training is compiled.
     """
 
     family: ClassVar[Family]
@@ -96,7 +97,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             self.post_init()
         self.pooler_origin = "fresh: model built from a config"
         self.loading_info: dict[str, set[str]] = {}
-        self.leaves_out_padding = False
+        self.leaves_out_padding = self.compiles_layers = False
 
     @property
     def body(self) -> Any:
@@ -141,6 +142,16 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f"{self.family.name} has an attention of its own, which cannot leave out padding")
         self.body.set_attn_implementation(PACKED)
         self.leaves_out_padding = True
+
+    def compile_layers(self) -> None:
+        """Have torch compile what a layer does in training, once for all layers and all sizes of batches.
+
+        What is measured on dev is not compiled: that would take longer than it.
+        """
+        torch._functorch.config.donated_buffer = False  # a loss's gradient alone is asked of a graph that is kept
+        for layer in self.body.get_submodule(self.family.layers):
+            layer.forward = _compiled_in_training(layer)
+        self.compiles_layers = True
 
     def _body_without_padding(
         self, input_ids: Int[Tensor, "B T"], token_type_ids: Int[Tensor, "B T"] | None, packing: Packing
@@ -291,6 +302,15 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             hidden_states=body.hidden_states,
             attentions=body.attentions,
         )
+
+
+def _compiled_in_training(layer: nn.Module) -> Callable[..., Any]:
+    eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
+
+    def forward(*states: Any, **how: Any) -> Any:
+        return (compiled if layer.training else eager)(*states, **how)
+
+    return forward
 
 
 class MLMHead(nn.Module):

@@ -126,6 +126,20 @@ def _threads_at_first() -> int:
     return torch.get_num_threads()
 
 
+OPERATIONS_A_SECOND = 2.2e14
+"""Of bert-base on an H200 without compiling."""
+COMPILING_SECONDS, COMPILED_GAIN = 14.0, 1.27
+"""How long compiling takes there, and how many times as fast its steps are then."""
+
+
+def compiling_pays(work: float) -> bool:
+    """Whether a GPU trains faster with compiled layers, for so many floating-point operations in all.
+
+    Measured on one GPU only; on a slower one it pays sooner, as compiling is the CPU's work.
+    """
+    return work / OPERATIONS_A_SECOND * (1 - 1 / COMPILED_GAIN) > COMPILING_SECONDS
+
+
 BF16_PAYS_FROM = 1.5
 """How many times faster than in fp32 a matrix product must be in bf16 to make up for the casts around it.
 

@@ -38,7 +38,13 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once, tmp_path):
     (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/mlm/*/record.json"))
     assert record["speed"] == {
         **{"precision": "32-true", "threads": 1, "waiting_threads": {"OMP_WAIT_POLICY": "PASSIVE"}},
-        **{"keeps_memory": keeps_memory(), "leaves_out_padding": False, "fuses_optimiser": True, "quick_dropout": True},
+        **{
+            "keeps_memory": keeps_memory(),
+            "leaves_out_padding": False,
+            "fuses_optimiser": True,
+            "quick_dropout": True,
+            "compiles_layers": False,
+        },
     }
     assert len(LINE.findall(printed)) >= 2
     assert "step 1/6" not in printed  # the first step, slow as it is, does not say how long the others take

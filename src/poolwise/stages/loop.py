@@ -114,6 +114,8 @@ class Job(ABC):
         stage, data = self.build()
         machine.fit_threads(work_of_step(stage, data), data.workers)
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
+        if trainer.strategy.root_device.type == "cuda" and machine.compiling_pays(work_of_training(self, stage, data)):
+            stage.compile_layers()
         self.check_shares(data)
         speed = speed_of(self, trainer, stage)
         output.record.results["speed"] = speed
@@ -334,6 +336,17 @@ def work_of_step(stage: Stage, data: TextDataModule) -> float:
     return 6.0 * weights * tokens
 
 
+def work_of_training(job: Job, stage: Stage, data: TextDataModule) -> float:
+    """About how many floating-point operations training takes; that of a budget of seconds on a fast GPU."""
+    work = work_of_step(stage, data)
+    if job.budget is None:
+        return work * job.epochs * (batches_an_epoch(job, data) or 0)
+    if job.budget.unit == "seconds":
+        return job.budget.amount * machine.OPERATIONS_A_SECOND
+    tokens = data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
+    return work * job.budget.amount / (tokens if job.budget.unit == "tokens" else 1)
+
+
 def batches_an_epoch(job: Job, data: TextDataModule) -> int | None:
     """How many training batches an epoch has, with the limit that a person may have set; None where not known."""
     batches = data.batches_an_epoch
@@ -371,6 +384,7 @@ def speed_of(job: Job, trainer: lightning.Trainer, stage: Stage) -> dict[str, An
     return {
         **machine.choices(job.settings.trainer, device, str(trainer.precision)),
         "leaves_out_padding": stage.leaves_out_padding,
+        "compiles_layers": stage.compiles_layers,
         "fuses_optimiser": fuses_optimiser(trainer.precision),
         "quick_dropout": device == "cpu",
     }
@@ -383,6 +397,7 @@ def speed_in_words(speed: Mapping[str, Any]) -> str:
     words += [f"{name}={value}" for name, value in speed["waiting_threads"].items()]
     kept = {
         "leaves_out_padding": "no padding",
+        "compiles_layers": "compiled layers",
         "fuses_optimiser": "fused optimiser",
         "quick_dropout": "quick dropout",
         "keeps_memory": "memory is kept",

@@ -71,6 +71,16 @@ class MaskedLanguageModelling(Stage):
         """As in `Stage`."""
         return self.model.leaves_out_padding
 
+    @property
+    def compiles_layers(self) -> bool:
+        """As in `Stage`."""
+        return self.model.compiles_layers
+
+    def compile_layers(self) -> None:
+        """As in `Stage`, where no padding is computed: with it, passes wait for the GPU, however fast layers are."""
+        if self.model.leaves_out_padding:
+            self.model.compile_layers()
+
     def trained_modules(self) -> Iterable[nn.Module]:
         """The model, and what the objective may hold."""
         return (self.model, self.objective)

@@ -85,6 +85,14 @@ class Stage(lightning.LightningModule, ABC):
         """Whether its steps compute no padding."""
         return False
 
+    @property
+    def compiles_layers(self) -> bool:
+        """Whether the encoder's layers are compiled."""
+        return False
+
+    def compile_layers(self) -> None:
+        """Have the encoder's layers compiled, if that can make its steps faster."""
+
     @abstractmethod
     def trained_modules(self) -> Iterable[nn.Module]:
         """The modules whose parameters the optimiser gets."""
@@ -306,6 +314,8 @@ class Stage(lightning.LightningModule, ABC):
             self._resumed_at = now
 
     def _stop_clock(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # what it was given is training too
         self._read_clock()
         self._resumed_at = None
 
