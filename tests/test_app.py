@@ -63,7 +63,6 @@ def test_a_sweep_over_rates_has_those_around_the_models(model, rates):
 
 
 def test_every_config_file_is_known_here():
-    assert len(FILES) == 59
     assert {file.split("/")[0] for file in FILES} == {
         "train",
         "stage",

@@ -150,7 +150,8 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
 
 def test_what_does_not_fit_is_one_message(program, capfd):
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(2e-4)
+    # So little that small tensors find room, and the first large one, which takes a block of 20 MB, does not.
+    torch.cuda.set_per_process_memory_fraction(12e6 / torch.cuda.get_device_properties(0).total_memory)
     try:
         assert program(*STAGE1, "pretraining.batch_size=96") == 1
     finally:

@@ -11,7 +11,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
@@ -167,8 +166,13 @@ def _main() -> None:
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as error:
         give_up(error)
-    with suppress(AllPlanned):
+    try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
+    except AllPlanned:
+        pass
+    except SystemExit:  # of a launcher too, which raises where one of its jobs was killed, and leaves the others alone
+        if SweepCheck.sweep is None or not SweepCheck.sweep.spread:
+            raise
     if SweepCheck.sweep:
         SweepCheck.sweep.carry_out()
 
@@ -303,7 +307,12 @@ def run_elsewhere(cfg: DictConfig, overrides: Sequence[str]) -> None:
     except UserError as error:  # it was right when the sweep began
         tell(error)
     else:
-        Sweep([job], overrides, stop_on_failure=False).do(job)
+        own = json.dumps(job.identity.material.get("platform"))
+        expected = os.environ.get(PLANNED_ON, own)
+        if own == expected:
+            Sweep([job], overrides, stop_on_failure=False).do(job)
+        else:
+            tell(UserError(f"{job.identity.name}: planned for {expected}, and its process has {own}; {SAME_PLATFORM}"))
 
 
 def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
@@ -337,6 +346,15 @@ def job_of(settings: types.MLMSettings | types.SentimentSettings) -> "Job":
     if isinstance(settings.protocol, types.Probe):
         return ProbeJob(settings) if settings.protocol.folds is None else FoldsJob(settings)
     return SentimentJob(settings)
+
+
+PLANNED_ON = "POOLWISE_PLANNED_ON"
+"""The variable by which a launcher's process learns which device and precision its job was planned for: they are part
+of its key."""
+SAME_PLATFORM = (
+    "give the command where there is such a device as the jobs have, and have the launcher give them one: "
+    "hydra.launcher.gpus_per_node=1 of submitit"
+)
 
 
 class AllPlanned(SystemExit):
@@ -377,6 +395,7 @@ class SweepCheck(Callback):
                 raise UserError("stop_on_failure=true: the jobs of a launcher run at once; allowed: false")
             sweep = Sweep(distinct, list(config.hydra.overrides.task), stop, spread)
             sweep.begin()
+            os.environ |= {PLANNED_ON: json.dumps(distinct[0].identity.material.get("platform"))} if spread else {}
         except UserError as error:
             give_up(error)
         except HydraException as error:

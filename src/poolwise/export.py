@@ -211,7 +211,8 @@ def computed(to: str, folder: Path, length: int) -> Any:
         check=False,
     )
     if done.returncode:
-        raise UserError(f"--to {to}: what was written cannot be read back ({done.stderr.strip().splitlines()[-1]})")
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}, as one that is killed"]
+        raise UserError(f"--to {to}: what was written cannot be read back ({said[-1]})")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -555,7 +555,10 @@ class DataPage:
         yield from self._contamination()
         conflicting = self.figures["conflicting_labels"]
         if conflicting:
-            yield f"{counted(conflicting, 'labelled text')} with another label elsewhere (see above): one is wrong"
+            yield (
+                f"{counted(conflicting, 'labelled text')} with another label elsewhere (see above): one may be wrong; "
+                "they are alike but for case, blanks and signs, so that those with :) and :( count as alike"
+            )
         longest = self.settings.data.max_length
         cut = self._above(TRUNCATED_SHARE, lambda tokens: _cut(tokens, longest))
         if cut and self.settings.data.long_texts != "windows":
@@ -567,8 +570,11 @@ class DataPage:
         if unknown:
             named = dict.fromkeys(word for tokens in self.tokens for word in tokens.unknown)
             yield (
-                f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); take a model whose "
-                "vocabulary knows them, add them to it (model.add_words=) or train one (model.vocabulary_size=)"
+                f"unknown word pieces: {unknown} (often {' '.join(list(named)[:NAMED_UNKNOWN])}); "
+                + self._other_vocabulary(
+                    "take a model whose vocabulary knows them, add them to it (model.add_words=) or train one "
+                    "(model.vocabulary_size=)"
+                )
             )
         for split in self.splits:
             figures = split.figures
@@ -643,8 +649,8 @@ class DataPage:
         language, other = (_main(shares) for shares in (self.languages, self.known_languages))
         if language and other and self.known_languages.get(language, 0.0) < FEW_PIECES:
             yield (
-                f"the texts seem to be in another language ({language}) than this vocabulary ({other}); take a model "
-                "of theirs, or train a vocabulary (model.vocabulary_size=)"
+                f"the texts seem to be in another language ({language}) than this vocabulary ({other}); "
+                f"{self._other_vocabulary('take a model of theirs, or train a vocabulary (model.vocabulary_size=)')}"
             )
             return
         model = self.settings.model
@@ -652,8 +658,18 @@ class DataPage:
         if self.pieces_a_word >= MANY_PIECES and not is_own:
             yield (
                 f"{self.pieces_a_word:.1f} word pieces a word ({USUAL_PIECES}): this vocabulary was made for other "
-                "text, of another language or field; take a model of yours, or add its words (model.add_words=)"
+                "text, of another language or field; "
+                f"{self._other_vocabulary('take a model of yours, or add its words (model.add_words=)')}"
             )
+
+    def _other_vocabulary(self, of_pretrained: str) -> str:
+        """How to come to another vocabulary: that of a pretrained model, or one from scratch, with other settings."""
+        model = self.settings.model
+        if not isinstance(model, ScratchModel):
+            return of_pretrained
+        if model.vocabulary is None:
+            return "raise model.vocabulary_size="
+        return "leave out model.vocabulary=, and one is made of your text"
 
 
 def _read_all_the_same(settings: Settings) -> tuple[tuple[str, ...], Settings]:

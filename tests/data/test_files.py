@@ -537,3 +537,13 @@ def test_kept_rows_that_were_cut_off_are_made_anew(tmp_path, kept):
     file.write_bytes(content[: int(kept * len(content))])
     assert load_files(data, tmp_path / "cache").unsplit[:] == whole
     assert file.read_bytes() == content
+
+
+def test_labels_that_some_objects_leave_out_are_told_or_dropped(tmp_path):
+    rows = [{"text": "c"}, {"text": "a", "label": 1}, {"label": 2}, {"text": "b", "label": 2}]
+    (tmp_path / "partly.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "good.csv").write_text("text,label\na,1\nb,2\n")
+    paths = {"train": str(tmp_path / "partly.jsonl"), **dict.fromkeys(("dev", "test"), str(tmp_path / "good.csv"))}
+    with pytest.raises(UserError, match=r"1 text empty \(line 3\)[^|]*\n[^|]*1 label empty \(line 1\)"):
+        load_files(settings(**paths))
+    assert load_files(settings(**paths, empty="drop")).labelled["train"]["text"][:] == ["a", "b"]

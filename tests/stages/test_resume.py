@@ -257,7 +257,8 @@ def no_room(self, part):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "words"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1")]
+    ("number", "code", "words"),
+    [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1"), (signal.SIGUSR2, 75, "SIGUSR2")],
 )
 def test_a_signal_writes_a_checkpoint(program, tmp_path, monkeypatch, capfd, number, code, words):
     """Two minutes before its time is up a job of SLURM gets SIGUSR1 (`--signal=USR1@120`)."""

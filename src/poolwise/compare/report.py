@@ -112,7 +112,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         raise UserError(f"{folder} is a link that leads out of {runs_folder}, and nothing is written there; remove it")
     report = Report(
         runs=runs,
-        overview=[*overview(verdicts), *filter(None, [one_for_all(settings)])] if len(settings) > 1 else [],
+        overview=[*filter(None, [one_for_all(settings)]), *overview(verdicts)] if len(settings) > 1 else [],
         summary=summary_table(settings) if len(settings) > 1 else None,
         sections=[
             Section(
@@ -307,9 +307,9 @@ POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance 
 
 
 def _provenance(runs: pandas.DataFrame) -> Table | None:
-    """A row for each stage-1 run that was read, and for other encoders whose pooler was: where that comes from."""
-    rows: dict[str, list[str]] = {}
-    fullest: dict[str, dict[str, Any]] = {}
+    """A row for each stage-1 run that was read on some data, and for other encoders whose pooler was: its origin."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    fullest: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs.to_dict("records"):
         noted = run.get("stage1_provenance")
         known = noted if isinstance(noted, dict) else {}
@@ -317,10 +317,11 @@ def _provenance(runs: pandas.DataFrame) -> Table | None:
             drawn = run["pooler_status"] == "random"
             origin = "drawn in stage 2" if drawn else "as the checkpoint has it"
             known = {"pooler_status": run["pooler_status"], "origin": origin}
-        if known and len(known) > len(fullest.get(run["material"]["weights"], {})):  # older records note less
-            fullest[run["material"]["weights"]] = known
+        read = run["data"], run["material"]["weights"]
+        if known and len(known) > len(fullest.get(read, {})):  # older records note less
+            fullest[read] = known
             geometry = known.get("geometry", {})
-            rows[run["material"]["weights"]] = [
+            rows[read] = [
                 f"{run['data']}, {run['model']}, {run['adaptation']}",
                 _figure(run["stage1_seed"], 0),
                 str(known["pooler_status"]),
@@ -372,6 +373,8 @@ def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
         report = run.get("data_report")
         counts = report.get("stage2", {}) if isinstance(report, dict) else {}
         sizes = "".join(f", {split} {of['texts']:,}" for split, of in counts.items())
+        if run["data"] in texts and not sizes:  # older records note less
+            sizes = texts[run["data"]].partition(" word pieces")[2]
         texts[run["data"]] = f"{run['data']}: up to {run['material'].get('max_length')} word pieces{sizes}"
         protocol = run["config"].get("protocol", {})
         shown = [f"{name} {protocol[name]}" for name in SHOWN_OF_PROTOCOL if name in protocol]
@@ -445,6 +448,14 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         found.append(
             "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
             f"might be better: {some(at_an_end, 4)}."
+        )
+    one_pooler = runs[(runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")]
+    drawn_once = one_pooler.groupby(["data", "model"])["pooler_seed"].nunique() == 1
+    if drawn_once.any():
+        models = [", ".join(names) for names, once in drawn_once.items() if once]
+        found.append(
+            f"An untrained pooler of an encoder that is not adapted was drawn once for all runs ({some(models, 4)}): "
+            "what is said of it holds for this draw."
         )
     unadapted = runs["stage1_seed"].isna()
     if unadapted.any() and not unadapted.all():

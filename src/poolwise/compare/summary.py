@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from poolwise.compare.inference import pooled
 from poolwise.compare.records import Condition
 from poolwise.compare.tables import Table
-from poolwise.compare.verdict import Setting
+from poolwise.compare.verdict import Setting, compare
 from poolwise.words import counted
 
 MOST_REPRESENTATIONS = 6
@@ -39,7 +40,9 @@ def summary_table(settings: Sequence[Setting]) -> Table:
 def one_for_all(settings: Sequence[Setting]) -> str | None:
     """Which representation to use where one must serve all settings, in words; None where fewer than two could.
 
-    It has the smallest mean distance on dev to the best of each setting; what is told of it is measured on test.
+    It has the smallest mean distance on dev to the best of each setting; what is told of it is measured on test, and
+    of its differences from the others there are intervals, as of planned questions (see `PooledEstimate`), whose level
+    allows for nothing.
     """
     everywhere = [name for name in _representations(settings) if all(best_with(each, name) for each in settings)]
     if len(everywhere) < 2:
@@ -54,7 +57,23 @@ def one_for_all(settings: Sequence[Setting]) -> str | None:
     ]
     if lacking:
         words.append(f"Not run in all: {', '.join(lacking)}.")
-    return " ".join([*words, "No test stands behind these averages; each setting has its own answer."])
+    gaps = {other: _less(settings, everywhere[0], other) for other in everywhere[1:]}
+    words += [f"{everywhere[0]} less {other}: {gap}." for other, gap in gaps.items() if gap is not None]
+    return " ".join([*words, "These comparisons were not planned, and each setting has its own answer."])
+
+
+def _less(settings: Sequence[Setting], representation: str, other: str) -> str | None:
+    """By how much one representation is better on average over settings, each on its best encoder."""
+    found = {
+        setting: compared.gap
+        for setting in settings
+        if (compared := compare([best_with(setting, representation), best_with(setting, other)])) is not None
+    }
+    if not found:
+        return None
+    data = [str(setting.best.runs.iloc[0]["data"]) for setting in found]
+    gap = pooled(list(found.values()), [_group(setting) for setting in found], data)
+    return f"{gap.points:+.1f} points (95 % interval {gap.low:+.1f} to {gap.high:+.1f})"
 
 
 def _representations(settings: Sequence[Setting]) -> list[str]:

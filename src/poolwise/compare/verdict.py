@@ -381,7 +381,7 @@ def _stage1_gave(asked: Sequence[Comparison]) -> list[str]:
 
 
 def _how_tested(found: Verdict) -> list[str]:
-    """What the p-values allow for, and whether the permutation test agrees."""
+    """What the p-values allow for, and whether the permutation test agrees, where there is one pair of runs."""
     families = {
         ("planned comparison", "H1, H2, matched controls and what stage 1 gave"): found.planned,
         ("unplanned comparison", "all pairs among which the best was chosen"): found.unplanned,
@@ -391,14 +391,15 @@ def _how_tested(found: Verdict) -> list[str]:
         f"{counted(family[0].family // halves, kind)} ({which})" for (kind, which), family in families.items() if family
     )
     every = [*found.planned, *found.unplanned]
-    agree = sum((each.gap.p <= LEVEL) == (each.permutation_p <= LEVEL) for each in every)
     if not every:
         return []
     each_half = ", at 2.5 % each" if halves == 2 else ""
-    return [
-        f"p-values allow for {allowed}{each_half}; intervals beside them do not. Before that, the permutation test, "
-        f"which knows these very runs only, agrees at {LEVEL:g} in {agree} of {len(every)}."
-    ]
+    words = [f"p-values allow for {allowed}{each_half}; intervals beside them do not."]
+    of_one_run = [each for each in every if all(len(condition.runs) == 1 for condition in each.conditions)]
+    if of_one_run:
+        agree = sum((each.gap.p <= LEVEL) == (each.permutation_p <= LEVEL) for each in of_one_run)
+        words.append(f"Before that, the permutation test agrees at {LEVEL:g} in {agree} of {len(of_one_run)}.")
+    return [" ".join(words)]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
-from poolwise.data.reading import SEPARATOR_NAMES, PlacedRow, other_sheets
+from poolwise.data.reading import SEPARATOR_NAMES, PlacedRow, other_sheets, suffixes
 from poolwise.settings import UserError
 from poolwise.words import nearest, some
 
@@ -83,14 +82,11 @@ def _only(path: str, likely: list[str], what: str, names: list[str]) -> str:
 
 def _advice(path: str, name: str, names: Iterable[str]) -> str:
     names = list(names)
-    separator = {".csv": ",", ".tsv": "\t", ".tab": "\t"}.get(Path(path).suffix.lower())
+    separator = {".csv": ",", ".tsv": "\t", ".tab": "\t"}.get(kind := suffixes(path)[0])
     only = names[0] if len(names) == 1 else ""
     others = [words for mark, words in SEPARATOR_NAMES.items() if mark != separator and mark in only]
     if separator is not None and others:
-        return (
-            f"; it seems to be separated by {others[0]}, and {Path(path).suffix} files are by "
-            f"{SEPARATOR_NAMES[separator]}"
-        )
+        return f"; it seems to be separated by {others[0]}, and {kind} files are by {SEPARATOR_NAMES[separator]}"
     is_headless = names == [str(number) for number in range(1, len(names) + 1)]
     where = "" if separator is None or is_headless else " in its first line, which holds the names"
     where += "" if separator is None or is_headless else " (if it is data, data.header=false)"

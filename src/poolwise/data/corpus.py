@@ -198,7 +198,7 @@ def check_classes(
         found.insert(
             0,
             f"{source}: all {rows:,} labels are {names[0]!r}, the first in {place_of(names[0])}; a classifier needs "
-            "at least two classes",
+            "at least two classes; is another column the label (data.label_column=)?",
         )
     alike: dict[str, list[str]] = {}
     for name in names:

@@ -34,17 +34,19 @@ from poolwise.data.corpus import (
 )
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, PlacedRow, Unusable, suffixes
+from poolwise.data.reading import HIDDEN, PlacedRow, Row, Unusable, suffixes
 from poolwise.durable import DIGEST_BYTES, is_kept, sealed_draft_of
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised by hand when the rows that are read of the same files change; part of every cache key."""
 NO_LABELS = frozenset(("N/A", "n/a", "NA", "NULL", "None"))
 """What programs write where a value is missing, spelt as they do: `none` may well be a class."""
+ROWS_FOR_NAMES = 1000
+"""Of a JSON file, whose names of columns are looked for in these."""
 PIECE_CHARACTERS = 2**25
 """What is held in memory at a time while rows are read, if they are not `ROWS_AT_A_TIME` before."""
 
@@ -249,7 +251,7 @@ def _label_names(data: FilesData, labelled: dict[str, Labelled]) -> tuple[str, .
     messages = [
         f"{getattr(data, split) or data.train}: {'labels' if len(unknown) > 1 else 'label'} {some(map(repr, unknown))} "
         f"(first in {labelled[split].place_of(unknown[0])}) not in {data.train}; the classifier knows "
-        f"{some(map(repr, names))}"
+        f"{some(map(repr, names))}; add texts of it to data.train, or leave these rows out"
         for split, labels in found.items()
         if (unknown := [label for label in labels if label not in names])
     ]
@@ -437,10 +439,10 @@ class EmptyValues:
 
 
 def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
-    """The place and the wanted values, as texts, of each row; of a JSON object with nothing in it all are empty.
+    """The place and the wanted values, as texts, of each row; a text or label that a row leaves out is empty.
 
     Raises:
-        UserError: a row lacks a column, or holds a list or an object in it.
+        UserError: no row has a column, a row lacks its rating, or holds a list or an object in it.
     """
     columns: dict[str, str] = {}
     for place, row in part.rows():
@@ -449,8 +451,15 @@ def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
         if not row:
             yield place, dict.fromkeys(wanted, "")
             continue
-        columns = columns or found_columns(part.path, list(row), wanted, part.rows)
+        columns = columns or found_columns(part.path, _names(part, row), wanted, part.rows)
         yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
+
+
+def _names(part: Part, row: Row) -> list[str]:
+    """The names of columns: those of a row; of JSON, where a row may leave some out, of some first ones together."""
+    if suffixes(part.path)[0] not in (".json", ".jsonl"):
+        return list(row)
+    return list(dict.fromkeys(name for _, each in islice(part.rows(), ROWS_FOR_NAMES) for name in each))
 
 
 def _placed_values(parts: Sequence[Part], wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
@@ -461,6 +470,8 @@ def _placed_values(parts: Sequence[Part], wanted: Wanted) -> Iterator[tuple[str,
 def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
     place, row = placed
     value = row.get(column)
+    if value is None and what != RATING:
+        return ""
     if value is None:
         there = some(name for name, other in row.items() if other is not None)
         raise UserError(f"{path}, {place}: no {column}, only {there}; fill it in, or leave out the row")

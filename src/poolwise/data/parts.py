@@ -130,7 +130,7 @@ def parts_of_split(path: str, found: Found, split: str) -> list[Part]:
     if "" in found:
         return found[""]
     if split not in found:
-        raise UserError(f"{path}: no split {split}; it has {some(found)}")
+        raise UserError(f"{path}: no split {split}; it has {some(found)}; name a file of it")
     return found[split]
 
 

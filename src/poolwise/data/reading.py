@@ -62,6 +62,8 @@ LOOKED_AT = 50
 """Lines by which the separator is found."""
 LOOKED_AT_OF_STREAM = 1_000_000
 """Characters by which it is found whether a table by tabs that is streamed is quoted."""
+LINE_END_IN_CELL = re.compile(r"_x000D_\n?")
+"""How a workbook writes the line ends of Windows in a cell."""
 SHEET_ERRORS = frozenset("#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A".split())
 
 MARKS = {
@@ -119,7 +121,9 @@ def read_rows(path: str, header: bool = True, streaming: bool = False) -> Iterat
         for place, row in reader(path):
             yield place, row
     if place is None:
-        raise UserError(f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}")
+        raise UserError(
+            f"{path} holds no {'text' if kind == '.txt' else 'rows'}{other_sheets(path)}; is it the right file?"
+        )
 
 
 PACKED = (".parquet", ".xlsx")
@@ -132,7 +136,7 @@ def damage_told(path: str, broken: tuple[type[Exception], ...] = BROKEN) -> Iter
     """Raise a UserError where a file cannot be read, or what it is packed in is `broken`."""
     try:
         yield
-    except UserError:
+    except (UserError, ImportError, AttributeError):  # the latter two of a library that is not the one known here
         raise
     except OSError as error:
         reason = error.strerror
@@ -153,11 +157,17 @@ def text_lines(path: str) -> Iterator[PlacedRow]:
 
 
 def comma_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
-    """The rows of a CSV file, quoted where texts hold commas; of semicolons where these and no commas part its rows."""
+    """The rows of a CSV file, quoted where texts hold commas.
+
+    Of semicolons where these and no commas part its rows, of tabs or bars where nothing else does.
+    """
     lines = _first_lines(path)
     alone = ";" in lines[0] and "," not in lines[0]
     by_semicolons = alone or (_parts_alike(lines, ";") and not _parts_alike(lines, ","))
-    return _table_rows(path, ";" if by_semicolons else ",", csv.QUOTE_MINIMAL, header)
+    separator = ";" if by_semicolons else ","
+    if not {",", ";"} & set(lines[0]):
+        separator = next((mark for mark in "\t|" if _parts_alike(lines, mark)), separator)
+    return _table_rows(path, separator, csv.QUOTE_MINIMAL, header)
 
 
 def _table_lines(path: str) -> Iterator[str]:
@@ -340,23 +350,33 @@ def _is_rows(value: Any) -> bool:
 def _json(place: str, text: str) -> Any:
     try:
         found = json.loads(text)
-        if "\\ud" in text.lower():
-            json.dumps(found, ensure_ascii=False).encode()  # raises where half of a surrogate pair stands alone
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        raise UserError(
-            f"{place}: {half} is half of a sign (a surrogate pair without its other half); take it out"
-        ) from error
     except (ValueError, RecursionError) as error:
         reason = str(error).split(";")[0]  # what follows tells programmers which limit to raise
-        raise UserError(f"{place}: not JSON that can be read ({reason})") from error
+        raise UserError(
+            f"{place}: not JSON that can be read ({reason}); is a quote, bracket or comma missing?"
+        ) from error
     return found
 
 
 def _json_row(place: str, row: Any) -> Row:
     if not isinstance(row, dict):
-        raise UserError(f"{place}: not a JSON object")
-    return filled(row)
+        raise UserError(f'{place}: not a JSON object; write {{"text": ..., "label": ...}}')
+    for name in row:
+        if (half := _half_of_a_sign(name)) is not None:
+            raise UserError(f"{place}: a name {half}")
+    return {name: value if (half := _half_of_a_sign(value)) is None else half for name, value in filled(row).items()}
+
+
+def _half_of_a_sign(value: Any) -> Unusable | None:
+    """What to say of a text with a surrogate that stands alone, which no file of texts can hold; else None."""
+    if not isinstance(value, str) or value.isascii():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])[1:-1]
+        return Unusable(f"holds {half}, half of a sign (a surrogate pair without its other half); take it out")
+    return None
 
 
 def filled(row: Row) -> Row:
@@ -436,12 +456,8 @@ def sheet_rows(path: str, header: bool = True) -> Iterator[PlacedRow]:
     """The rows of the first sheet of an Excel file, below its header; of formulas, the values that were saved.
 
     Raises:
-        UserError: openpyxl is not installed, or the file is no workbook or too large.
+        UserError: the file is no workbook or too large.
     """
-    try:
-        import openpyxl  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{path}: reading .xlsx needs openpyxl: pip install 'poolwise[excel]'") from error
     with zipfile.ZipFile(path) as packed:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_WHOLE:
             raise UserError(f"{path} is larger than {size(LARGEST_WHOLE)} unpacked; save it as .csv")
@@ -515,8 +531,11 @@ def _filled_rows(rows: Iterator[tuple[Any, ...]], unsaved: Callable[[], set[tupl
 
 
 def _usable(cell: Any) -> Any:
-    is_error = isinstance(cell, str) and cell in SHEET_ERRORS
-    return Unusable(f"holds the error {cell}; mend it in the sheet") if is_error else cell
+    if not isinstance(cell, str):
+        return cell
+    if cell in SHEET_ERRORS:
+        return Unusable(f"holds the error {cell}; mend it in the sheet")
+    return LINE_END_IN_CELL.sub("\n", cell)
 
 
 MOST_TITLE_ROWS = 5

@@ -114,7 +114,9 @@ class Job(ABC):
         stage, data = self.build()
         machine.fit_threads(work_of_step(stage, data), data.workers)
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
-        if trainer.strategy.root_device.type == "cuda" and machine.compiling_pays(work_of_training(self, stage, data)):
+        if trainer.strategy.root_device.type == "cuda" and machine.compiling_pays(
+            work_of_training(self, stage, data) / ranks.size()
+        ):
             stage.compile_layers()
         self.check_shares(data)
         speed = speed_of(self, trainer, stage)

@@ -10,11 +10,12 @@ from typing import Any
 from poolwise import ranks
 
 RESUME_ME = 75
-"""The exit code after SIGTERM and SIGUSR1: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
+"""The exit code after SIGTERM, SIGUSR1 and SIGUSR2: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
 BY_PERSON = 130
 """The exit code after Ctrl-C, which shells give to it."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""SLURM sends SIGTERM before it kills a job, and before that a signal of one's choice (`--signal=USR1@120`)."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""SLURM sends SIGTERM before it kills a job, and before that a signal of one's choice (`--signal=USR1@120`);
+submitit has it send SIGUSR2."""
 
 
 class Stopped(SystemExit):

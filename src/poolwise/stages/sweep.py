@@ -10,6 +10,8 @@ from poolwise.stages.loop import FailedBeforeError, Job, announce, run, summaris
 from poolwise.stages.screen import show
 from poolwise.words import first_line, kind_and_words
 
+KILLED = "its process ended without a word, as one does that is killed; the same command goes on with it"
+
 
 @dataclass
 class Sweep:
@@ -90,7 +92,8 @@ class Sweep:
             elif record.get("status") == "failed":
                 self.failures[job.folder.name] = str(record.get("error"))
             else:
-                self.failures[job.folder.name] = f"{record.get('status', 'not started')}; its process said why, above"
+                began = record.get("status") == "running"
+                self.failures[job.folder.name] = KILLED if began else "not started; its process said why, above"
 
     def catch_up(self) -> None:
         """Do the jobs that were put off, when the process that holds them lets go; most are finished by then."""
