@@ -60,6 +60,10 @@ def simulated(random, runs, examples=800, stage1_deviation=1.0, seed_deviation=1
     return *answers, accuracy(mean + effect / slope, variance) - accuracy(mean, variance)
 
 
+REPETITIONS = 1000
+"""Of what is simulated in the slow tests here."""
+
+
 def at(tail: float):
     """The upper quantile of t at `tail`, by its degrees of freedom."""
     return lambda freedom: float(stats.t.isf(tail, freedom))
@@ -179,6 +183,45 @@ def test_the_mean_of_estimates_covers_whatever_settings_share(spreads):
         found = pooled(gaps, ["a", "a", "a", "b"], ["d"] * 4)
         covered += found.low <= 0 <= found.high
     assert covered >= stats.binom.ppf(0.001, 300, 0.95)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [0.0, 1.0])
+@pytest.mark.parametrize("questions", [1, 8])
+def test_the_answer_over_settings_is_wrong_no_more_often_than_claimed(alone, questions):
+    """Two data sets by two models, three stage-1 runs each; a group's two settings share these, in part or wholly, and
+    those of one data set share its texts. Of `questions`, each at its part of the 5 %."""
+    random = np.random.default_rng(2)
+    missed = 0
+    for _ in range(REPETITIONS):
+        gaps, groups, data = [], [], []
+        for texts_of in "de":
+            texts = 20 * random.normal(size=1000)
+            for model in "mn":
+                of_runs = random.normal(size=(3, 1, 1))
+                for _ in range(2):
+                    values = of_runs + alone * random.normal(size=(3, 1, 1)) + texts
+                    values = values + 20 * random.normal(size=(3, 1, 1000))
+                    gaps.append(paired_difference(values / 100, np.zeros_like(values)))
+                    groups.append((texts_of, model))
+                    data.append(texts_of)
+        found = pooled(gaps, groups, data)
+        missed += abs(found.points) > found.reach(0.025 / questions)
+    assert missed <= stats.binom.ppf(0.999, REPETITIONS, 0.05 / questions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [(1, 3), (3, 1), (5, 1)])
+def test_the_smallest_difference_that_is_told_is_seen_four_times_in_five(runs):
+    """Of runs that spread, and 800 texts: what is told on average of alike conditions, as a true difference."""
+    random = np.random.default_rng(3)
+    told = [smallest_detectable(paired_difference(*simulated(random, runs)[:2])) for _ in range(200)]
+    effect = float(np.mean(told))
+    seen = 0
+    for _ in range(REPETITIONS):
+        first, second, _ = simulated(random, runs, effect=effect)
+        seen += paired_difference(first, second).p <= 0.05
+    assert 0.7 <= seen / REPETITIONS <= 0.9
 
 
 def test_the_interval_joins_runs_and_examples_and_is_never_narrower_than_examples_alone():

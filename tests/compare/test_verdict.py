@@ -344,23 +344,26 @@ def most(settings: int) -> float:
 
 
 @pytest.mark.parametrize(("design", "settings"), [((1, 4, (1, 3), 300), 10)])
-def test_alike_conditions_are_seldom_called_different(monkeypatch, design, settings):
+def test_a_few_alike_conditions_are_not_all_called_different(monkeypatch, design, settings):
     assert called_different(monkeypatch, settings, *design) <= most(settings)
 
 
+DESIGNS = [
+    (1, 4, (1, 1), 800),
+    (1, 4, (1, 3), 800),
+    (1, 4, (3, 1), 800),
+    (1, 8, (5, 1), 800),
+    (2, 4, (1, 3), 800),
+    (2, 4, (5, 1), 3000),
+    (3, 4, (3, 1), 800),
+    (2, 3, (3, 3), 800),
+]
+"""Encoders, representations, stage-1 and stage-2 runs of each, and texts."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "design",
-    [
-        (1, 4, (1, 1), 800),
-        (1, 4, (1, 3), 800),
-        (1, 4, (3, 1), 800),
-        (1, 8, (5, 1), 800),
-        (2, 4, (1, 3), 800),
-        (2, 4, (5, 1), 3000),
-        (3, 4, (3, 1), 800),
-        (2, 3, (3, 3), 800),
-    ],
-)
-def test_alike_conditions_are_called_different_at_most_as_often_as_claimed(monkeypatch, design):
-    assert called_different(monkeypatch, 200, *design) <= most(200)
+def test_alike_conditions_are_called_different_at_most_as_often_as_claimed(monkeypatch):
+    """Each design alone is a coarse look; together they would show a share of 7 %."""
+    called = [called_different(monkeypatch, 200, *design) for design in DESIGNS]
+    assert max(called) <= most(200), called
+    assert sum(called) <= most(200 * len(DESIGNS)), called
