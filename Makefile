@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+TRIED := $(VENV)/tried
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test coverage test-slow faults bench lint docs wheel
+.PHONY: help setup demo report test coverage test-slow faults bench lint docs wheel try-wheel
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +52,13 @@ docs: setup ## build the pages of docs/, README and lab book into docs/_build, a
 
 wheel: $(VENV)/.tests ## build dist/poolwise-VERSION-py3-none-any.whl
 	$(RUN) -m hatchling build -t wheel
+
+try-wheel: wheel ## install the wheel with all that it declares into an empty environment, and train in an empty folder
+	rm -rf $(TRIED) && mkdir -p $(TRIED)/folder
+	$(PYTHON) -m venv $(TRIED)/venv
+	$(TRIED)/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(TRIED)/folder && ../venv/bin/poolwise stage=mlm pretraining.epochs=1 data.text=96 data.text_dev=32 logger=csv
+	cd $(TRIED)/folder && ../venv/bin/poolwise stage=sentiment stage1.epochs=1 data.text=96 data.text_dev=32 repr=pooler protocol=probe logger=csv
 
 lint: $(VENV)/.tests ## check format, style and types, by the hooks of .pre-commit-config.yaml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure

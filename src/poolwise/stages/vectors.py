@@ -103,7 +103,7 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
     """The states of all texts in their order: those in `folder`, or computed and kept there.
 
     Args:
-        encoder: a body; left on `device`, in eval mode.
+        encoder: a body; left in eval mode, where it was.
         texts: of one split.
         folder: of this encoder and these token ids; it appears whole or not at all.
         device: where to compute.
@@ -137,6 +137,7 @@ def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str
 @torch.inference_mode()
 def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> None:
     """Read each text once, in fp32 and without dropout, and write what is kept of all layers into `folder`."""
+    before = encoder.device
     encoder.to(device).eval()
     shape = (encoder.config.num_hidden_layers + 1, len(texts), encoder.config.hidden_size)
     files = {
@@ -154,6 +155,7 @@ def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> No
             of_tokens = TokenStates(states.float(), mask)
             for kind, file in files.items():
                 file[layer, examples] = getattr(of_tokens, kind).cpu().numpy()
+    encoder.to(before)
     for kind, file in files.items():
         file.flush()
         seal(folder / f"{kind}.npy")
