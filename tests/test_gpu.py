@@ -69,7 +69,7 @@ def test_without_padding_loss_and_gradients_are_those_with_it(model, training_ba
         assert (gradient - gradients[name]).norm() <= share * gradients[name].norm() + 1e-5, name
 
 
-@pytest.mark.parametrize("name", ["none", "bow", "halves", "views"])
+@pytest.mark.parametrize("name", ["none", "bow", "halves", "views", "decoder", "sop"])
 def test_a_step_never_waits_for_the_gpu(model, texts, tokenizer, training_batch, synchronising_is_an_error, name):
     objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
     batch = training_batch(objective.needs)

@@ -98,10 +98,12 @@ GROWTH = {"20 steps": ("budget=20steps", (1, 10, 100)), "an epoch": ("pretrainin
 """How long stage 1 is, and on how many times the corpus."""
 TARGET_SECONDS = 60
 """Of training of the peer: the dev loss that it then has is the target."""
-BUDGETS = (12, 18, 27, 40, 60, 90)
+BUDGETS = (3, 5, 8, 12, 18, 27, 40, 60, 90)
 """Seconds that poolwise is given one after the other, until it has reached the loss of each peer."""
 SEEDS = (1, 2)
 """Of the runs to a dev loss."""
+STARTS = 3
+"""How often the program is started for a median."""
 SAMPLED_EVERY = 0.05
 """Seconds between two looks at a process's memory."""
 
@@ -225,7 +227,7 @@ def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
     """Of the matrix products that one real token needs: of training three times those of the forward pass.
 
     Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it);
-    of the MLM head 2 H^2 + 2 H V at 15 % of positions.
+    of the MLM head 2 H^2 + 2 H V at 15 % of positions, less the two special ones of each text.
     """
     place = model_folder(folder, size)
     config, tokenizer = BertConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
@@ -236,7 +238,8 @@ def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
     seen = float((lengths**2).sum() / lengths.sum())
     hidden, inner = config.hidden_size, config.intermediate_size
     layer = 8 * hidden**2 + 4 * hidden * inner + 4 * hidden * seen
-    of_head = MASKED * (2 * hidden**2 + 2 * hidden * config.vocab_size) if part == "stage1" else 0.0
+    masked = MASKED * (1 - 2 / lengths.mean())
+    of_head = masked * (2 * hidden**2 + 2 * hidden * config.vocab_size) if part == "stage1" else 0.0
     return (1 if part == "encode" else 3) * (config.num_hidden_layers * layer + of_head)
 
 
@@ -275,8 +278,8 @@ class Cell:
             rates = {}
             for batch in self.plan.peer_batches:
                 least = ("--seconds", TRIAL_SECONDS, "--least", TRIAL_STEPS)
-                tried = worker(system, *self.given, *least, "--batch", batch)
-                rates[batch] = tried["tokens"] / tried["seconds"]
+                if tried := measured(partial(worker, system, *self.given, *least, "--batch", batch)):
+                    rates[batch] = tried["tokens"] / tried["seconds"]
             self.best[system] = max(rates, key=lambda batch: rates[batch])
         return self.best[system]
 
@@ -377,6 +380,33 @@ def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
+def starts(folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of `--help`, from a command to the first step of a job whose texts are tokenised, and of a sweep's jobs.
+
+    The latter fine-tune on one batch: what is left is a job's start, and its reading of dev and test.
+    """
+    settings = shared_settings(folder, "tiny", "mr")
+    found: dict[str, list[float]] = {}
+    for _ in range(STARTS):
+        began = time.perf_counter()
+        run("train.py", "--help")
+        found.setdefault("--help", []).append(time.perf_counter() - began)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        command = ["train.py", *settings, "stage=mlm", "budget=3steps", "trainer.log_every_n_steps=1"]
+        began = time.perf_counter()
+        with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and not any((folder / "runs").glob("*/*/metrics.jsonl")):
+                time.sleep(0.01)
+            found.setdefault("the first step of a cached job", []).append(time.perf_counter() - began)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        of_sweep = ["stage=sentiment", "encoder=base", "protocol.epochs=1", "+trainer.limit_train_batches=1", "-m"]
+        run("train.py", *settings, *of_sweep, "seed=1,2,3,4,5,6")
+        records = (folder / "runs").glob("*/*/record.json")
+        walls = sorted(json.loads(file.read_text(encoding="utf-8"))["wall_seconds"] for file in records)
+        found.setdefault("a job within a sweep, one step and its evaluations", []).append(walls[len(walls) // 2])
+    return {name: {"seconds": sorted(seconds)[len(seconds) // 2]} for name, seconds in found.items()}
+
+
 def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
     """Stage 1 of a few steps, and of an epoch, on a corpus that grows: time of all, and peak memory."""
     lines = pandas.read_csv(folder / "data/mr_train.tsv", sep="\t", quoting=3)
@@ -402,7 +432,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
-    parser.add_argument("--parts", default="stage1,stage2,encode,loss,frozen,growth")
+    parser.add_argument("--parts", default="stage1,stage2,encode,loss,frozen,start,growth")
     parser.add_argument("--append", action="store_true", help="keep the rows of other parts, sizes and texts")
     given = parser.parse_args()
     folder = given.folder.absolute()
@@ -426,6 +456,8 @@ def main() -> None:
                     notes.add("loss", "minilm", "mr", seed - 1, measured(partial(losses, cell, seed)))
             if "frozen" in parts:
                 notes.add("frozen", "minilm", "mr", 0, measured(partial(frozen, folder, "minilm", "mr")))
+            if "start" in parts:
+                notes.add("start", "tiny", "mr", 0, measured(partial(starts, folder)))
             if "growth" in parts:
                 notes.add("growth", "tiny", "mr", 0, measured(partial(growth, folder, "tiny")))
 

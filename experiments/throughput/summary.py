@@ -20,6 +20,8 @@ PARTS = {"stage1": "stage 1", "stage2": "stage 2, fine-tuning", "encode": "encod
 DEFAULTS = {"stage1": "Trainer, defaults", "stage2": "Trainer, defaults", "encode": "sentence-transformers"}
 BEST = DEFAULTS | dict.fromkeys(("stage1", "stage2"), "Trainer, best settings")
 MLM_ALONE = dict.fromkeys(PARTS, "poolwise, MLM alone")
+COMBINED = "poolwise, combined"
+"""Halves texts and gives each half special tokens, so that it trains on more tokens of the same texts: theirs count."""
 RATE_HEADS = (
     *("part, size, texts", "system", "rounds", "tokens/s", "tokens a step", "x defaults", "x best", "(least, most)"),
     *("share of limit", "peak MiB", "anonymous MiB"),
@@ -31,10 +33,14 @@ SLOWER = " **slower**"
 def summary(results: pandas.DataFrame) -> pandas.DataFrame:
     """A row for each part, size, texts and system: medians over rounds of figures and of ratios within a round."""
     timed = results[results["part"].isin(PARTS) & results["tokens"].notna()].copy()
+    cell = ["part", "size", "texts", "round"]
+    alone = timed[timed["system"] == timed["part"].map(MLM_ALONE)].set_index(cell)["tokens"]
+    combined = timed["system"] == COMBINED
+    of_texts = alone.reindex(pandas.MultiIndex.from_frame(timed.loc[combined, cell])).to_numpy()
+    timed.loc[combined, "tokens"] = of_texts
     timed["tokens_per_second"] = timed["tokens"] / timed["seconds"]
     timed["tokens_per_step"] = timed["tokens"] / timed["steps"]
     timed["share_of_limit"] = timed["tokens_per_second"] * timed["flops"] / timed["limit"]
-    cell = ["part", "size", "texts", "round"]
     for name, base in (("to_defaults", DEFAULTS), ("to_best", BEST), ("to_mlm_alone", MLM_ALONE)):
         rates = timed[timed["system"] == timed["part"].map(base)].set_index(cell)["tokens_per_second"]
         timed[name] = timed["tokens_per_second"] / rates.reindex(pandas.MultiIndex.from_frame(timed[cell])).to_numpy()
@@ -96,6 +102,9 @@ def lines(results: pandas.DataFrame, table: pandas.DataFrame) -> Iterator[str]:
     if len(frozen):
         heads = ["frozen", "seconds", "x one pass of sentence-transformers", "jobs", "peak MiB", "anonymous MiB"]
         yield from markdown(heads, frozen_cells(frozen))
+    starts = results[results["part"] == "start"]
+    if len(starts):
+        yield from markdown(["start", "seconds"], plain_cells(starts, ["system", "seconds"]))
     grown = results[results["part"] == "growth"]
     if len(grown):
         heads = ["growth", "seconds in all", "seconds of training", "steps", "peak MiB", "anonymous MiB"]

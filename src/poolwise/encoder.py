@@ -146,8 +146,10 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
     def compile_layers(self) -> None:
         """Have torch compile what a layer does in training, once for all layers and all sizes of batches.
 
-        What is measured on dev is not compiled: that would take longer than it.
+        What is measured on dev is not compiled: that would take longer than it. Where there is nothing to compile with,
+        as no C compiler, layers stay as they are.
         """
+        torch._dynamo.config.suppress_errors = True
         torch._functorch.config.donated_buffer = False  # a loss's gradient alone is asked of a graph that is kept
         for layer in self.body.get_submodule(self.family.layers):
             layer.forward = _compiled_in_training(layer)

@@ -4,6 +4,7 @@ Shapes: B texts, T tokens of the longest, K tokens of all, H hidden size.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
-    if query.device.type != "cpu" and query.dtype in HALF and query.shape[-1] % HEAD_UNIT == 0:
+    if query.dtype in HALF and query.shape[-1] % HEAD_UNIT == 0 and has_flash(query.device):
         queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
         ends = (packing.offsets, packing.offsets, packing.longest, packing.longest)
         (attended, *_) = torch.ops.aten._flash_attention_forward(
@@ -111,6 +112,13 @@ def packed_attention(
     queries, keys, values = (_by_text(states, packing) for states in (query, key, value))
     output = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).values().unsqueeze(0), None
+
+
+@cache
+def has_flash(device: torch.device) -> bool:
+    """Whether torch's flash attention runs there: on GPUs from NVIDIA's Ampere on, and on `meta` as on these."""
+    on_a_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "meta" or on_a_gpu
 
 
 def _by_text(states: Float[Tensor, "1 heads K D"], packing: Packing) -> Tensor:

@@ -34,4 +34,5 @@ def test_a_batch_without_a_masked_position_costs_nothing(model, training_batch, 
     objective = sends_gradient("decoder")
     batch = training_batch(objective.needs)
     batch["second_labels"] = torch.full_like(batch["second_labels"], -100)
+    batch["second_positions"] = batch["second_positions"][:0]
     assert objective(torch.randn(6, 16), batch, model).item() == 0.0

@@ -231,13 +231,10 @@ class WaitsForDevice(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += str(func).split(".")[1] in (
-            "_local_scalar_dense",
-            "nonzero",
-            "masked_select",
-            "_unique2",
-            "equal",
-        )
+        name = str(func).split(".")[1]
+        self.count += name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        self.count += any(index is not None and index.dtype == torch.bool for index in indices)
         return func(*args, **(kwargs or {}))
 
 

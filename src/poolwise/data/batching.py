@@ -183,7 +183,8 @@ class MaskedBatches(Dataset[Batch]):
 
     Always `input_ids` masked, `labels`, `original_ids`, `attention_mask` (R, T), `masked_positions` (M,), the places of
     what is labelled among the R T positions, `packing`, those of the tokens, and `tokens`, a count. On request
-    `second_ids` and `second_labels` (R, T), the second masking; `ratings` (R,), class ids, -100 where unknown;
+    `second_ids` and `second_labels` (R, T), the second masking, and its `second_positions`; `ratings` (R,), class ids,
+    -100 where unknown;
     of pairs of segments `token_type_ids` (R, T) and `pair_labels` (R,) (see `Pairs`).
     """
 
@@ -262,6 +263,7 @@ class MaskedBatches(Dataset[Batch]):
                 batch["ratings"][of_pairs["pair_labels"] == 1] = IGNORED_LABEL
         if self.needs.second_mask is not None:
             batch["second_ids"], batch["second_labels"] = masked(all_masked(self.needs.second_mask), SECOND_DRAW)
+            batch["second_positions"] = positions_of(batch["second_labels"])
         return batch
 
     def masked(

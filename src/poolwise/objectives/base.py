@@ -131,7 +131,7 @@ class PoolerLoss(Objective):
     def counted(self, batch: Batch) -> Int[Tensor, ""] | int:
         """What the loss of a batch is a mean over: all R rows, unless a subclass says otherwise.
 
-        By it losses are weighed where a batch is dealt out to several processes, or is one of several that make a step.
+        By it losses are weighed where a batch is dealt out to several processes.
         """
         return len(batch["labels"])
 

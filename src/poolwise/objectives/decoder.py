@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import Batch
-from poolwise.data.masking import IGNORED_LABEL
 from poolwise.encoder import MaskedLMWithPooler, draw_dense, masked_lm_loss
 from poolwise.families import family_of
 from poolwise.objectives.base import PoolerLoss, Surroundings
@@ -66,10 +65,11 @@ class WeakDecoder(PoolerLoss):
         embedded = model.token_embeddings(batch["second_ids"], batch.get("token_type_ids"))
         states = torch.cat([pooler_output.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
         decoded = self.layer(states, src_key_padding_mask=batch["attention_mask"] == 0)
-        masked = batch["second_labels"] != IGNORED_LABEL
-        return masked_lm_loss(model.mlm_logits(decoded[masked]), batch["second_labels"][masked])
+        masked, labels = (
+            part.flatten(0, 1).index_select(0, batch["second_positions"]) for part in (decoded, batch["second_labels"])
+        )
+        return masked_lm_loss(model.mlm_logits(masked), labels)
 
-    def counted(self, batch: Batch) -> Int[Tensor, ""]:
+    def counted(self, batch: Batch) -> int:
         """Masked positions of the second masking."""
-        labels: Tensor = batch["second_labels"]
-        return (labels != IGNORED_LABEL).sum()
+        return len(batch["second_positions"])

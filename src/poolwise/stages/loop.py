@@ -114,9 +114,7 @@ class Job(ABC):
         stage, data = self.build()
         machine.fit_threads(work_of_step(stage, data), data.workers)
         trainer = make_trainer(self, output, batches_an_epoch(self, data))
-        if trainer.strategy.root_device.type == "cuda" and machine.compiling_pays(
-            work_of_training(self, stage, data) / ranks.size()
-        ):
+        if trainer.strategy.root_device.type == "cuda" and machine.compiling_pays(work_of_training(self, stage, data)):
             stage.compile_layers()
         self.check_shares(data)
         speed = speed_of(self, trainer, stage)
@@ -339,8 +337,8 @@ def work_of_step(stage: Stage, data: TextDataModule) -> float:
 
 
 def work_of_training(job: Job, stage: Stage, data: TextDataModule) -> float:
-    """About how many floating-point operations training takes; that of a budget of seconds on a fast GPU."""
-    work = work_of_step(stage, data)
+    """About how many floating-point operations training takes in a process; that of seconds on a fast GPU."""
+    work = work_of_step(stage, data) / ranks.size()
     if job.budget is None:
         return work * job.epochs * (batches_an_epoch(job, data) or 0)
     if job.budget.unit == "seconds":
