@@ -42,8 +42,15 @@ def test_differences_and_hypotheses_in_words(runs):
     asked = "for 1 planned comparison (H1, H2, matched controls and what stage 1 gave)"
     assert f"{asked} and, apart, for 2 unplanned comparisons (" in tested
     assert "chosen), at 2.5 % each; intervals beside them do not." in tested
-    assert "agrees at 0.05 in 3 of 3" in tested
+    assert "permutation" not in tested
     assert [(each.question, each.outcome) for each in words.planned] == [("H1", "the opposite")]
+
+
+def test_one_pair_of_runs_is_held_against_the_permutation_test(tmp_path):
+    for name, wrong in {"cls": [10], "pooler": [40], "mean": [12]}.items():
+        write_run(tmp_path, name, 1, list(range(wrong[0])), dev=1 - wrong[0] / 100)
+    _, words = told(tmp_path)
+    assert "the permutation test agrees at 0.05 in 2 of 2." in words.notes[-1]
 
 
 def test_a_planned_pair_is_told_with_its_one_p(tmp_path):

@@ -207,11 +207,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "stray.csv, line 2: it holds NUL bytes; is it a text file? If so, take them out (tr -d",
     ),
     "a hundred NUL bytes": ("nul.csv", bytes(100), "nul.csv, line 1: it holds NUL bytes"),
-    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: text holds \\ud800, half of a sign"),
+    "half of a surrogate pair": ("half.jsonl", HALF_PAIR, "line 1: label holds \\ud800, half of a sign"),
     "half of a surrogate pair in a list": (
         "half.json",
         b"[" + HALF_PAIR + b"]",
-        "half.json, object 1: text holds \\ud800, half of a sign",
+        "half.json, object 1: label holds \\ud800, half of a sign",
     ),
     "bytes of Latin-1 as a Parquet text": (
         "latin.parquet",
@@ -658,7 +658,7 @@ def test_labels_of_other_splits_that_train_lacks_are_told(tmp_path):
         load(tmp_path / "train.csv", test=str(tmp_path / "other.csv"), dev=str(tmp_path / "other.csv"))
     expected = (
         f"{tmp_path}/other.csv: label 'mixed' (first in row 1) not in {tmp_path}/train.csv; the classifier knows "
-        "'neg', 'pos'"
+        "'neg', 'pos'; add texts of it to data.train, or leave these rows out"
     )
     assert error.value.messages == (expected, expected)
 

@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from helpers import BOW, REPOSITORY, objective_settings
+from poolwise.data.masking import positions_of
 from poolwise.objectives import OBJECTIVES, build_objective
 from poolwise.settings import UserError, settings_of
 
@@ -50,6 +51,8 @@ def test_parts_of_a_batch_weighed_by_what_they_count_are_the_whole(
     parts = [
         {key: value[of] for key, value in batch.items() if torch.is_tensor(value) and len(value) == 6} for of in rows
     ]
+    for part in parts:
+        part |= {"second_positions": positions_of(part["second_labels"])} if name == "decoder" else {}
     losses = [objective.losses(vectors[of], part, model)[name] for of, part in zip(rows, parts, strict=True)]
     counts = [int(objective.counts(part)[name]) for part in parts]
     assert sum(counts) == int(objective.counts(batch)[name])

@@ -449,8 +449,9 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
             "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
             f"might be better: {some(at_an_end, 4)}."
         )
-    one_pooler = runs[(runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")]
-    drawn_once = one_pooler.groupby(["data", "model"])["pooler_seed"].nunique() == 1
+    untrained = (runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")
+    drawn = runs.assign(pooler_seed=runs.get("pooler_seed"))[untrained].groupby(["data", "model"])["pooler_seed"]
+    drawn_once = drawn.agg(lambda seeds: len(seeds) > 1 and seeds.nunique() == 1)
     if drawn_once.any():
         models = [", ".join(names) for names, once in drawn_once.items() if once]
         found.append(

@@ -64,15 +64,12 @@ def one_for_all(settings: Sequence[Setting]) -> str | None:
 
 def _less(settings: Sequence[Setting], representation: str, other: str) -> str | None:
     """By how much one representation is better on average over settings, each on its best encoder."""
-    found = {
-        setting: compared.gap
-        for setting in settings
-        if (compared := compare([best_with(setting, representation), best_with(setting, other)])) is not None
-    }
-    if not found:
+    found = [compare([best_with(setting, representation), best_with(setting, other)]) for setting in settings]
+    both = [(setting, compared.gap) for setting, compared in zip(settings, found, strict=True) if compared is not None]
+    if not both:
         return None
-    data = [str(setting.best.runs.iloc[0]["data"]) for setting in found]
-    gap = pooled(list(found.values()), [_group(setting) for setting in found], data)
+    data = [str(setting.best.runs.iloc[0]["data"]) for setting, _ in both]
+    gap = pooled([gap for _, gap in both], [_group(setting) for setting, _ in both], data)
     return f"{gap.points:+.1f} points (95 % interval {gap.low:+.1f} to {gap.high:+.1f})"
 
 

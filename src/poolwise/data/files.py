@@ -451,15 +451,19 @@ def _values(part: Part, wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
         if not row:
             yield place, dict.fromkeys(wanted, "")
             continue
-        columns = columns or found_columns(part.path, _names(part, row), wanted, part.rows)
+        columns = columns or _columns(part, row, wanted)
         yield place, {what: _value(part.path, what, column, (place, row)) for what, column in columns.items()}
 
 
-def _names(part: Part, row: Row) -> list[str]:
-    """The names of columns: those of a row; of JSON, where a row may leave some out, of some first ones together."""
-    if suffixes(part.path)[0] not in (".json", ".jsonl"):
-        return list(row)
-    return list(dict.fromkeys(name for _, each in islice(part.rows(), ROWS_FOR_NAMES) for name in each))
+def _columns(part: Part, row: Row, wanted: Wanted) -> dict[str, str]:
+    """The columns of what is wanted, by the names in a row; where one of JSON leaves some out, in some first rows."""
+    try:
+        return found_columns(part.path, list(row), wanted, part.rows)
+    except UserError:
+        if suffixes(part.path)[0] not in (".json", ".jsonl"):
+            raise
+    names = list(dict.fromkeys(name for _, each in islice(part.rows(), ROWS_FOR_NAMES) for name in each))
+    return found_columns(part.path, names, wanted, part.rows)
 
 
 def _placed_values(parts: Sequence[Part], wanted: Wanted) -> Iterator[tuple[str, dict[str, str]]]:
