@@ -437,6 +437,10 @@ class HubData(CommonData):
     dev_share: OpenShare
     text_column: str
     label_column: str
+    split_seed: Seed = 0
+    """Draws dev out of train."""
+    class_names: tuple[str, ...] | None = None
+    """Of its labels in their order, where the data set has numbers only."""
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,13 @@ def test_a_preset_fits_the_data_set_as_it_is_published(name, tmp_path, monkeypat
 def test_every_preset_of_the_hub_is_held_against_its_data_set():
     files = (REPOSITORY / "conf/data").glob("*.yaml")
     assert {file.stem for file in files if "source: hub" in file.read_text()} == {*PUBLISHED}
+
+
+def test_classes_of_numbers_are_named_and_dev_is_drawn_by_its_seed(splits):
+    named = load_hub(replace(SETTINGS, class_names=("bad", "good")))
+    assert named.label_names == ("bad", "good")
+    assert load_hub(SETTINGS).label_names == ("negative", "positive")
+    dev = [load_hub(replace(SETTINGS, split_seed=seed)).labelled["dev"]["text"][:] for seed in (0, 0, 1)]
+    assert dev[0] == dev[1] != dev[2]
+    with pytest.raises(UserError, match=r"data.class_names=\['bad'\]: nyu-mll/glue has 2 classes"):
+        load_hub(replace(SETTINGS, class_names=("bad",)))

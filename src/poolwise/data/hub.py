@@ -37,10 +37,11 @@ def load_hub(data: HubData) -> Corpus:
     if data.dev is None:
         train = labelled["train"]
         keys = near_groups(train) if data.near_copies else text_keys(train)
-        out = share_of_texts(labels_of(train), keys, data.dev_share, seed=0)
+        out = share_of_texts(labels_of(train), keys, data.dev_share, data.split_seed)
         labelled |= {split: train.select(np.flatnonzero(at)) for split, at in (("train", ~out), ("dev", out))}
         found = len(labelled["dev"])
-        made["dev"] = {"from": "train", "share": data.dev_share, "seed": 0, "stratified": True, "texts": found}
+        how = {"share": data.dev_share, "seed": data.split_seed, "stratified": True}
+        made["dev"] = {"from": "train", **how, "texts": found}
     texts = [labelled["train"] if name == data.train else splits[name] for name in data.text]
     text = concatenate_datasets([rows.select_columns("text") for rows in texts])
     labelled = {split: labelled[split] for split in SPLITS}
@@ -49,7 +50,7 @@ def load_hub(data: HubData) -> Corpus:
         "stage2": {split: empty.get(getattr(data, split) or "", 0) for split in SPLITS},
     }
     text_splits = {"train": text, "dev": labelled["dev"].select_columns("text")}
-    return Corpus(text_splits, labelled, names, made_splits=made, left_out=left_out)
+    return Corpus(text_splits, labelled, data.class_names or names, made_splits=made, left_out=left_out)
 
 
 def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:
@@ -59,6 +60,10 @@ def _label_names(data: HubData, train: Dataset) -> tuple[str, ...]:
     )
     if len(names) < 2:
         raise UserError(f"data={data.name}: all labels of {data.train} are {names[0]!r}; a classifier needs two")
+    if data.class_names is not None and len(data.class_names) != len(names):
+        raise UserError(
+            f"data.class_names={list(data.class_names)}: {data.path} has {len(names)} classes ({some(names)})"
+        )
     return tuple(map(str, names))
 
 
