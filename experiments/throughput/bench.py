@@ -484,7 +484,7 @@ class Notes:
             each = {"tokens_per_step": figures["tokens"] / figures["steps"]} if "steps" in figures else {}
             self.rows.append({**where, "system": system} | figures | each | more)
         if len(self.kept):
-            same = (self.kept[["part", "size", "texts"]] == (part, size, texts)).all(axis=1)
+            same = (self.kept[["part", "size", "texts"]] == [part, size, texts]).all(axis=1)
             self.kept = self.kept[~same]
         table = (
             pandas.concat([self.kept, pandas.DataFrame(self.rows)]) if len(self.kept) else pandas.DataFrame(self.rows)

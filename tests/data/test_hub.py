@@ -188,7 +188,9 @@ def test_a_preset_fits_the_data_set_as_it_is_published(name, tmp_path, monkeypat
     corpus = load_hub(data)
     column = {"sst2": "sentence", "amazon_polarity": "content"}.get(name, "text")
     known = PUBLISHED[name][0]["label"]
-    assert corpus.label_names == tuple(known.names if isinstance(known, ClassLabel) else "01234")
+    named = {"sst5": ("very negative", "negative", "neutral", "positive", "very positive")}
+    named["yelp_polarity"] = ("negative", "positive")
+    assert corpus.label_names == named.get(name, tuple(known.names if isinstance(known, ClassLabel) else ()))
     test, dev = {"sst2": "validation"}.get(name, "test"), "train" if corpus.made_splits else "validation"
     assert corpus.labelled["test"]["text"][0] == f"{column} {test} 0"
     assert corpus.labelled["dev"]["text"][0].startswith(f"{column} {dev} ")
