@@ -136,6 +136,7 @@ def test_a_run_that_goes_on_is_one_run_of_wandb(program, service, tmp_path, monk
     check_figures(received, folder, {})
 
 
+@pytest.mark.slow
 def test_a_synced_offline_run_has_the_figures_of_its_record(program, service, tmp_path, monkeypatch, capsys):
     # Of three epochs, the one that is chosen need not be the last, whose figures W&B would show by itself.
     assert program("stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger.mode=offline", "protocol.epochs=3") == 0

@@ -212,3 +212,11 @@ def test_one_run_makes_a_report(tmp_path):
     (row,) = written.sections[0].table.rows
     assert "Some comparisons of few labels are on one draw of these, and hold for this draw." in written.limits
     assert row[:3] == ["mean", "1", "99.0"]
+
+
+def test_of_several_settings_the_run_to_use_is_that_of_the_best_on_dev(tmp_path):
+    folders = []
+    for labels, dev in ((8, 0.7), (None, 0.9)):
+        folders.append(write_run(tmp_path, "cls", 1, [1], dev=dev, labels=labels, protocol="probe"))
+        (folders[-1] / "model").mkdir()
+    assert write_report(tmp_path).kept == folders[1]

@@ -140,6 +140,7 @@ def test_a_run_trains_on_no_near_copies_where_it_looks_for_them(program, tmp_pat
     assert keys[0] != keys[1]
 
 
+@pytest.mark.slow
 def test_both_stages_agree_on_the_texts_and_record_them(program, tmp_path, own, capsys):
     warn_once.cache_clear()
     model = [setting for setting in SMALL_RUN if setting.startswith(("model", "trainer"))]

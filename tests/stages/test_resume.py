@@ -327,10 +327,11 @@ def test_a_run_that_was_stopped_while_test_is_read_goes_on(program, tmp_path, st
     assert_same(folder_of(tmp_path / "whole"), stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "first", "last"),
     [
-        pytest.param([*STAGE1, "pretraining.epochs=8"], 4, 20, marks=pytest.mark.slow),
+        ([*STAGE1, "pretraining.epochs=8"], 4, 20),
         ([*STAGE2, "protocol.epochs=4", "seed=1,2", "-m"], 18, 30),  # in the second run, which begins at the 17th line
     ],
 )

@@ -136,7 +136,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         facts=_facts(found, runs, selection, runs_folder),
         provenance=_provenance(runs),
         limits=_limits(runs),
-        kept=kept_run(settings[0].best),
+        kept=kept_run(max((setting.best for setting in settings), key=lambda best: best.dev)),
         page=folder / "index.html",
         markdown=folder / "report.md",
         csv=folder / "comparison.csv",
