@@ -4,6 +4,7 @@ Nothing heavy is imported before a job starts, so that `--help` and mistakes are
 """
 
 import inspect
+import json
 import logging
 import os
 import shlex

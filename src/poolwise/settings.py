@@ -613,9 +613,16 @@ def _typed_value(hint: Any, value: Any) -> Any:
         return float(value)
     if isinstance(value, Mapping) and get_origin(hint) in (Union, types.UnionType):
         return {str(name): float(number) for name, number in value.items()}
-    if get_origin(hint) is tuple:
-        return tuple(_typed_value(get_args(hint)[0], item) for item in value)
+    item_hint = _item_hint(hint)
+    if item_hint is not None and isinstance(value, list | tuple):
+        return tuple(_typed_value(item_hint, item) for item in value)
     return value
+
+
+def _item_hint(hint: Any) -> Any:
+    """The type of the items of a setting that is, or may be, a list; of any other None."""
+    lists = [part for part in (hint, *get_args(hint)) if get_origin(part) is tuple]
+    return get_args(lists[0])[0] if lists else None
 
 
 def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str]:
@@ -659,8 +666,8 @@ def problems_with_value(hint: Any, value: Any, where: str) -> list[str]:
         if not isinstance(value, Mapping):
             return [f"{where}={value!r}: must be a group of settings"]
         return problems_with(hint, value, where + ".")
-    if get_origin(hint) is tuple and isinstance(value, list) and value:
-        item_hint = get_args(hint)[0]
+    item_hint = _item_hint(hint)
+    if item_hint is not None and isinstance(value, list) and value:
         return [problem for item in value for problem in problems_with_value(item_hint, item, where)]
     if isinstance(value, Mapping) and (numbers := _numbers_by_name(hint)) is not None:
         return [found for name, one in value.items() for found in problems_with_value(numbers, one, f"{where}.{name}")]
