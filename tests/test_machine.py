@@ -147,3 +147,8 @@ def test_the_machine_is_asked_once(monkeypatch):
     assert 0.05 < gain < 50
     monkeypatch.setattr(torch, "ones", None)
     assert MEASURED("cpu") == gain
+
+
+def test_compiling_pays_from_about_a_minute_of_training_on():
+    assert not machine.compiling_pays(60 * machine.OPERATIONS_A_SECOND)
+    assert machine.compiling_pays(70 * machine.OPERATIONS_A_SECOND)

@@ -373,9 +373,8 @@ def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
         report = run.get("data_report")
         counts = report.get("stage2", {}) if isinstance(report, dict) else {}
         sizes = "".join(f", {split} {of['texts']:,}" for split, of in counts.items())
-        if run["data"] in texts and not sizes:  # older records note less
-            sizes = texts[run["data"]].partition(" word pieces")[2]
-        texts[run["data"]] = f"{run['data']}: up to {run['material'].get('max_length')} word pieces{sizes}"
+        if sizes or run["data"] not in texts:  # older records note less
+            texts[run["data"]] = f"{run['data']}: up to {run['material'].get('max_length')} word pieces{sizes}"
         protocol = run["config"].get("protocol", {})
         shown = [f"{name} {protocol[name]}" for name in SHOWN_OF_PROTOCOL if name in protocol]
         rates = [f"learning rates {run['tried'].replace(' ', ', ')}"] if run["tried"] else []

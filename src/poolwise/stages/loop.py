@@ -332,8 +332,12 @@ def work_of_step(stage: Stage, data: TextDataModule) -> float:
     Two forward and four backward (Kaplan et al. 2020, section 2.1), embeddings left out, as their rows are looked up.
     """
     weights = sum(weight.numel() for name, weight in stage.named_parameters() if "embeddings" not in name)
-    tokens = data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
-    return 6.0 * weights * tokens
+    return 6.0 * weights * tokens_of_step(data)
+
+
+def tokens_of_step(data: TextDataModule) -> float:
+    """About how many real tokens a training step has."""
+    return data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
 
 
 def work_of_training(job: Job, stage: Stage, data: TextDataModule) -> float:
@@ -343,8 +347,7 @@ def work_of_training(job: Job, stage: Stage, data: TextDataModule) -> float:
         return work * job.epochs * (batches_an_epoch(job, data) or 0)
     if job.budget.unit == "seconds":
         return job.budget.amount * machine.OPERATIONS_A_SECOND
-    tokens = data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
-    return work * job.budget.amount / (tokens if job.budget.unit == "tokens" else 1)
+    return work * job.budget.amount / (tokens_of_step(data) if job.budget.unit == "tokens" else 1)
 
 
 def batches_an_epoch(job: Job, data: TextDataModule) -> int | None:
