@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import torch
+from datasets import Dataset
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, objective_settings, quiet_trainer
+from helpers import MASKING, REPOSITORY, SMALL_STAGE1, SMALL_STAGE2, TEXTS, objective_settings, quiet_trainer
+from poolwise.data.batching import MaskedBatches
+from poolwise.data.tokens import tokenise
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import BatchNeeds, Surroundings
 from poolwise.provenance import ProvenanceTracker
@@ -70,9 +74,10 @@ def test_without_padding_loss_and_gradients_are_those_with_it(model, training_ba
 
 
 @pytest.mark.parametrize("name", ["none", "bow", "halves", "views", "decoder", "sop"])
-def test_a_step_never_waits_for_the_gpu(model, texts, tokenizer, training_batch, synchronising_is_an_error, name):
+def test_a_step_never_waits_for_the_gpu(model, tokenizer, synchronising_is_an_error, tmp_path, name):
+    texts = tokenise(Dataset.from_dict({"text": [" ".join(pair) for pair in pairwise(TEXTS)]}), tokenizer, 64, tmp_path)
     objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
-    batch = training_batch(objective.needs)
+    batch = MaskedBatches(texts, tokenizer, MASKING, 1, objective.needs)[[(0, n) for n in range(len(texts))]]
     model.leave_out_padding()
     stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION).to("cuda")
     stage.trainer = quiet_trainer(1, None)
@@ -153,7 +158,7 @@ def test_what_does_not_fit_is_one_message(program, capfd):
     # So little that small tensors find room, and the first large one, which takes a block of 20 MB, does not.
     torch.cuda.set_per_process_memory_fraction(12e6 / torch.cuda.get_device_properties(0).total_memory)
     try:
-        assert program(*STAGE1, "pretraining.batch_size=96") == 1
+        assert program(*STAGE1, "pretraining.batch_size=96") == 2
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     told = capfd.readouterr().err

@@ -72,10 +72,10 @@ CELLS = {
 }
 """By size and texts. `base` trains some hundred tokens a second on two cores."""
 ON_A_GPU = {
-    ("base", "imdb"): Plan(1, 256, 500, (256,), 2000, parts=("stage1",), objectives=("none",)),
-    ("base", "mr"): Plan(1, 2048, 500, (2048,), 6000, parts=("stage1",), objectives=("none",)),
+    ("base", "imdb"): Plan(1, 256, 150, (256,), 2000, parts=("stage1",), objectives=("none",)),
+    ("base", "mr"): Plan(1, 2048, 150, (2048,), 6000, parts=("stage1",), objectives=("none",)),
 }
-"""In place of these where there is one: batches that fill it, for both, and steps enough that compiling pays."""
+"""In place of these where there is one: batches that fill it, for both."""
 GPU_COPIES = 10
 """Of the training lines of `mr` there: of one, an epoch would be over in half a second."""
 GPU_SETTINGS = ("workers=4",)
@@ -85,7 +85,7 @@ if HAS_GPU:
 LENGTHS = {"mr": 64, "imdb": 256}
 TRIAL_SECONDS, TRIAL_STEPS = 3.0, 5
 """Of each batch of the peer, at least."""
-LEAST_STEPS = {"tiny": 10, "minilm": 10, "base": 50 if HAS_GPU else 5}
+LEAST_STEPS = {"tiny": 10, "minilm": 10, "base": 40 if HAS_GPU else 5}
 """Of a measurement of the peer, where its seconds are spent before; on a GPU the start of its loaders takes seconds."""
 IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 200, "test": 200}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
