@@ -62,6 +62,16 @@ def test_a_sweep_over_rates_has_those_around_the_models(model, rates):
     assert cfg.protocol.optimisation.learning_rate == float(rates.split(",")[1])
 
 
+def test_a_sweep_over_frozen_heads_has_three_rates_and_trains_both_dense_layers():
+    register_schemas()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        given = ["stage=sentiment", "protocol=frozen_rates"]
+        cfg = hydra.compose("train", overrides=given, return_hydra_config=True)
+    rates = "1.0e-3,4.0e-3,1.6e-2"
+    assert dict(cfg.hydra.sweeper.params) == {"seed": "1,2,3", "protocol.optimisation.learning_rate": rates}
+    assert (cfg.protocol.dense, cfg.protocol.optimisation.learning_rate) == ("trained", 4e-3)
+
+
 def test_every_config_file_is_known_here():
     assert {file.split("/")[0] for file in FILES} == {
         "train",

@@ -139,10 +139,10 @@ def test_a_probe_has_no_seed_and_a_draw_of_labels_has(program, tmp_path):
 
 
 def test_few_labels_serve_fine_tuning_too(program, tmp_path):
-    few = ["labels_per_class=4", "protocol.epochs=1", "protocol.batch_size=4", "seed=1"]
+    few = ["labels_per_class=4", "protocol.epochs=1", "protocol.batch_size=4", "protocol.least_steps=5", "seed=1"]
     assert program(*SENTIMENT, "repr=cls", *few) == 0
     (run,) = records(tmp_path)
-    assert run["steps"] == 2
+    assert run["steps"] == 6  # of two batches, the fewest passes that make five
     assert run["protocol"] == "finetune on 4 labels a class"
     predictions = pandas.read_parquet(next((tmp_path / "runs/sentiment").iterdir()) / "predictions.parquet")
     assert (predictions["split"] == "dev").sum() == 32

@@ -84,7 +84,7 @@ def _in_wandb(report: Report, selection: Sequence[str], from_wandb: str | None) 
         WandbSection(
             each.question,
             [each.answer, *each.notes],
-            [table.flat for table in (each.table, each.variance) if table is not None],
+            [table.flat for table in (each.table, each.variance, each.comparisons) if table is not None],
             each.where,
         )
         for each in report.sections

@@ -9,7 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -207,6 +207,9 @@ class TrainedProtocol:
     batch_size: Count
     batch_tokens: CountOrNull
     """As in `Pretraining`, for training; evaluation has `batch_size` texts."""
+    least_steps: NonNegativeCount
+    """With `labels_per_class`: an epoch reads the labelled texts so often that training takes so many steps at least,
+    as the usual few epochs of few texts leave an encoder where it was (Zhang et al. 2021, section 6)."""
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     imbalance: Literal["none", "class_weights", "balanced_sampling"] | dict[str, Positive]
     """What is done about classes of unlike size: see `poolwise.data.imbalance`. Or the weight of each class by name."""
@@ -312,8 +315,8 @@ class PretrainedModel(SuitsEncoder):
 
 
 Contamination = Literal["error", "warn", "drop"]
-"""What is done about dev and test texts that are also among those of stage 1, or of train: refuse the data, warn, or
-leave them out of stage 1. Texts of train stay, with a warning."""
+"""What is done about dev and test texts that are also among the training texts of stage 1, or in train: refuse the
+data, warn, or leave them out of stage 1. Texts of train stay, with a warning."""
 TextPer = Literal["line", "file"] | None
 """What of `.txt` files is a text; None for a file in a folder, and a line elsewhere."""
 
@@ -415,10 +418,21 @@ class FilesData(CommonData):
     text_per: TextPer = None
     header: bool = True
     """Whether the first row of a table names its columns; else they are called 1, 2, 3, ..."""
+    stage1_text_column: str | None = None
+    """Of `text` and `text_dev`; None for `text_column`."""
+    stage1_header: bool | None = None
+    """The same of their tables' first row; None for `header`."""
     streaming: bool = False
     """Whether stage 1 reads `text` anew in each pass, and keeps none of it."""
     shuffle_buffer: Annotated[int, Bounds(at_least=2.0)] = 10_000
     """How many of its texts are then in memory at a time, and shuffled."""
+
+    @property
+    def of_stage1(self) -> "FilesData":
+        """The settings by which `text` and `text_dev` are read."""
+        column = self.text_column if self.stage1_text_column is None else self.stage1_text_column
+        header = self.header if self.stage1_header is None else self.stage1_header
+        return replace(self, text_column=column, header=header)
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,7 @@ def test_one_run_makes_a_report(tmp_path):
     written = write_report(tmp_path)
     (row,) = written.sections[0].table.rows
     assert "Some comparisons of few labels are on one draw of these, and hold for this draw." in written.limits
+    assert any(limit.startswith("One learning rate was tried in demo, tiny") for limit in written.limits)
     assert row[:3] == ["mean", "1", "99.0"]
 
 

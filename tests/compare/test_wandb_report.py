@@ -137,7 +137,9 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
     line = capsys.readouterr().out.splitlines()[-1]
     assert line == f"in W&B   {spec_file} (nobody is logged in to W&B (`wandb login`))"
     spec = json.loads(spec_file.read_text())
-    table, *_, limits = blocks_of(spec, "markdown-block")
+    table, _, comparisons, *_, limits = blocks_of(spec, "markdown-block")
+    assert comparisons["content"].startswith("| question | ")
+    assert "| mean less pooler (random) | +10.5 | +6.2 to +14.8 | " in comparisons["content"]
     assert "Rows are ordered by macro F1 on dev" in limits["content"]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table["content"].splitlines()]
     assert [row[:3] for row in cells[2:]] == [

@@ -31,6 +31,46 @@ def test_what_changes_numbers_changes_the_key_of_stage_2(change):
     assert stage2_identity(change).key != stage2_identity().key
 
 
+@pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        (["labels_per_class=8"], 100),
+        (["labels_per_class=8", "protocol.epochs=3"], 34),
+        (["labels_per_class=8", "protocol.batch_size=4"], 25),
+        (["labels_per_class=8", "protocol.least_steps=0"], 1),
+        (["labels_per_class=null"], 1),
+    ],
+)
+def test_few_labels_are_read_so_often_that_training_has_its_steps(given, passes):
+    job = SentimentJob(settings("stage=sentiment", "encoder=base", *SMALL_STAGE2, *given))
+    assert job.passes == passes
+    assert job.identity.material.get("labels", {}).get("passes", 1) == passes
+    assert "least_steps" not in job.identity.material["protocol"]
+
+
+def states_folders(*overrides: str):
+    given = ["stage=sentiment", "encoder=base", "protocol=frozen", *SMALL_STAGE2, *overrides]
+    return SentimentJob(settings(*given)).states_folders()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("data.max_length=47", "data.long_texts=tail", "data.long_texts=windows", "data.label_noise=0.1"),
+        *("seed=2", "model.hidden_size=34", "model.vocabulary_size=300"),
+    ],
+)
+def test_what_changes_states_changes_where_they_are_kept(change):
+    assert not set(states_folders(change).values()) & set(states_folders().values())
+
+
+@pytest.mark.parametrize(
+    "change", ["repr=mean", "repr.layer=1", "labels_per_class=4", "label_seed=2", "head_seed=2", "pooler_seed=2"]
+)
+def test_states_are_shared_by_all_that_reads_them(change):
+    assert states_folders(change) == states_folders()
+
+
 def test_a_condition_holds_all_but_the_seeds():
     assert stage2_identity("seed=2").group == stage2_identity().group
     assert stage2_identity("repr=mean").group != stage2_identity().group

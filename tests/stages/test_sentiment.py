@@ -10,7 +10,7 @@ from helpers import quiet_trainer
 from poolwise.data.batching import LabelledBatches
 from poolwise.data.imbalance import class_weights
 from poolwise.data.module import labelled_data
-from poolwise.representations import REPRESENTATIONS, EncoderShape
+from poolwise.representations import REPRESENTATIONS, EncoderShape, TokenStates
 from poolwise.settings import Optimisation
 from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier, macro_f1, recall_by_class, scores_of
 
@@ -50,6 +50,27 @@ def test_encoder_representation_and_head_are_all_trained_in_train_mode(config, t
     assert modes.seen == [True] * 6
     unmoved = [n for n, p in stage.classifier.named_parameters() if torch.equal(before[n], p)]
     assert unmoved == []
+
+
+def test_a_mix_of_layers_finds_the_one_that_knows_within_an_encoders_usual_steps(config):
+    config.num_hidden_layers = 4
+    slow = Optimisation(learning_rate=5e-5, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
+    stage = Sentiment(classifier(config, "layer_mix"), slow)
+    *_, head, own = groups = stage.parameter_groups()
+    mix = stage.classifier.representation
+    assert own == {"params": [mix.weights, mix.scale], "weight_decay": 0.0, "lr": 1e-2}
+    assert head["lr"] == 5e-5
+    labels = torch.arange(64) % 2
+    noise = [torch.randn(32, 1, config.hidden_size).repeat_interleave(2, dim=0) for _ in range(5)]  # alike for both
+    layers = [TokenStates(states, torch.ones(64, 1, dtype=torch.int64)) for states in noise]
+    layers[2].states[:, 0, 0] = 2.0 * labels - 1.0
+    optimizer = torch.optim.AdamW(groups)
+    for _ in range(300):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(stage.classifier.head(mix.of_layers(layers, None)), labels).backward()
+        optimizer.step()
+    assert mix.weights.softmax(dim=0).argmax() == 2
+    assert mix.weights.softmax(dim=0)[2] > 0.5
 
 
 def test_evaluation_keeps_one_prediction_an_example_in_order(config, texts):

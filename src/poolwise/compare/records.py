@@ -341,6 +341,17 @@ def unlike_rates(runs: pandas.DataFrame) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def trained_at_one_rate(runs: pandas.DataFrame) -> list[str]:
+    """Settings in words that are trained, and in which all had the same one learning rate.
+
+    Args:
+        runs: of `with_chosen_learning_rates`.
+    """
+    trained = runs[runs["tried"] != ""]
+    by_setting = trained.groupby("setting_label", sort=False)["tried"]
+    return [str(setting) for setting, tried in by_setting if len(set(" ".join(tried).split())) == 1]
+
+
 def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
     """Conditions in words whose chosen learning rate is the lowest or the highest of several, with that rate.
 

@@ -23,6 +23,7 @@ from poolwise.compare.records import (
     rates_at_an_end,
     read_runs,
     selected,
+    trained_at_one_rate,
     unlike_rates,
     with_chosen_learning_rates,
 )
@@ -31,7 +32,7 @@ from poolwise.compare.tables import Table, markdown_table, markdown_text
 from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, Verdict, called, overview, settings_of, verdict
 from poolwise.runs import MODEL_FOLDER, STUDY, hash_of, write_atomically
-from poolwise.settings import SELECTION_METRIC, UserError
+from poolwise.settings import OFF, SELECTION_METRIC, UserError
 from poolwise.words import counted, duration, some
 
 PERCENT_METRICS = {
@@ -361,7 +362,8 @@ def _facts(
     }
 
 
-SHOWN_OF_PROTOCOL = ("epochs", "batch_size", "dropout", "layer_decay", "strengths")
+SHOWN_OF_PROTOCOL = ("epochs", "batch_size", "least_steps", "dropout", "dense", "layer_decay", "strengths")
+SHOWN_IF_ON = ("reinitialise", "gradual_unfreezing", "early_stopping")
 NAMED_SEEDS = {"stage1_seed": "of stage 1", "label_seed": "of label draws", "seed": "of stage 2"}
 
 
@@ -376,7 +378,8 @@ def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
         if sizes or run["data"] not in texts:  # older records note less
             texts[run["data"]] = f"{run['data']}: up to {run['material'].get('max_length')} word pieces{sizes}"
         protocol = run["config"].get("protocol", {})
-        shown = [f"{name} {protocol[name]}" for name in SHOWN_OF_PROTOCOL if name in protocol]
+        told = [*SHOWN_OF_PROTOCOL, *(name for name in SHOWN_IF_ON if protocol.get(name) != OFF[name])]
+        shown = [f"{name} {protocol[name]}" for name in told if name in protocol]
         rates = [f"learning rates {run['tried'].replace(' ', ', ')}"] if run["tried"] else []
         protocols[f"{protocol.get('name')}: {', '.join([*shown, *rates])}"] = None
     drawn = {
@@ -442,6 +445,11 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         found.append(
             f"Learning rates to choose from were not the same for all of {setting}: {choices}. More of them are an "
             "advantage."
+        )
+    if alone := trained_at_one_rate(runs):
+        found.append(
+            f"One learning rate was tried in {some(alone, 4)}: representations that another one suits are at a "
+            "disadvantage. protocol=finetune_rates and protocol=frozen_rates, with -m, try three."
         )
     if at_an_end := rates_at_an_end(runs):
         found.append(

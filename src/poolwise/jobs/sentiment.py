@@ -1,6 +1,7 @@
 """The job of stage 2: what its numbers depend on, which parts it is built of, and what is noted at its end."""
 
 import logging
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -91,6 +92,7 @@ class SentimentJob(Job):
         if self.unbalanced:
             self.headline = (*self.headline, "test/balanced_accuracy")
         self.drawn = drawn_examples(settings, self.corpus)
+        self.passes = passes_an_epoch(settings, len(self.drawn))
         self.seeds = self._seeds()
         self.identity = self._identity()
         self.pooler_status = ""
@@ -124,6 +126,7 @@ class SentimentJob(Job):
         count = settings.labels_per_class
         drawn = count is not None or folds_of(settings.protocol) is not None
         labels = {**({} if count is None else {"per_class": count}), "label_seed": settings.label_seed}
+        labels |= {} if self.passes == 1 else {"passes": self.passes}
         # One `seed` where all are the same, as before there were several.
         seeds = {"seed": min(self.seeds.values())} if len(set(self.seeds.values())) == 1 else self.seeds
         material = {
@@ -136,6 +139,7 @@ class SentimentJob(Job):
             "max_length": settings.data.max_length,
             **settings.data.reading.material,
             "representation": representations.material_of(self.representation),
+            **({} if self.kind.learning_rate is None else {"representation_rate": self.kind.learning_rate}),
             "protocol": material_of(self.protocol),
             "platform": platform(settings.trainer),
         }
@@ -282,7 +286,7 @@ class SentimentJob(Job):
         settings, protocol = self.settings, self.settings.protocol
         assert isinstance(protocol, TrainedProtocol)
         is_frozen = isinstance(protocol, Frozen)
-        every, drawn = self.texts(), self.drawn
+        every, drawn = self.texts(), np.tile(self.drawn, self.passes)
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
         balanced = protocol.imbalance == "balanced_sampling"
         data = labelled_data(
@@ -437,7 +441,9 @@ def settled(protocol: ProtocolSettings, kind: type[Representation]) -> ProtocolS
 
 def material_of(protocol: ProtocolSettings) -> dict[str, Any]:
     """The settings as plain data, without those that are off, as before there were any."""
-    return {key: value for key, value in asdict(protocol).items() if key not in OFF or value != OFF[key]}
+    settings = {key: value for key, value in asdict(protocol).items() if key not in OFF or value != OFF[key]}
+    settings.pop("least_steps", None)  # what comes of it is noted with the labels
+    return settings
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:
@@ -457,6 +463,15 @@ def labelled_corpus(settings: SentimentSettings) -> Corpus:
             "read; allowed: data=files with data.train alone"
         )
     return replace(corpus, labelled={"train": corpus.unsplit}, unsplit=None, made_splits={})
+
+
+def passes_an_epoch(settings: SentimentSettings, count: int) -> int:
+    """How often an epoch reads `count` training texts: several times where they are few (see `least_steps`)."""
+    protocol = settings.protocol
+    if settings.labels_per_class is None or not isinstance(protocol, TrainedProtocol):
+        return 1
+    steps_of_a_pass = protocol.epochs * math.ceil(count / protocol.batch_size)
+    return max(math.ceil(protocol.least_steps / steps_of_a_pass), 1)
 
 
 def drawn_examples(settings: SentimentSettings, corpus: Corpus) -> ndarray:

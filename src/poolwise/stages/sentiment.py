@@ -257,16 +257,25 @@ class Sentiment(Stage):
         return (self.classifier,)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser trains, by learning rate, the head's first, and by weight decay."""
+        """What the optimiser trains, by learning rate, the head's first, and by weight decay.
+
+        A representation that names a learning rate has a group of its own, the last, without weight decay.
+        """
+        own_rate = self.classifier.representation.learning_rate
         by_rate: defaultdict[float, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self.classifier.named_parameters():
-            distance = max(self.classifier.distance_of(name), 0)
-            by_rate[self.optimisation.learning_rate * self.layer_decay**distance].append(parameter)
-        return [
+            if own_rate is None or not name.startswith("representation."):
+                distance = max(self.classifier.distance_of(name), 0)
+                by_rate[self.optimisation.learning_rate * self.layer_decay**distance].append(parameter)
+        groups = [
             {**group, "lr": rate}
             for rate, parameters in sorted(by_rate.items(), reverse=True)
             for group in weight_decay_groups(parameters, self.optimisation.weight_decay)
         ]
+        if own_rate is not None:
+            own = [each for each in self.classifier.representation.parameters() if each.requires_grad]
+            groups.append({"params": own, "weight_decay": 0.0, "lr": own_rate})
+        return groups
 
     def on_train_epoch_start(self) -> None:
         """Start the clock, and unfreeze a layer more; what is frozen has no gradient, and the optimiser skips it."""
