@@ -147,6 +147,8 @@ def test_the_command_that_follows_stage_1_asks_for_the_run_it_made():
         ("data.train='quoted already.csv'", "data.train='quoted already.csv'"),
         ("data.train=a.csv,b.csv", "data.train=a.csv,b.csv"),
         ("data.name=my data", "data.name=my data"),
+        ("data.text_column=6", "data.text_column='6'"),
+        ("data.stage1_text_column=what they said (all)", "data.stage1_text_column='what they said (all)'"),
         ("runs_dir=~/runs", f"runs_dir={Path.home()}/runs"),
     ],
 )
@@ -169,9 +171,9 @@ def test_many_choices_are_not_asked_for_as_a_file():
 def test_commands_are_written_as_a_person_would():
     """Short again, of each key the last value, quoted once."""
     made = expanded(["stage=mlm", "model=my bert/one", "pretraining.epochs=1", "pretraining.epochs=2"])
-    assert stage2_command([*made, "data.text='my texts.txt'"]) == (
+    assert stage2_command([*made, "data.text='my texts.txt'", "data.text_column='6'"]) == (
         "python train.py stage=sentiment repr=cls,pooler,mean,cls_linear 'model=my bert/one' stage1.epochs=2 "
-        "'data.text=my texts.txt' -m"
+        "'data.text=my texts.txt' data.text_column=6 -m"
     )
 
 

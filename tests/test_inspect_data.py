@@ -202,6 +202,28 @@ def test_near_copies_count_where_they_are_asked_for(inspected, own, tmp_path):
     assert "1 test text nearly also in data.train: train.py refuses that (data.contamination=error)" in told
 
 
+def test_dev_texts_of_stage_1_among_its_training_texts_are_told(inspected, tmp_path):
+    words = ENGLISH.split()
+    lines = [" ".join(words[9 * n : 9 * n + 9]) for n in range(20)]
+    (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "dev.txt").write_text(f"{lines[3].upper()}\n{lines[5]} again\n{DEV_LIKE}\n")
+    own = ["stage=mlm", "data=files", *MODEL, "data.max_length=16"]
+    own += [f"data.text={tmp_path / 'text.txt'}", f"data.text_dev={tmp_path / 'dev.txt'}"]
+    code, printed = inspected(*own, "--out", str(tmp_path / "list.csv"))
+    told = " ".join(printed.split())
+    assert code == 0
+    assert "dev of stage 1, also in its training texts: 1 exact, 1 near" in told
+    assert "also in data.train" not in told
+    found = "1 stage-1 dev text also in the texts of stage 1: train.py leaves these out of stage 1 "
+    assert f"{found}(data.contamination=drop)" in told
+    assert "1 stage-1 dev text nearly also in the texts of stage 1: look at them" in told
+    with (tmp_path / "list.csv").open(newline="", encoding="utf-8") as file:
+        rows = [(row["kind"], row["place"], row["other place"]) for row in csv.DictReader(file)]
+    dev, text = tmp_path / "dev.txt", tmp_path / "text.txt"
+    assert rows == [("exact", f"{dev}, line 1", f"{text}, line 4"), ("near", f"{dev}, line 2", f"{text}, line 6")]
+    assert inspected(*own, "data.contamination=error")[0] == 1
+
+
 def test_another_script_and_unknown_word_pieces_are_told(inspected, tmp_path, tokenizer, config):
     BertModel(config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")

@@ -106,14 +106,15 @@ def groups() -> set[str]:
 
 
 PATHS = re.compile(
-    r"(data\.(text|text_dev|train|dev|test)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name|vocabulary))$"
+    r"(data\.(text|text_dev|train|dev|test|\w+_column)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name|vocabulary))$"
 )
-"""Keys whose values are paths or named after one."""
-PLAIN_VALUE = re.compile(r"[\w./:@+-]*", re.ASCII)
+"""Keys whose values are paths or named after one, or names of columns."""
+PLAIN_VALUE = re.compile(r"(?!\d+$)[\w./:@+-]*", re.ASCII)
+"""What Hydra takes as it is; whole numbers would not stay text, as which columns without a name are called."""
 
 
 def with_paths_quoted(override: Override) -> str:
-    """The override with a path as Hydra's grammar takes it: blanks, commas and quotes in it are the path's own."""
+    """The override with a path, or a column, as Hydra's grammar takes it: blanks, commas and quotes are its own."""
     value = str(Path(override.value).expanduser()) if override.value.startswith("~/") else override.value
     quoted = value[:1] in ("'", '"')
     several = "," in value and not _is_there(value)

@@ -38,6 +38,7 @@ from poolwise.data.listing import Doubtful, Row, beginning, doubtful, places_of
 from poolwise.data.quality import (
     NAMED_UNKNOWN,
     SAMPLE,
+    STAGE1_DEV,
     CorpusKeys,
     NearCopies,
     Pairs,
@@ -350,7 +351,7 @@ class DataPage:
     def near(self) -> NearCopies:
         """Near-copies of dev and test texts that have no exact copy; of stage 1 they are not numbered."""
         if not self.looks_for_near:
-            return NearCopies({(split, place): {} for split in self.figures["copies"] for place in PLACES}, ())
+            return NearCopies({(split, place): {} for split, at in self.figures["copies"].items() for place in at}, ())
         return NearCopies.of(self.corpus, self.keys, stage1=False)
 
     @property
@@ -366,24 +367,26 @@ class DataPage:
 
     @property
     def places(self) -> list[str]:
-        """Where dev and test texts are looked for; once where both stages train on the same texts."""
-        one = bool(self.keys.labelled) and self.splits[0].stages == "1, 2"
+        """Where dev and test texts are looked for; once where both stages have the same texts."""
+        if not self.keys.labelled:
+            return ["in_stage1"]
+        one = self.splits[0].stages == "1, 2" and STAGE1_DEV not in self.figures["copies"]
         return ["in_train"] if one else list(PLACES)
 
     def copies(self) -> Iterator[str]:
         """How many dev and test texts are also, or nearly, among the training texts of either stage."""
         copies, near = self.figures["copies"], self.near.counts
-        if not copies:
-            yield "no dev and test texts with labels: no contamination to look for"
-            return
-        rows = [["also in", *(f"{split}, {kind}" for split in copies for kind in ("exact", "near"))]]
-        for place in self.places:
-            counts = [(copies[split][place], near[split][place]) for split in copies]
-            looked = self.looks_for_near
-            rows.append(
-                [PLACES[place], *(w for exact, near in counts for w in (f"{exact:,}", f"{near:,}" if looked else "?"))]
-            )
-        yield from aligned(rows)
+
+        def counts(split: str, place: str) -> tuple[str, str]:
+            return f"{copies[split][place]:,}", f"{near[split][place]:,}" if self.looks_for_near else "?"
+
+        labelled = [split for split in copies if split != STAGE1_DEV]
+        rows = [["also in", *(f"{split}, {kind}" for split in labelled for kind in ("exact", "near"))]]
+        rows += [[PLACES[place], *(w for split in labelled for w in counts(split, place))] for place in self.places]
+        yield from aligned(rows) if labelled else ()
+        if STAGE1_DEV in copies:
+            exact, nearly = counts(STAGE1_DEV, "in_stage1")
+            yield f"dev of stage 1, also in its training texts: {exact} exact, {nearly} near"
         yield from textwrap.wrap(
             "exact: the same but for case, punctuation, white space and forms of characters; near: at least "
             f"{THRESHOLD:.0%} of all strings of five characters are in both (a text within a longer one is not)"
@@ -398,7 +401,7 @@ class DataPage:
     @cached_property
     def doubtful(self) -> list[Doubtful]:
         """All texts to look at."""
-        names = {"in_train": "train", "in_stage1": "text"}
+        names = {"in_train": "train", "in_stage1": self.splits[0].setting}
         return list(
             doubtful(
                 {split.setting: split.rows for split in self.splits},

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from poolwise.data.contamination import text_keys
 from poolwise.data.draws import (
     balanced_draw,
     folds_of_texts,
@@ -107,33 +108,37 @@ def numbered(count: int) -> Dataset:
     return Dataset.from_dict({"text": [str(number) for number in range(count)]})
 
 
+def apart(texts: Dataset, share: float, source: str = "data.text=x") -> tuple[Dataset, Dataset]:
+    return held_out(texts, text_keys(texts), share, source)
+
+
 def test_held_out_is_a_seeded_share():
     texts = numbered(400)
-    stays, out = held_out(texts, 0.1, "data.text=x")
+    stays, out = apart(texts, 0.1)
     assert (len(stays), len(out)) == (360, 40)
     assert sorted([*stays["text"], *out["text"]], key=int) == list(texts["text"])
-    assert list(held_out(texts, 0.1, "data.text=x")[1]["text"]) == list(out["text"])
+    assert list(apart(texts, 0.1)[1]["text"]) == list(out["text"])
 
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(100, 0.05, 10), (12, 0.05, 6), (2, 0.05, 1), (10, 0.99, 9)])
 def test_at_least_ten_are_held_out_or_half(count, share, expected):
-    stays, out = held_out(numbered(count), share, "data.text=x")
+    stays, out = apart(numbered(count), share)
     assert (len(stays), len(out)) == (count - expected, expected)
 
 
 def test_one_text_is_too_few_to_hold_some_out():
     with pytest.raises(UserError) as error:
-        held_out(numbered(1), 0.1, "data.text=one.txt")
+        apart(numbered(1), 0.1, "data.text=one.txt")
     assert str(error.value) == "data.text=one.txt: 1 text; at least 2 different ones are needed, some for dev"
 
 
 def test_copies_are_held_out_together_and_without_them_nothing_changes():
     texts = numbered(100)
-    stays, out = held_out(texts, 0.3, "data.text=x")
+    stays, out = apart(texts, 0.3)
     parts = texts.train_test_split(test_size=30, seed=0)
     assert (list(stays["text"]), list(out["text"])) == (list(parts["train"]["text"]), list(parts["test"]["text"]))
     doubled = Dataset.from_dict({"text": [*texts["text"], *(f" {text}!" for text in texts["text"][:50])]})
-    sides = [{text.strip(" !") for text in side["text"]} for side in held_out(doubled, 0.3, "data.text=x")]
+    sides = [{text.strip(" !") for text in side["text"]} for side in apart(doubled, 0.3)]
     assert sides == [set(stays["text"]), set(out["text"])]
     with pytest.raises(UserError, match="1 text; at least 2 different ones"):
-        held_out(Dataset.from_dict({"text": ["Same.", "same"]}), 0.3, "data.text=x")
+        apart(Dataset.from_dict({"text": ["Same.", "same"]}), 0.3)

@@ -372,6 +372,17 @@ def test_near_copies_are_in_one_split_where_they_are_looked_for(tmp_path):
     assert sizes == {"train": 40, "dev": 10, "test": 10}
 
 
+def test_near_copies_of_a_made_stage_1_dev_go_with_it_where_they_are_looked_for(tmp_path):
+    texts = [f"a long enough film of the year {100 + 7 * n} was seen by number {n}" for n in range(40)]
+    (tmp_path / "texts.txt").write_text("\n".join([*texts, *(f"{text} times" for text in texts)]))
+    across = []
+    for near in (False, True):
+        dev = set(load_files(settings(text=str(tmp_path / "texts.txt"), near_copies=near)).text["dev"]["text"])
+        assert dev
+        across.append(sum((text in dev) != (f"{text} times" in dev) for text in texts))
+    assert across[0] > 0 == across[1]
+
+
 def test_a_folder_of_tables_is_read_by_the_splits_in_their_names(tmp_path):
     (tmp_path / "data").mkdir()
     for name, count in {"train-00000-of-00002": 20, "train-00001-of-00002": 10, "validation-00000-of-00001": 4}.items():
@@ -470,6 +481,25 @@ def test_columns_are_found_by_common_names_or_told(tmp_path):
     assert load_files(settings(**same, label_column="verdict")).label_names == ("bad", "good")
     corpus = load_files(settings(**same, label_column="verdict", rating_column="stars"))
     assert list(corpus.text["train"]["rating"]) == ["5", "1"]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_text_and_labels_may_be_tables_of_different_kinds(tmp_path, header):
+    posts, labels, named = tmp_path / "posts.csv", tmp_path / "labels.xlsx", "entry" if header else "2"
+    texts = [f"post {n}" for n in range(20)]
+    pandas.DataFrame({"note": "of mine", "entry": texts}).to_csv(posts, index=False, header=header)
+    rows = [(f"opinion {n}", n % 2) for n in range(40)]
+    pandas.DataFrame(rows, columns=["verdict", "points"]).to_excel(labels, index=False)
+    own = {"text": str(posts), "train": str(labels), "text_column": "verdict", "label_column": "points"}
+    with pytest.raises(UserError, match=r"posts\.csv: no column verdict; it has .*data\.stage1_text_column="):
+        load_files(settings(**own))
+    own |= {"stage1_text_column": named, "stage1_header": header}
+    corpus = load_files(settings(**own), tmp_path / "cache")
+    assert list(corpus.text["train"]["text"]) == texts
+    assert sorted(text for split in corpus.labelled.values() for text in split["text"]) == sorted(t for t, _ in rows)
+    assert list(load_files(settings(**own, text_dev=str(posts))).text["dev"]["text"]) == texts
+    stream = load_files(settings(**own, streaming=True, shuffle_buffer=5)).stream
+    assert list(stream.read()) == texts
 
 
 def test_rows_come_from_the_cache_until_a_file_changes(tmp_path, labelled, monkeypatch):

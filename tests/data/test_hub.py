@@ -2,13 +2,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from helpers import REPOSITORY, settings
-from poolwise.data import hub
+from poolwise.data import hub, parts
+from poolwise.data.files import load_files
 from poolwise.data.hub import load_hub
-from poolwise.settings import HubData, UserError
+from poolwise.settings import FilesData, HubData, UserError
 
 FEATURES = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
 SETTINGS = HubData(
@@ -211,3 +212,63 @@ def test_classes_of_numbers_are_named_and_dev_is_drawn_by_its_seed(splits):
     assert dev[0] == dev[1] != dev[2]
     with pytest.raises(UserError, match=r"data.class_names=\['bad'\]: nyu-mll/glue has 2 classes"):
         load_hub(replace(SETTINGS, class_names=("bad",)))
+
+
+def own(**given: str) -> FilesData:
+    names = "text text_dev train dev test text_column label_column rating_column".split()
+    shares = {"text_dev_share": 0.1, "dev_share": 0.1, "test_share": 0.2, "split_seed": 0}
+    return FilesData(**(dict.fromkeys(names) | shares | {"source": "files", "name": "own", "max_length": 16} | given))
+
+
+@pytest.fixture
+def on_hub(tmp_path, monkeypatch):
+    """Publishes a data set as `owner/NAME`; a folder stands in for the hub."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(parts, "load_dataset", lambda name, *further: load_dataset(str(tmp_path / name), *further))
+
+    def publish(name: str, configuration: str | None = None) -> None:
+        (tmp_path / "owner" / name).mkdir(parents=True)
+        published(tmp_path / "owner" / name, name, configuration)
+
+    return publish
+
+
+def test_a_name_of_the_hub_stands_for_its_splits_and_classes(on_hub, tmp_path):
+    on_hub("rotten_tomatoes")
+    corpus = load_files(own(train="owner/rotten_tomatoes"), tmp_path / "rows")
+    first = {split: (len(rows), rows[0]["text"]) for split, rows in corpus.labelled.items()}
+    assert first == {"train": (60, "text train 0"), "dev": (60, "text validation 0"), "test": (60, "text test 0")}
+    assert corpus.label_names == ("neg", "pos")
+    assert corpus.labelled["test"]["label"][:4] == [0, 1, 0, 1]
+    assert corpus.made_splits == {}
+    assert list(corpus.text["train"]["text"]) == list(corpus.labelled["train"]["text"])
+
+
+def test_a_name_of_the_hub_without_dev_has_one_made(on_hub):
+    on_hub("imdb")
+    corpus = load_files(own(train="owner/imdb"))
+    assert {split: len(rows) for split, rows in corpus.labelled.items()} == {"train": 54, "dev": 6, "test": 60}
+    assert list(corpus.made_splits) == ["dev"]
+
+
+def test_a_name_of_the_hub_with_a_configuration_and_a_hidden_test(on_hub, tmp_path):
+    on_hub("sst2", "sst2")
+    name = "owner/sst2:sst2"
+    corpus = load_files(own(text=name, text_dev=name))
+    assert [(len(rows), rows[0]["text"]) for rows in corpus.text.values()] == [
+        *((60, "sentence train 0"), (60, "sentence validation 0"))
+    ]
+    with pytest.raises(UserError, match=rf"{name}, split test, row 1: the label in label is hidden \(-1\)"):
+        load_files(own(train=name))
+    (tmp_path / "test.csv").write_text("text,label\ndull,negative\nfine,positive\n")
+    corpus = load_files(own(train=name, test=str(tmp_path / "test.csv")))
+    assert corpus.label_names == ("negative", "positive")
+    assert [len(corpus.labelled[split]) for split in ("train", "dev", "test")] == [60, 60, 2]
+    with pytest.raises(UserError, match=r"owner/sst2:sst3 cannot be read: .* the hub does not give it \(.*sst3"):
+        load_files(own(train="owner/sst2:sst3"))
+
+
+def test_a_name_that_the_hub_does_not_give_is_one_message():
+    told = r"^nobody/nothing cannot be read: No such file or directory, and the hub does not give it \(.+\)$"
+    with pytest.raises(UserError, match=told):
+        load_files(own(train="nobody/nothing"))

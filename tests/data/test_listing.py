@@ -46,6 +46,18 @@ def test_each_kind_names_the_text_and_what_it_is_like():
     ]
 
 
+def test_dev_texts_of_stage_1_are_looked_for_where_it_trains():
+    splits = {
+        "train": labelled(("one", 0), ("two", 1)),
+        "text_dev": Dataset.from_dict({"text": ["six", "One"]}),
+        "text": Dataset.from_dict({"text": ["x", "six"]}),
+    }
+    keys = {split: text_keys(rows) for split, rows in splits.items()}
+    assert list(doubtful(splits, keys, {})) == [Doubtful("exact", Row("text_dev", 0), Row("text", 1))]
+    del splits["text"]  # stage 1 reads train
+    assert list(doubtful(splits, keys, {})) == [Doubtful("exact", Row("text_dev", 1), Row("train", 0))]
+
+
 def test_rows_of_made_splits_are_found_in_the_file_that_they_are_of(tmp_path):
     lines = [{"review": f"film {n}", "stars": n % 2 + 1.0} for n in range(40)]
     lines += [{"review": "film 7", "stars": 1}, {"review": "film 7", "stars": 2}]
@@ -73,6 +85,16 @@ def test_texts_without_labels_are_found_in_folders_and_patterns_and_not_in_strea
         Row("text", 0): f"{tmp_path / 'texts' / 'b.txt'}, line 1"
     }
     assert places_of(files(text=str(tmp_path / "texts" / "*.txt"), streaming=True), rows) == {}
+
+
+def test_texts_of_tables_without_a_header_are_found_where_those_with_labels_have_one(tmp_path):
+    (tmp_path / "posts.csv").write_text("1,first\n2,second\n")
+    (tmp_path / "all.csv").write_text("text,label\nfirst,a\n")
+    data = files(text=str(tmp_path / "posts.csv"), train=str(tmp_path / "all.csv"), stage1_header=False)
+    assert places_of(data, {Row("text", 0): ("first", ""), Row("train", 0): ("first", "a")}) == {
+        Row("text", 0): f"{tmp_path / 'posts.csv'}, row 1",
+        Row("train", 0): f"{tmp_path / 'all.csv'}, row 1",
+    }
 
 
 @pytest.mark.parametrize(

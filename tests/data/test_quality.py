@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from poolwise.data.contamination import keys_of
 from poolwise.data.corpus import Corpus
 from poolwise.data.quality import (
     MOJIBAKE,
     CorpusKeys,
+    NearCopies,
     badly_decoded,
     conflicting,
     corpus_figures,
@@ -27,7 +29,7 @@ def labelled(*rows: tuple[str, int]) -> Dataset:
 
 
 CORPUS = Corpus(
-    {"train": texts("a", "b!", "B", "caf\ufffd", "d", "e"), "dev": texts("x")},
+    {"train": texts("a", "b!", "B", "caf\ufffd", "d", "e"), "dev": texts("D!")},
     {
         "train": labelled(("one", 0), ("two", 2), ("One.", 2), ("three", 1), ("two", 2)),
         "dev": labelled(("b", 0), ("ONE", 1), ("five", 0)),
@@ -45,7 +47,11 @@ def test_figures_of_a_corpus():
         "dev": {"texts": 1, "empty": 0, "repeated": 0, "badly_decoded": 0},
     }
     assert figures["stage2"]["train"] == {"texts": 5, "empty": 2, "repeated": 2, "badly_decoded": 0}
-    assert figures["copies"] == {"dev": {"in_train": 1, "in_stage1": 1}, "test": {"in_train": 1, "in_stage1": 2}}
+    assert figures["copies"] == {
+        "dev": {"in_train": 1, "in_stage1": 1},
+        "test": {"in_train": 1, "in_stage1": 2},
+        "text_dev": {"in_stage1": 1},
+    }
     assert figures["conflicting_labels"] == 3
 
 
@@ -59,11 +65,28 @@ def test_the_same_text_with_another_label_is_named_beside_it():
     assert conflicting({}, {}) == []
 
 
-def test_without_dev_and_test_nothing_can_be_contaminated():
-    corpus = Corpus(CORPUS.text, {"train": CORPUS.labelled["train"]}, CORPUS.label_names)
+def test_without_labels_the_dev_texts_of_stage_1_are_looked_for():
+    corpus = Corpus(CORPUS.text, {}, ())
     keys = CorpusKeys.of(corpus)
-    assert corpus_figures(corpus, keys)["copies"] == {}
-    assert len(keys.held_back) == 0
+    assert corpus_figures(corpus, keys)["copies"] == {"text_dev": {"in_stage1": 1}}
+    assert {split: found.tolist() for split, found in keys.held_back.items()} == {"text_dev": keys_of(["d"]).tolist()}
+
+
+def test_dev_texts_that_both_stages_have_are_looked_for_once():
+    corpus = Corpus({**CORPUS.text, "dev": CORPUS.labelled["dev"].select_columns("text")}, CORPUS.labelled, ())
+    assert list(corpus_figures(corpus, CorpusKeys.of(corpus))["copies"]) == ["dev", "test"]
+
+
+def test_near_copies_of_dev_texts_of_stage_1_are_looked_for_in_its_texts_alone():
+    near = "a text that is long enough to have a near-copy elsewhere"
+    text = {"train": texts("nothing of this is known", f"{near} too"), "dev": texts(f"{near}!")}
+    split = labelled((near, 0), ("another text, of another kind", 1))
+    for of_labelled in ({}, {"train": split, "dev": split, "test": split}):
+        corpus = Corpus(text, of_labelled, ())
+        found = NearCopies.of(corpus, CorpusKeys.of(corpus))
+        assert found.counts["text_dev"] == {"in_stage1": 1}
+        assert found.stage1 == (1,)
+        assert list(found.counts) == [*list(of_labelled)[1:], "text_dev"]
 
 
 @pytest.mark.parametrize("text", ["café", "naïve \u2013 “quoted”…", "ÃÂ", "привет", "你好"])

@@ -22,6 +22,7 @@ from poolwise.data.parts import _streamed_from_hub, find_parts
 from poolwise.data.streaming import BatchMaking, Blocks, StreamedBatches
 from poolwise.data.tokens import tokenise
 from poolwise.data.topics import topics_of
+from poolwise.jobs.corpus import checked_corpus
 from poolwise.settings import FilesData, LongTexts, UserError
 
 LINES = [" ".join(["a film"] * (n // 9 + 1) + ["dull"] * (n % 9)) for n in range(45)]
@@ -136,6 +137,21 @@ def test_copies_of_dev_and_test_texts_are_left_out_or_counted(batches, tokenizer
         assert sorted(read) == sorted(text for text in lines if not drops or text not in copies)
     with pytest.raises(UserError, match="nothing is left to train on"):
         one_pass(batches(held_back=keys_of(LINES), drops=True))
+
+
+@pytest.mark.parametrize("policy", ["drop", "warn"])
+@pytest.mark.parametrize("given", [False, True])
+def test_later_copies_of_dev_texts_of_stage_1_are_left_out_or_counted(batches, tokenizer, tmp_path, policy, given):
+    (tmp_path / "lines.txt").write_text("\n".join([*LINES, LINES[0].replace(" ", "  ")]))
+    (tmp_path / "dev.txt").write_text("A  film!\n")
+    own = {"text_dev": str(tmp_path / "dev.txt")} if given else {}
+    data = files(text=str(tmp_path / "lines.txt"), shuffle_buffer=20, contamination=policy, **own)
+    stream = batches()
+    stream.blocks.dataset.stream = checked_corpus(data).corpus.stream
+    read = [text for batch in one_pass(stream) for text in texts_of(batch, tokenizer)]
+    copies = [LINES[0]] * (2 if given else 1)
+    assert stream.end.copies == len(copies)
+    assert sorted(read) == sorted([*LINES[1 if given else 10 :], *(copies if policy == "warn" else [])])
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])  # which take 10 s to end

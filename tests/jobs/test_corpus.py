@@ -82,11 +82,59 @@ def test_a_warning_leaves_all_in_and_an_error_refuses_it(own):
     assert len(checked.corpus.text["train"]) == 33
     assert checked.report["dropped_from_stage1"] == 0
     assert list(warnings_of(checked.report, "mlm")) == [
-        "1 dev text and 2 test texts also in the texts of stage 1; figures on these may be too high"
+        "1 dev text and 2 test texts also in the texts of stage 1; figures on these may be too good"
     ]
     told = "data.contamination=error: 1 test text also in data.train; 1 dev text and 2 test texts also in the texts of"
     with pytest.raises(UserError, match=told):
         corpus_of(data_of(*own, "data.contamination=error"))
+
+
+NEARLY = "this fine song is one that I would gladly hear again and again"
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> list[str]:
+    """Text for stage 1 alone: two of its dev texts are also in train, one of them twice, and one is nearly."""
+    (tmp_path / "text.txt").write_text("\n".join([*TRAIN, "ONE", "two", "One.", f"{NEARLY} today"]) + "\n")
+    (tmp_path / "dev.txt").write_text(f"one\n{NEARLY}\ntwo!\nthree\n")
+    return ["data=files", f"data.text={tmp_path / 'text.txt'}", f"data.text_dev={tmp_path / 'dev.txt'}"]
+
+
+def test_dev_texts_of_stage_1_are_left_out_of_its_training_texts(unlabelled):
+    checked = checked_corpus(data_of(*unlabelled))
+    assert checked.report["copies"] == {"text_dev": {"in_stage1": 2}}
+    assert list(checked.corpus.text["train"]["text"]) == [*TRAIN, f"{NEARLY} today"]
+    told = "2 stage-1 dev texts also in the texts of stage 1; 3 texts left out there"
+    assert next(warnings_of(checked.report, "mlm")) == told
+    assert list(warnings_of(checked.report, "sentiment")) == []
+
+
+def test_dev_texts_of_stage_1_among_its_training_texts_are_warned_of(unlabelled):
+    checked = checked_corpus(data_of(*unlabelled, "data.contamination=warn"))
+    assert checked.report["dropped_from_stage1"] == 0
+    assert len(checked.corpus.text["train"]) == len(TRAIN) + 4
+    told = "2 stage-1 dev texts also in the texts of stage 1; figures on these may be too good"
+    assert next(warnings_of(checked.report, "mlm")) == told
+
+
+def test_dev_texts_of_stage_1_among_its_training_texts_are_refused(unlabelled):
+    with pytest.raises(UserError, match=r"error: 2 stage-1 dev texts also in the texts of stage 1\. Take them out"):
+        corpus_of(data_of(*unlabelled, "data.contamination=error"))
+
+
+def test_near_copies_of_dev_texts_of_stage_1_are_left_out_where_asked_for(unlabelled):
+    checked = checked_corpus(data_of(*unlabelled, "data.near_copies=true"))
+    assert checked.report["near_copies"] == {"text_dev": {"in_stage1": 1}}
+    assert list(checked.corpus.text["train"]["text"]) == TRAIN
+
+
+def test_stage_2_may_train_on_what_is_dev_of_stage_1_alone(own, tmp_path):
+    (tmp_path / "dev.txt").write_text(f"{TRAIN[3]}\nanother\n")
+    words = [*(word for word in own if not word.startswith("data.text=")), f"data.text_dev={tmp_path / 'dev.txt'}"]
+    checked = checked_corpus(data_of(*words))
+    assert checked.report["copies"]["text_dev"] == {"in_stage1": 1}
+    assert list(checked.corpus.text["train"]["text"]) == [*TRAIN[:3], *TRAIN[4:]]
+    assert list(checked.corpus.labelled["train"]["text"]) == [*TRAIN, TEST[4]]
 
 
 def test_near_copies_are_dropped_told_and_refused_where_asked_for(own, tmp_path):

@@ -91,6 +91,6 @@ def _advice(path: str, name: str, names: Iterable[str]) -> str:
     where = "" if separator is None or is_headless else " in its first line, which holds the names"
     where += "" if separator is None or is_headless else " (if it is data, data.header=false)"
     return (
-        f"{nearest(name, names)}; it has {some(names)}{where} (name yours with data.text_column=, data.label_column= "
-        f"and data.rating_column=){other_sheets(path)}"
+        f"{nearest(name, names)}; it has {some(names)}{where} (name yours with data.text_column=, "
+        f"data.stage1_text_column=, data.label_column= and data.rating_column=){other_sheets(path)}"
     )

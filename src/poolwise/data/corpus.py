@@ -34,7 +34,7 @@ class TextStream:
         fingerprint: of what is read (see `poolwise.data.parts.Part`).
         buffer: how many texts are held in memory and shuffled at a time.
         skip: how many of the first texts are dev, and not trained on.
-        held_back: (M,) keys of labelled dev and test texts.
+        held_back: (M,) keys of dev and test texts, those of stage 1 and the labelled ones.
         drops: whether copies of these are left out.
     """
 

@@ -8,7 +8,6 @@ from datasets import Dataset
 from jaxtyping import Bool, Int, Int64, UInt64
 from numpy import ndarray
 
-from poolwise.data.contamination import text_keys
 from poolwise.settings import UserError
 from poolwise.words import counted
 
@@ -119,7 +118,7 @@ LEAST_HELD_OUT = 10
 """Texts; of fewer short ones it can be that no token is masked, and then there is no dev loss."""
 
 
-def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Dataset]:
+def held_out(texts: Dataset, keys: UInt64[ndarray, " N"], share: float, source: str) -> tuple[Dataset, Dataset]:
     """Split off a seeded random share of the different texts; returns what stays and what is held out, shuffled.
 
     At least `LEAST_HELD_OUT` texts are held out, or half of them where there are less than twice as many. Copies of
@@ -127,13 +126,14 @@ def held_out(texts: Dataset, share: float, source: str) -> tuple[Dataset, Datase
 
     Args:
         texts: N rows.
+        keys: (N,) the same of copies of a text (`poolwise.data.contamination.text_keys`).
         share: of the different texts.
         source: the setting that names the texts, for messages.
 
     Raises:
         UserError: fewer than two different texts.
     """
-    firsts, text = different(text_keys(texts))
+    firsts, text = different(keys)
     out = number_held_out(len(firsts), share, source)
     places = np.empty(len(firsts), dtype=np.int64)
     places[np.random.default_rng(0).permutation(len(firsts))] = np.arange(len(firsts))

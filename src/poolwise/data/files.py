@@ -127,7 +127,8 @@ def _stage1_text(
         text, dev = text.select(range(count, len(text))), text.select(range(count))
         made["text_dev"] = {"from": "the first of text", "texts": count}
     else:
-        text, dev = held_out(text, data.text_dev_share, source)
+        keys = near_groups(text) if data.near_copies else text_keys(text)
+        text, dev = held_out(text, keys, data.text_dev_share, source)
         made["text_dev"] = {"from": "text", "share": data.text_dev_share, "seed": 0, "texts": len(dev)}
     return {"train": text, "dev": dev}
 
@@ -276,6 +277,7 @@ def _read_texts_into(texts: dict[str, Texts], name: str, data: FilesData, cache:
     path = _path(data, name)
     if path is None:
         return
+    data = data.of_stage1
     wanted = {"text": data.text_column} | _rating(data)
     parts = parts_of_split(path, find_parts(path, _layout(data)), {"text": "train", "text_dev": "dev"}[name])
     table, left_out = _together(_table(part, wanted, True, cache) for part in parts)
@@ -289,6 +291,7 @@ def _stream_into(texts: dict[str, Texts], data: FilesData) -> TextStream:
     path = _path(data, "text")
     if path is None:
         raise UserError("data.streaming=true: streams data.text, which is not given; data.train is read as a whole")
+    data = data.of_stage1
     parts = parts_of_split(path, find_parts(path, replace(_layout(data), streaming=True)), "train")
     read = partial(_each_text, parts, {"text": data.text_column})
     first = list(islice(read(), data.shuffle_buffer))

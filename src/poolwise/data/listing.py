@@ -12,7 +12,7 @@ from numpy import ndarray
 from poolwise.data.contamination import held_back
 from poolwise.data.corpus import SPLITS, label_text
 from poolwise.data.parts import Layout, Part, find_parts
-from poolwise.data.quality import Keys, Pairs, badly_decoded, conflicting
+from poolwise.data.quality import STAGE1_DEV, Keys, Pairs, badly_decoded, conflicting
 from poolwise.settings import DataSettings, FilesData
 
 KINDS = ("exact", "near", "conflicting", "repeated", "wrongly decoded")
@@ -58,8 +58,12 @@ def doubtful(splits: Mapping[str, Dataset], keys: Keys, near: Mapping[tuple[str,
         near: near-copies of dev and test texts, by split and by the split that has the training texts.
     """
     labelled = {split: splits[split] for split in SPLITS if split in splits}
-    for split in held_back(labelled):
-        for place in (place for place in ("train", "text") if place in splits):
+    training = [place for place in ("train", "text") if place in splits]
+    held = dict.fromkeys(held_back(labelled), training)
+    # Stage 1 reads the last of these, and its dev texts may be in the other one.
+    held |= {STAGE1_DEV: training[-1:]} if STAGE1_DEV in splits else {}
+    for split, places in held.items():
+        for place in places:
             for number, other in first_copies(keys[split], keys[place]).items():
                 yield Doubtful("exact", Row(split, number), Row(place, other))
     for (split, place), pairs in near.items():
@@ -105,8 +109,9 @@ def places_of(data: DataSettings, rows: Mapping[Row, tuple[str, str]]) -> dict[R
         source = _source(data, row.split)
         if source is not None:
             sought.setdefault((*source, row.split in SPLITS), {}).setdefault(rows[row][0], []).append(row)
-    for (path, split, _), by_text in sought.items():
-        parts = find_parts(path, Layout(data.text_per, data.header))
+    for (path, split, is_labelled), by_text in sought.items():
+        read = data if is_labelled else data.of_stage1
+        parts = find_parts(path, Layout(read.text_per, read.header))
         found |= _found(parts.get("") or parts.get(split) or parts["train"], by_text, rows)
     return found
 

@@ -173,7 +173,7 @@ class StreamedDataModule(TextDataModule):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many texts were read for training, and how many of them are copies of labelled dev and test texts."""
+        """How many texts were read for training, and how many of them are copies of dev and test texts."""
         assert self.loader is not None
         return {"texts_read": self.loader.end.read, "copies": self.loader.end.copies}
 

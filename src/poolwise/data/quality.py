@@ -31,6 +31,8 @@ MOJIBAKE = re.compile(
 
 Other lead bytes are left out, as they stand beside quotation marks in ordinary text."""
 
+STAGE1_DEV = "text_dev"
+"""How the dev texts of stage 1 are called where they are others than the labelled ones."""
 Keys = dict[str, UInt64[ndarray, "_"]]
 """(N,) of each split."""
 Pairs = dict[int, tuple[int, float]]
@@ -53,9 +55,16 @@ class CorpusKeys:
         return cls(text, labelled)
 
     @property
-    def held_back(self) -> UInt64[ndarray, " N"]:
-        """Those of dev and test texts."""
-        return np.concatenate([*held_back(self.labelled).values(), np.empty(0, dtype=np.uint64)])
+    def held_back(self) -> Keys:
+        """Those of what training must not have read: of labelled dev and test texts, and of `STAGE1_DEV`."""
+        found = held_back(self.labelled)
+        shared = "dev" in found and np.array_equal(found["dev"], self.text["dev"])
+        return found if shared else found | {STAGE1_DEV: self.text["dev"]}
+
+
+def training_places(split: str) -> tuple[str, ...]:
+    """Where texts that are held back must not be: stage 2 may well train on what is dev of stage 1 alone."""
+    return ("in_stage1",) if split == STAGE1_DEV else ("in_train", "in_stage1")
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ class NearCopies:
     """What is nearly, and not exactly, in two places (see `contamination.near_copies`).
 
     Attributes:
-        held_back: by split, dev or test, and by place, `in_train` or `in_stage1`: for each text of the split that is
-            nearly among the training texts there, the number of the nearest and their similarity.
+        held_back: by split (see `CorpusKeys.held_back`) and by place, `in_train` or `in_stage1`: for each text of the
+            split that is nearly among the training texts there, the number of the nearest and their similarity.
         stage1: numbers of the training texts of stage 1 that are nearly, or exactly, dev or test texts.
     """
 
@@ -74,25 +83,24 @@ class NearCopies:
     @classmethod
     def of(cls, corpus: Corpus, keys: CorpusKeys, stage1: bool = True) -> "NearCopies":
         """Those of a corpus; the numbers in `stage1` only where they are wanted."""
-        held = held_back(corpus.labelled)
-        if not held:
-            return cls({}, ())
+        known = keys.held_back
+        held = {split: corpus.text["dev"] if split == STAGE1_DEV else corpus.labelled[split] for split in known}
         signed = {split: signatures(rows) for split, rows in held.items()}
-        training = {
-            "in_train": (corpus.labelled["train"], keys.labelled["train"]),
-            "in_stage1": (corpus.text["train"], keys.text["train"]),
-        }
+        training = [("in_train", corpus.labelled, keys.labelled), ("in_stage1", corpus.text, keys.text)]
         found: dict[tuple[str, str], Pairs] = {}
         before: UInt64[ndarray, " N"] | None = None
-        for place, (others, other_keys) in training.items():
-            if before is not None and np.array_equal(before, other_keys):
-                found |= {(split, place): found[split, "in_train"] for split in held}
-                continue
-            before, others_signed = other_keys, signatures(others)
+        for place, splits, of in training if corpus.labelled else training[1:]:
+            others, other_keys = splits["train"], of["train"]
+            is_same = before is not None and np.array_equal(before, other_keys)
+            if not is_same:
+                before, others_signed = other_keys, signatures(others)
             for split, rows in held.items():
-                exact = np.isin(keys.labelled[split], other_keys)
-                near = near_copies(rows, others, signed[split], others_signed)
-                found[split, place] = {number: pair for number, pair in near.items() if not exact[number]}
+                if is_same and (split, "in_train") in found:
+                    found[split, place] = found[split, "in_train"]
+                elif place in training_places(split):
+                    exact = np.isin(known[split], other_keys)
+                    near = near_copies(rows, others, signed[split], others_signed)
+                    found[split, place] = {number: pair for number, pair in near.items() if not exact[number]}
         if not stage1:
             return cls(found, ())
         every = concatenate_datasets([rows.select_columns("text") for rows in held.values()])
@@ -113,9 +121,9 @@ def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
 
     `stage1` and `stage2` hold by split the number of texts, how many more were left out because a text or a label is
     empty, how many repeat an earlier one, and how many were decoded wrongly once.
-    `copies` holds how many dev and test texts are also among the training texts of either stage; a split of stage 1
-    that has a labelled dev split's texts is one, and does not count. `conflicting_labels` counts labelled texts that
-    have another label elsewhere, in whichever splits.
+    `copies` holds how many dev and test texts are also among the training texts of either stage, and, where the dev
+    texts of stage 1 are not the labelled ones, how many of them (`STAGE1_DEV`) are among those of stage 1.
+    `conflicting_labels` counts labelled texts that have another label elsewhere, in whichever splits.
     """
     splits = (("stage1", corpus.text, keys.text), ("stage2", corpus.labelled, keys.labelled))
     figures: dict[str, Any] = {
@@ -125,13 +133,11 @@ def corpus_figures(corpus: Corpus, keys: CorpusKeys) -> dict[str, Any]:
         }
         for stage, texts, of in splits
     }
-    train = keys.labelled.get("train", np.empty(0, dtype=np.uint64))
+    nothing = np.empty(0, dtype=np.uint64)
+    training = {"in_train": keys.labelled.get("train", nothing), "in_stage1": keys.text["train"]}
     figures["copies"] = {
-        split: {
-            "in_train": int(np.isin(found, train).sum()),
-            "in_stage1": int(np.isin(found, keys.text["train"]).sum()),
-        }
-        for split, found in held_back(keys.labelled).items()
+        split: {place: int(np.isin(found, training[place]).sum()) for place in training_places(split)}
+        for split, found in keys.held_back.items()
     }
     figures["conflicting_labels"] = len(conflicting(corpus.labelled, keys.labelled))
     return figures

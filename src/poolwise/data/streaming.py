@@ -62,7 +62,7 @@ class Block:
         batches: makes them.
         order: which of the texts each batch holds.
         read: how many texts were read.
-        copies: how many of them are copies of labelled dev or test texts.
+        copies: how many of them are copies of dev or test texts.
     """
 
     batches: Dataset[Batch]
@@ -131,7 +131,7 @@ class Position:
         block: of the pass.
         batches: of the pass, before this block.
         read: texts of the whole training, before this block.
-        copies: of labelled dev and test texts, among these.
+        copies: of dev and test texts, among these.
     """
 
     epoch: int = 0
@@ -207,8 +207,8 @@ class StreamedBatches(Iterable[Batch]):
             skipped = 0
         if not place.batches:
             raise UserError(
-                "data.text: nothing is left to train on: every text was held out as dev, or is a copy of a labelled "
-                "dev or test text (data.contamination=warn leaves them in)"
+                "data.text: nothing is left to train on: every text was held out as dev, or is a copy of a dev or "
+                "test text (data.contamination=warn leaves them in)"
             )
 
     def position(self, done: int) -> tuple[int, ...]:

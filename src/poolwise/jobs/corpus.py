@@ -6,11 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from poolwise.data.contamination import without_copies
 from poolwise.data.corpus import Corpus, TextStream
-from poolwise.data.quality import CorpusKeys, NearCopies, corpus_figures
+from poolwise.data.quality import STAGE1_DEV, CorpusKeys, NearCopies, corpus_figures
 from poolwise.data.sources import load_corpus
 from poolwise.settings import DataSettings, UserError
 from poolwise.words import counted
@@ -19,6 +20,8 @@ REPEATED_SHARE = 0.01
 """Of texts that repeat an earlier one of their split, above which a run warns."""
 PLACES = {"in_train": "data.train", "in_stage1": "the texts of stage 1"}
 """Where training may have read a dev or test text."""
+SPLIT_NAMES = {STAGE1_DEV: "stage-1 dev"}
+"""How sentences call what is not called so itself."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorp
     """
     corpus = load_corpus(data, cache)
     keys = CorpusKeys.of(corpus)
+    held_back = np.concatenate(list(keys.held_back.values()))
     near = NearCopies.of(corpus, keys) if data.near_copies else None
     report = {"contamination": data.contamination, **corpus_figures(corpus, keys), "dropped_from_stage1": 0}
     report |= {} if near is None else {"near_copies": near.counts}
@@ -53,12 +57,12 @@ def checked_corpus(data: DataSettings, cache: Path | None = None) -> CheckedCorp
         )
     if data.contamination == "drop":
         further = () if near is None else near.stage1
-        left = without_copies(corpus.text["train"], keys.text["train"], keys.held_back, further)
+        left = without_copies(corpus.text["train"], keys.text["train"], held_back, further)
         report["dropped_from_stage1"] = len(corpus.text["train"]) - len(left)
         corpus = replace(corpus, text={**corpus.text, "train": left})
     if corpus.stream is not None:
         report["first_texts_of_stream"] = len(corpus.text["train"])
-        stream = replace(corpus.stream, held_back=keys.held_back, drops=data.contamination == "drop")
+        stream = replace(corpus.stream, held_back=held_back, drops=data.contamination == "drop")
         corpus = replace(corpus, stream=stream)
     return CheckedCorpus(corpus, report)
 
@@ -107,7 +111,7 @@ def contamination_in_words(report: Mapping[str, Any], place: str) -> str:
 
 def numbers_in_words(found: Mapping[str, Mapping[str, int]], place: str) -> str:
     """How many texts of each split are at a place: `1 dev text and 2 test texts`; empty where none is."""
-    counts = {split: at[place] for split, at in found.items() if at[place]}
+    counts = {SPLIT_NAMES.get(split, split): at[place] for split, at in found.items() if at.get(place)}
     return " and ".join(counted(count, f"{split} text") for split, count in counts.items())
 
 
@@ -123,7 +127,8 @@ def warnings_of(report: Mapping[str, Any], stage: str) -> Iterator[str]:
     if place:
         left_out = stage == "mlm" and report["contamination"] == "drop"
         dropped = counted(report["dropped_from_stage1"], "text")
-        yield f"{place}; " + (f"{dropped} left out there" if left_out else "figures on these may be too high")
+        better = "good" if stage == "mlm" else "high"  # of a dev loss that is too low
+        yield f"{place}; " + (f"{dropped} left out there" if left_out else f"figures on these may be too {better}")
     if stage == "sentiment" and report["conflicting_labels"]:
         yield f"{counted(report['conflicting_labels'], 'labelled text')} with another label elsewhere"
     kinds = {

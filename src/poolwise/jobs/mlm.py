@@ -223,9 +223,9 @@ class MLMJob(Job):
         record.results["data_report"]["stream"] = counts
         record.results["data_report"]["dropped_from_stage1"] = counts["copies"] if drops else 0
         if counts["copies"]:
-            done = "left out" if drops else "figures of stage 2 on these may be too high"
+            done = "left out" if drops else "figures on these may be too good"
             log.warning(
-                "WARNING: %s of the %s that were read are copies of labelled dev or test texts; %s",
+                "WARNING: %s of the %s that were read are copies of dev or test texts; %s",
                 *(f"{counts['copies']:,}", counted(counts["texts_read"], "text"), done),
             )
 
