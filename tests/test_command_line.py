@@ -148,6 +148,7 @@ def test_the_command_that_follows_stage_1_asks_for_the_run_it_made():
         ("data.train=a.csv,b.csv", "data.train=a.csv,b.csv"),
         ("data.name=my data", "data.name=my data"),
         ("data.text_column=6", "data.text_column='6'"),
+        ("data.text=96", "data.text=96"),  # so many, of the demo
         ("data.stage1_text_column=what they said (all)", "data.stage1_text_column='what they said (all)'"),
         ("runs_dir=~/runs", f"runs_dir={Path.home()}/runs"),
     ],

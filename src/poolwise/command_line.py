@@ -109,8 +109,8 @@ PATHS = re.compile(
     r"(data\.(text|text_dev|train|dev|test|\w+_column)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name|vocabulary))$"
 )
 """Keys whose values are paths or named after one, or names of columns."""
-PLAIN_VALUE = re.compile(r"(?!\d+$)[\w./:@+-]*", re.ASCII)
-"""What Hydra takes as it is; whole numbers would not stay text, as which columns without a name are called."""
+PLAIN_VALUE = re.compile(r"[\w./:@+-]*", re.ASCII)
+"""What Hydra takes as it is."""
 
 
 def with_paths_quoted(override: Override) -> str:
@@ -118,7 +118,9 @@ def with_paths_quoted(override: Override) -> str:
     value = str(Path(override.value).expanduser()) if override.value.startswith("~/") else override.value
     quoted = value[:1] in ("'", '"')
     several = "," in value and not _is_there(value)
-    if not PATHS.fullmatch(override.key) or quoted or several or PLAIN_VALUE.fullmatch(value):
+    numbered = override.key.endswith("_column") and value.isdecimal()  # without a name; Hydra would not leave it text
+    plain = PLAIN_VALUE.fullmatch(value) and not numbered
+    if not PATHS.fullmatch(override.key) or quoted or several or plain:
         return str(replace(override, value=value))
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return str(replace(override, value=f"'{escaped}'"))
