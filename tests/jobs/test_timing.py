@@ -50,12 +50,35 @@ def test_a_frozen_encoder_reads_all_labelled_texts_however_few_labels_are_drawn(
     assert (every.shared, few.shared) == (10.0, 10.0 * (64 + 32 + 40) / (4 + 32 + 40))
 
 
-def test_the_step_that_warms_up_does_not_count():
+def test_the_step_that_warms_up_and_those_unlike_others_do_not_count():
     clock = Clock()
-    clock.seconds, clock.tokens = [9.0, 10.0, 12.0], [100, 150, 220]
-    assert (clock.steps, clock.of_step(clock.seconds), clock.of_step(clock.tokens)) == (2, 1.5, 60)
-    clock.seconds = [9.0]
-    assert (clock.steps, clock.of_step(clock.seconds)) == (1, 9.0)
+    clock.seconds, clock.tokens = [9.0, 10.0, 17.0, 19.5], [100, 150, 250, 350]  # 0.02, 0.07 and 0.025 s a token
+    assert (clock.steps, clock.tokens_of_step) == (3, 250 / 3)
+    assert clock.seconds_of_step == pytest.approx(0.025 * 250 / 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "enough"),
+    [
+        ([60.0], False),  # however long the step that warms up takes
+        ([60.0, 63.0], False),
+        ([60.0, 63.0, 66.0], True),
+        ([60.0, 90.0], True),
+        ([0.1 * n for n in range(STEPS)], False),
+        ([0.1 * n for n in range(STEPS + 1)], True),
+    ],
+)
+def test_steps_are_timed_for_some_seconds_after_the_first(seconds, enough):
+    clock = Clock()
+    clock.seconds = seconds
+    assert clock.has_enough == enough
+
+
+@pytest.mark.parametrize(("limit", "batch_size"), [(0.0, 4), (60.0, 96)])
+def test_one_step_is_timed_where_it_takes_long_or_is_all_of_an_epoch(limit, batch_size, monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS", limit)
+    words = [*STAGE1, f"pretraining.batch_size={batch_size}", "objective=none"]
+    assert estimate(lambda: job_of(settings(*words))).source == "from 1 timed step"
 
 
 def test_the_length_of_a_run_is_that_of_its_budget():
@@ -70,7 +93,7 @@ def test_the_length_of_a_run_is_that_of_its_budget():
 
 def test_an_estimate_is_steps_times_their_time(monkeypatch):
     """960 steps of 40 epochs of 96 texts: 24 a step, 10 s each, and 1.5 times as long for a mean one."""
-    monkeypatch.setattr(Clock, "of_step", lambda self, figures: 10.0)
+    monkeypatch.setattr(Clock, "seconds_of_step", 10.0)
     monkeypatch.setattr(timing, "_work_of_mean_batch", lambda data, steps: 1.5)
     words = [*STAGE1, "pretraining.epochs=40", "objective=none"]
     found = estimate(lambda: job_of(settings(*words)))

@@ -36,9 +36,9 @@ from poolwise.stages.stage import Stage
 from poolwise.words import counted, roughly
 
 SECONDS = 4.0
-"""After which no further step is timed."""
+"""Of training after the step that warms up, after which no further step is timed."""
 STEPS = 8
-"""That are timed, at most, after one that warms up."""
+"""That are timed, at most; one at least, however long it takes."""
 FEW_TEXTS = 64
 """Of each split that is evaluated, and of all where a frozen encoder reads them before training."""
 SHORT = 16
@@ -58,11 +58,6 @@ class Clock(lightning.Callback):
         self.seconds: list[float] = []
         self.tokens: list[int] = []
         self.evaluation = 0.0
-        self._begun = 0.0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin."""
-        self._begun = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,7 +68,7 @@ class Clock(lightning.Callback):
             torch.cuda.synchronize()
         self.seconds.append(pl_module.seconds)
         self.tokens.append(pl_module.tokens)
-        if len(self.seconds) > STEPS or time.perf_counter() - self._begun > SECONDS:
+        if self.has_enough:
             trainer.should_stop = True
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -85,14 +80,27 @@ class Clock(lightning.Callback):
         self.evaluation += time.perf_counter()
 
     @property
-    def steps(self) -> int:
-        """How many are timed: without the one that warms up, unless there is no other."""
-        return max(len(self.seconds) - 1, 1)
+    def has_enough(self) -> bool:
+        """Whether no further step need be timed."""
+        return self.steps == STEPS or (self.steps > 0 and self.seconds[-1] - self.seconds[0] > SECONDS)
 
-    def of_step(self, figures: list[float] | list[int]) -> float:
-        """The mean of what `seconds` or `tokens` went up by in these."""
-        before = figures[0] if len(figures) > 1 else 0
-        return (figures[-1] - before) / self.steps
+    @property
+    def steps(self) -> int:
+        """How many are timed: all but the first, in which libraries make ready what they use from then on."""
+        return len(self.seconds) - 1
+
+    @property
+    def tokens_of_step(self) -> float:
+        """The mean over the timed steps."""
+        return (self.tokens[-1] - self.tokens[0]) / self.steps
+
+    @property
+    def seconds_of_step(self) -> float:
+        """Of one with so many tokens, by the median over the timed steps of the seconds for a token.
+
+        A step whose shapes are new to the libraries takes longer, as the first one does, and is not what many are like.
+        """
+        return float(np.median(np.diff(self.seconds) / np.diff(self.tokens))) * self.tokens_of_step
 
 
 Settings = MLMSettings | SentimentSettings
@@ -171,8 +179,8 @@ class Estimate:
 def estimate(make: Callable[[], Job]) -> Estimate:
     """How long the job that is made should take. Nothing of it is kept.
 
-    One step is done however long it takes, and further ones for `SECONDS`. What is done at the end (exports, figures),
-    and the fit of a probe, is not in it.
+    Two steps are done however long they take, and further ones for `SECONDS`. What is done at the end (exports,
+    figures), and the fit of a probe, is not in it.
 
     Raises:
         UserError: that is not known; with the reason.
@@ -224,10 +232,10 @@ def _estimate(job: Job, folder: Path) -> Estimate:
     if isinstance(stage, PoolerTraining) and same_rows_each_epoch(stage.objective.needs.arrangement):
         device, arrangement = job.identity.material["platform"]["device"], stage.objective.needs.arrangement
         reading = _seconds(cls_states, stage.model, data.texts["train"], device, arrangement) * share["train"]
-    clock = _timed(job, stage, data, STEPS + 1 if reads_first else 1)
-    a_step = clock.of_step(clock.seconds) * (1.0 if reads_first else _work_of_mean_batch(data, len(clock.seconds)))
+    clock = _timed(job, stage, data, STEPS + 1 if reads_first else 1 + (data.batches_an_epoch == 1))
+    a_step = clock.seconds_of_step * (1.0 if reads_first else _work_of_mean_batch(data, len(clock.seconds)))
     batches = max(round((data.batches_an_epoch or 1) * share["train"]), 1)
-    epochs, steps = _length(job, budget, batches, clock.of_step(clock.tokens))
+    epochs, steps = _length(job, budget, batches, clock.tokens_of_step)
     evaluation = clock.evaluation * (share["dev"] * epochs + share.get("test", 0.0))
     return Estimate(reading, steps * a_step + evaluation, f"from {counted(clock.steps, 'timed step')}")
 
@@ -304,7 +312,7 @@ def _work_of_mean_batch(data: TextDataModule, steps: int) -> float:
     lengths = data.texts["train"].lengths
     order = data.train_dataloader().sampler
     work = [lengths[[example for _, example in requests]].sum() for requests in order]
-    return float(np.mean(work) / np.mean(work[min(1, steps - 1) : steps]))
+    return float(np.mean(work) / np.mean(work[1:steps] or work))
 
 
 def _length(job: Job, budget: Budget | None, batches: int, tokens: float) -> tuple[float, float]:
