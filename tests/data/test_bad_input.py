@@ -3,21 +3,27 @@
 Cases of the settings, of encoders and of the trainer are in tests/test_mistakes.py.
 """
 
-import contextlib
 import gzip
 import io
+import itertools
 import json
 import os
 import re
+import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets.table import InMemoryTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
@@ -486,6 +492,11 @@ READ: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
         sheet(["text", "label", "price", "price"], ["a", 1, "#N/A"], ["b", 2, 3.5]),
         None,
     ),
+    "decimals in Parquet": (
+        "decimals.parquet",
+        parquet(text=["a", "b"], label=[Decimal("1.00"), Decimal("2.50")]),
+        [("a", "1"), ("b", "2.5")],
+    ),
     "names of classes in Parquet": ("names.parquet", classes(1, 0), [("text 0", "good"), ("text 1", "bad")]),
     "formulas whose saved value is empty": ("blank.xlsx", blank_formulas(3), TWO),
     "a sheet": ("good.xlsx", sheet([], *ROWS), TWO),
@@ -611,6 +622,10 @@ PLACES: dict[str, tuple[Broken, str]] = {
         lambda place: [file.unlink() for file in save(place / "x.csv").glob("*.arrow")],
         "not a whole data set of save_to_disk",
     ),
+    "a saved data set with a text that lies beyond its end": (
+        lambda place: far_text(save(place / "x.csv")),
+        "not a whole data set of save_to_disk",
+    ),
     "several splits without train": (
         lambda place: DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}).save_to_disk(str(place / "x.csv")),
         "no split train; it has test",
@@ -623,6 +638,14 @@ def save(folder: Path) -> Path:
     return folder
 
 
+def far_text(folder: Path) -> None:
+    """Have the first text end where nothing is."""
+    (table,) = folder.glob("*.arrow")
+    offsets = struct.pack("<3i", 0, 1, 2)  # of "a" and "b"
+    assert table.read_bytes().count(offsets) == 1
+    table.write_bytes(table.read_bytes().replace(offsets, struct.pack("<3i", 0, 2**30, 2)))
+
+
 @pytest.mark.parametrize("case", PLACES)
 def test_a_place_that_is_no_file_is_told(tmp_path, case):
     make, message = PLACES[case]
@@ -632,6 +655,13 @@ def test_a_place_that_is_no_file_is_told(tmp_path, case):
     assert str(tmp_path / "x.csv") in str(error.value)
     assert message in str(error.value)
     assert not list((tmp_path / "cache").rglob("*.draft"))
+
+
+def test_a_column_that_nobody_reads_of_a_saved_data_set_may_be_anything(tmp_path):
+    when = pyarrow.array([2**62, 0], pyarrow.timestamp("us"))
+    columns = {"text": ["a", "b"], "label": [1, 2], "when": when, "vector": [[0.5], []]}
+    Dataset(InMemoryTable(pyarrow.table(columns))).save_to_disk(str(tmp_path / "saved"))
+    assert load_own(tmp_path / "saved", tmp_path / "cache") == A_AND_B
 
 
 def test_a_file_that_one_may_not_read_is_told(tmp_path):
@@ -767,11 +797,55 @@ def any_text(tmp_path, content, kind):
 def any_damage(tmp_path, whole, data):
     """Bytes changed, and the end cut off."""
     suffix, content = whole
-    damaged = bytearray(content)
+    reads_or_tells(tmp_path / f"fuzz{suffix}", damaged(content, data))
+
+
+def damaged(content: bytes, data: st.DataObject) -> bytes:
+    broken = bytearray(content)
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
-        damaged[place] = data.draw(st.integers(0, 255))
-    length = data.draw(st.integers(0, len(content)) | st.just(len(content)))
-    reads_or_tells(tmp_path / f"fuzz{suffix}", bytes(damaged[:length]))
+        broken[place] = data.draw(st.integers(0, 255))
+    return bytes(broken[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+
+
+def any_sheet(tmp_path, title, header, rows):
+    """Cells of all kinds, as openpyxl writes them."""
+    loads_whole(tmp_path / "fuzz.xlsx", sheet(*title, header, *rows))
+
+
+def any_table(tmp_path, table):
+    """Columns of all types, as Arrow writes them."""
+    loads_whole(tmp_path / "fuzz.parquet", parquet_of(table))
+
+
+def loads_whole(file: Path, content: bytes) -> None:
+    """As `loads_or_tells`; none of what is told may be that the file is damaged."""
+    file.write_bytes(content)
+    assert not [told for told in loads_or_tells(file) if "not a whole" in told]
+
+
+def any_broken_folder(tmp_path, data):
+    """What `save_to_disk` wrote, one of its files damaged or a value in it another one."""
+    files = saved_files()
+    name = data.draw(st.sampled_from(sorted(files)))
+    broken = damaged(files[name], data)
+    if name.endswith(".json") and data.draw(st.booleans()):
+        values = json.loads(files[name])
+        broken = json.dumps(values | {data.draw(st.sampled_from(sorted(values))): data.draw(VALUES)}).encode()
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))  # what is mapped into memory is not written to
+    for each, content in files.items():
+        (folder / each).write_bytes(broken if each == name else content)
+    loads_or_tells(folder, tmp_path / "cache")
+
+
+@cache
+def saved_files() -> dict[str, bytes]:
+    """The files of a saved data set, by name."""
+    columns = {"text": ["a", "bcd", "e"], "label": [0, 1, 0], "when": [datetime(2026, 1, 2)] * 3, "parts": [["f"]] * 3}
+    kinds = {"text": Value("string"), "label": ClassLabel(names=["bad", "good"]), "when": Value("timestamp[us]")}
+    rows = Dataset.from_dict(columns, Features({**kinds, "parts": List(Value("string"))}))
+    with tempfile.TemporaryDirectory() as folder:
+        rows.save_to_disk(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def any_rows(tmp_path, rows, form):
@@ -801,20 +875,18 @@ def any_damage_loaded(tmp_path, whole, data):
     loads_or_tells(tmp_path / f"fuzz{whole[0]}")
 
 
-def loads_or_tells(file: Path) -> None:
-    """A corpus is made of the file, of texts and of labelled rows, or a UserError raised."""
-    for wanted in ("text", "train"):
-        with contextlib.suppress(UserError):
-            load_files(FilesData(**{**SETTINGS, wanted: str(file)}))
-        with contextlib.suppress(UserError):
-            headless = {
-                "header": False,
-                "text_column": "1",
-                "label_column": "2",
-                "text_per": "file",
-                "near_copies": True,
-            }
-            load_files(FilesData(**{**SETTINGS, **headless, wanted: str(file)}))
+HEADLESS = {"header": False, "text_column": "1", "label_column": "2", "text_per": "file", "near_copies": True}
+
+
+def loads_or_tells(file: Path, cache: Path | None = None) -> list[str]:
+    """A corpus is made of the file, of texts and of labelled rows, or a UserError raised; what these say."""
+    told: list[str] = []
+    for wanted, changes in itertools.product(("text", "train"), ({}, HEADLESS)):
+        try:
+            load_files(FilesData(**{**SETTINGS, **changes, wanted: str(file)}), cache)
+        except UserError as error:
+            told += error.messages
+    return told
 
 
 ANY_TEXT = st.text(st.characters(), max_size=4)
@@ -834,6 +906,64 @@ JSON_FORMS: list[tuple[str, Callable[[object], str]]] = [
     (".json", lambda rows: json.dumps({"data": rows})),
     (".json", lambda rows: json.dumps({name: [row.get(name) for row in rows] for row in rows for name in row})),
 ]
+PRINTED = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), max_size=4)
+"""What a sheet may hold."""
+NAMES = st.sampled_from(["text", "label", "review", "stars"]) | PRINTED
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+SPECIAL = st.sampled_from(["=A1", '="a"&B1', "=1/0", "#N/A", "#DIV/0!", "a_x000D_\nb", "good", "bad"])
+CELLS = (
+    st.none() | st.booleans() | NUMBERS | st.dates() | st.datetimes() | st.times() | st.timedeltas() | PRINTED | SPECIAL
+)
+HEADERS = st.sampled_from([["text", "label"], ["label", None, "text"], ["text", "label", "text"]])
+SHEETS = {
+    "title": st.lists(st.lists(CELLS, max_size=1), max_size=2),
+    "header": HEADERS | st.lists(NAMES, max_size=3),
+    "rows": st.lists(st.lists(CELLS, max_size=4), max_size=6),
+}
+LONG = st.integers(-(2**63), 2**63 - 1)
+TEXTS = [
+    (pyarrow.string(), PRINTED | SPECIAL),
+    (pyarrow.dictionary(pyarrow.int8(), pyarrow.string()), PRINTED | SPECIAL),
+]
+COLUMNS = [
+    *TEXTS,
+    (pyarrow.decimal128(5, 2), st.decimals(-9, 9, places=2)),
+    (pyarrow.int64(), LONG),
+    (pyarrow.float64(), st.floats()),
+    (pyarrow.float16(), st.floats(width=16)),
+    (pyarrow.bool_(), st.booleans()),
+    (pyarrow.time64("ns"), LONG),
+    (pyarrow.date32(), st.integers(-(2**31), 2**31 - 1)),
+    (pyarrow.timestamp("us"), LONG),
+    (pyarrow.timestamp("ns", "UTC"), LONG),
+    (pyarrow.duration("us"), LONG),
+    (pyarrow.binary(), st.binary(max_size=3)),
+    (pyarrow.list_(pyarrow.string()), st.lists(PRINTED, max_size=2)),
+    (pyarrow.struct({"a": pyarrow.int8()}), st.fixed_dictionaries({"a": st.none()})),
+    (pyarrow.map_(pyarrow.string(), pyarrow.int8()), st.lists(st.tuples(PRINTED, st.none()), max_size=2)),
+    (pyarrow.null(), st.none()),
+]
+
+
+def columns(kinds: list[tuple[pyarrow.DataType, st.SearchStrategy]], rows: int) -> st.SearchStrategy:
+    """Arrow columns of some types."""
+
+    def of_kind(kind: tuple[pyarrow.DataType, st.SearchStrategy]) -> st.SearchStrategy:
+        values = st.lists(st.none() | kind[1], min_size=rows, max_size=rows)
+        return values.map(lambda found: pyarrow.array(found, kind[0]))
+
+    return st.sampled_from(kinds).flatmap(of_kind)
+
+
+@st.composite
+def tables(draw):
+    """Arrow tables: often a text, a label, and more."""
+    rows = draw(st.integers(0, 4))
+    named = [("text", draw(columns(TEXTS, rows) | columns(COLUMNS, rows))), ("label", draw(columns(COLUMNS, rows)))]
+    named += draw(st.lists(st.tuples(NAMES, columns(COLUMNS, rows)), max_size=2))
+    return pyarrow.Table.from_arrays([column for _, column in named], names=[name for name, _ in named])
+
+
 ANY_KIND = [".parquet", ".xlsx", *(kind + packed for kind in WHOLE for packed in PACKERS)]
 text_given = given(content=BYTES, kind=st.sampled_from(ANY_KIND))
 
@@ -851,3 +981,9 @@ test_no_rows_of_json_make_a_reader_break = fuzzed(20)(rows_given(any_rows))
 test_no_content_at_length = pytest.mark.slow(fuzzed(5000)(text_given(any_text_loaded)))
 test_no_damage_at_length = pytest.mark.slow(fuzzed(5000)(damage_given(any_damage_loaded)))
 test_no_rows_of_json_at_length = pytest.mark.slow(fuzzed(5000)(rows_given(any_rows)))
+test_no_cells_of_a_sheet_make_a_reader_break = fuzzed(6)(given(**SHEETS)(any_sheet))
+test_no_columns_of_parquet_make_a_reader_break = fuzzed(20)(given(table=tables())(any_table))
+test_no_damage_to_a_saved_data_set_makes_a_reader_break = fuzzed(12)(given(data=st.data())(any_broken_folder))
+test_no_cells_of_a_sheet_at_length = pytest.mark.slow(fuzzed(2000)(given(**SHEETS)(any_sheet)))
+test_no_columns_of_parquet_at_length = pytest.mark.slow(fuzzed(2000)(given(table=tables())(any_table)))
+test_no_damage_to_a_saved_data_set_at_length = pytest.mark.slow(fuzzed(2000)(given(data=st.data())(any_broken_folder)))

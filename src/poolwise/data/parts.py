@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -25,6 +26,7 @@ from poolwise.data.reading import (
     class_names,
     damage_told,
     kind_of,
+    plain,
     read_lines,
     read_rows,
     suffixes,
@@ -305,13 +307,23 @@ def _lines_of_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
 
 
 def _saved(folder: Path) -> Dataset | DatasetDict:
-    try:
+    with _breakage_told(f"{folder}: not a whole data set of save_to_disk"):
         check_saved(folder)
-        return load_from_disk(str(folder))
+        found = load_from_disk(str(folder))
+        for rows in found.values() if isinstance(found, DatasetDict) else [found]:
+            rows.data.validate(full=True)  # texts that lie beyond the end of a damaged file would end the process
+        return found
+
+
+@contextmanager
+def _breakage_told(what: str) -> Iterator[None]:
+    """Raise a UserError that begins so where a data set cannot be read; what one raises has no type of its own."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # what a broken folder raises has no type of its own
-        raise UserError(f"{folder}: not a whole data set of save_to_disk ({first_line(error)})") from error
+    except Exception as error:
+        raise UserError(f"{what} ({first_line(error)})") from error
 
 
 def check_saved(folder: Path) -> None:
@@ -357,19 +369,20 @@ def _streamed_from_hub(name: str) -> Found:
 
     def part(split: str) -> Part:
         path, fingerprint = f"{name}, split {split}", partial(str, [revision, split])
-        return Part(path, partial(_placed, found[split]), fingerprint, fingerprint)
+        return Part(path, partial(_placed, path, found[split]), fingerprint, fingerprint)
 
     return {role: [part(split)] for role, split in _by_role(name, found).items()}
 
 
 def _data_set(path: str, rows: Dataset) -> Part:
     _, fingerprint = _hashes_of_files([file["filename"] for file in rows.cache_files])
-    return Part(path, partial(_placed, rows), partial(_hash_of_tables, rows), fingerprint)
+    return Part(path, partial(_placed, path, rows), partial(_hash_of_tables, path, rows), fingerprint)
 
 
-def _placed(rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
-    batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
-    yield from arrow_rows(batches, class_names(rows.features.arrow_schema) if rows.features else {})
+def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
+    with _breakage_told(f"{path}: its rows cannot be read"):
+        batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
+        yield from arrow_rows(batches, class_names(rows.features.arrow_schema) if rows.features else {})
 
 
 def _hashes_of_files(paths: list[str], folder: Path | None = None) -> tuple[Callable[[], str], Callable[[], str]]:
@@ -403,8 +416,9 @@ def _hash_of_files(names: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _hash_of_tables(rows: Dataset) -> str:
+def _hash_of_tables(path: str, rows: Dataset) -> str:
     digest = hashlib.sha256(str(rows.features).encode())
-    for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
-        digest.update(repr(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+    with _breakage_told(f"{path}: its rows cannot be read"):
+        for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+            digest.update(repr(list(map(plain, batch.columns))).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -412,7 +412,7 @@ def arrow_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[
     number = 0
     for batch in batches:
         twice = named_twice(batch.column_names)
-        columns = {name: _plain(column) for name, column in zip(batch.column_names, batch.columns, strict=True)}
+        columns = {name: plain(column) for name, column in zip(batch.column_names, batch.columns, strict=True)}
         for values in zip(*columns.values(), strict=True):
             number += 1
             row = dict(zip(columns, values, strict=True)) | twice
@@ -421,11 +421,13 @@ def arrow_rows(batches: Iterable[Any], names: dict[str, list[str]]) -> Iterator[
             yield f"row {number}", filled(row)
 
 
-def _plain(column: Any) -> list[Any]:
+def plain(column: Any) -> list[Any]:
     """The values of an Arrow column; of lists and structs, which no text or label is, nothing is read."""
     if pyarrow.types.is_nested(column.type):
         kind = "an object" if pyarrow.types.is_struct(column.type) else "a list"
         return [Unusable(f"is {kind}; a text, a number or true/false is allowed")] * len(column)
+    if pyarrow.types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
     try:
         values: list[Any] = column.to_pylist()
     except Exception:  # dates, time zones and texts each have errors of their own
@@ -438,13 +440,13 @@ def _plain_value(value: Any) -> Any:
         return value.as_py()
     except UnicodeDecodeError:
         return Unusable("holds bytes that are not UTF-8; write it as a string")
-    except Exception as error:  # as in `_plain`
+    except Exception as error:  # as in `plain`
         return Unusable(f"cannot be read ({first_line(error)[:200]})")
 
 
-def _class_name(label: int | None, names: list[str]) -> str | None:
-    if label is None:
-        return None
+def _class_name(label: Any, names: list[str]) -> Any:
+    if not isinstance(label, int):  # none, or nothing that can be used
+        return label
     if label == -1:
         return HIDDEN
     if not 0 <= label < len(names):
