@@ -49,6 +49,25 @@ def test_chinese_words_are_those_of_jieba(chinese, tmp_path, monkeypatch, capfd)
     assert capfd.readouterr().err == ""
 
 
+def test_slices_and_a_mapped_file_give_what_the_whole_at_once_gives(chinese, tmp_path, monkeypatch, caplog):
+    _, tokenizer = chinese
+    rows = Dataset.from_dict({"text": [*CHINESE, *TEXTS, "", *reversed(CHINESE)]})
+    texts = tokenise(rows, tokenizer, 32, tmp_path)
+    expected = word_starts(texts, tokenizer)
+    (tmp_path / "folder").mkdir()
+    for texts_a_slice in (1, 3):
+        monkeypatch.setattr(segmentation, "ROWS_AT_A_TIME", texts_a_slice)
+        assert np.array_equal(word_starts(texts, tokenizer), expected)
+        mapped = word_starts(texts, tokenizer, tmp_path / "folder")
+        assert isinstance(mapped, np.memmap)
+        assert mapped.dtype == bool
+        assert np.array_equal(mapped, expected)
+    assert not list((tmp_path / "folder").iterdir())
+    monkeypatch.setattr(segmentation, "segmenter", lambda: None)
+    word_starts(texts, tokenizer)
+    assert caplog.text.count("masked by character") == 1
+
+
 def words(texts, tokenizer, starts, number) -> list[str]:
     """The words of a text, as their starts cut it."""
     places = range(texts.offsets[number], texts.offsets[number + 1])

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -196,6 +197,7 @@ class MaskedBatches(Dataset[Batch]):
         seed: int,
         needs: BatchNeeds = PLAIN,
         epochs: int = 1,
+        folder: Path | None = None,
     ) -> None:
         """Args:
         texts: of one split.
@@ -204,11 +206,12 @@ class MaskedBatches(Dataset[Batch]):
         seed: of masks and pairs.
         needs: what the objective reads.
         epochs: of the whole training, over which a scheduled mask probability changes.
+        folder: see `word_starts`.
         """
         self.texts = texts
         self.masking = masking
         self.epochs = epochs
-        self.word_starts = None if masking.unit == "token" else word_starts(texts, tokenizer)
+        self.word_starts = None if masking.unit == "token" else word_starts(texts, tokenizer, folder)
         self.seed = seed
         self.needs = needs
         self.mask_id = int(tokenizer.mask_token_id)

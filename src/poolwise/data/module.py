@@ -1,6 +1,7 @@
 """The LightningDataModule of both stages."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import lightning
 from numpy import ndarray
@@ -129,10 +130,24 @@ def masked_data(
     needs: BatchNeeds,
     epochs: int,
     batch_tokens: int | None = None,
+    folder: Path | None = None,
 ) -> TextDataModule:
-    """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev."""
+    """Stage 1's data, as the objective `needs` it: masks change with each epoch in train, and never in dev.
+
+    Args:
+        texts: the tokenised texts of each split.
+        tokenizer: their own.
+        masking: which positions are masked.
+        batch_size: texts a batch, at most.
+        seed: of masks, pairs and the order of training examples.
+        workers: loader processes; changes speed only.
+        needs: what the objective reads.
+        epochs: of the whole training.
+        batch_tokens: real tokens of a training batch, in place of `batch_size`.
+        folder: where a file may hold what is as long as the training texts; None for memory.
+    """
     batches = {
-        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs, epochs),
+        "train": MaskedBatches(texts["train"], tokenizer, masking, seed, needs, epochs, folder),
         "dev": DevBatches(texts["dev"], tokenizer, masking, needs),
     }
     topics = topics_of(texts["train"], len(tokenizer)) if needs.topics else None

@@ -180,6 +180,7 @@ class MLMJob(Job):
             objective.needs,
             self.mask_epochs(texts["train"], 2 if objective.needs.arrangement == "views" else 1),
             settings.pretraining.batch_tokens,
+            settings.cache_dir,
         )
         device, arrangement = self.platform["device"], objective.needs.arrangement
         if frozen:
