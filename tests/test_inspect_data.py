@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import sys
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
     code, printed = inspected(*own)
     assert code == 0
     lines = [" ".join(line.split()) for line in printed.splitlines()]
-    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert all(len(line) <= 80 for line in printed.splitlines()[:-1])  # the last is a command, to be copied
     assert any(line.startswith("1, 2 train 65 0 3 ") for line in lines)
     assert any(line.startswith("2 test 11 0 1 ") for line in lines)
     assert "data.train 0 0 1 1" in lines
@@ -104,6 +105,8 @@ def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
     found = r"about 5 s, from [1-9] timed steps?"
     reading = "time reading took under 5 s; tokenising: under 5 s"
     assert re.search(f"{reading}; stage 1: {found}; stage 2: {found}", told), told[told.index("time ") :]
+    command = ["python", "train.py", "stage=mlm", f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    assert printed.splitlines()[-1] == f"next      {shlex.join([*command, *own])}"
     assert not (tmp_path / "runs").exists()
     assert sorted(place.name for place in (tmp_path / "cache").iterdir()) == ["rows", "vocabularies"]
 
@@ -111,7 +114,7 @@ def test_a_page_of_what_is_wrong(inspected, own, tmp_path):
 def test_the_list_names_every_text_and_its_place(inspected, own, tmp_path):
     code, printed = inspected(*own, "--out", str(tmp_path / "list.csv"), "stage=mlm")
     assert code == 0
-    assert printed.splitlines()[-1] == f"9 rows written to {tmp_path / 'list.csv'}"
+    assert printed.splitlines()[-3] == f"9 rows written to {tmp_path / 'list.csv'}"
     with (tmp_path / "list.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == [
@@ -186,6 +189,24 @@ def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):
     code, printed = inspected(*own, "data.contamination=error")
     assert code == 1
     assert "train.py refuses" in printed
+    assert "next  " not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "following"),
+    [
+        ("stage=mlm 'data.text=my texts.txt' data=files", "stage=mlm 'data.text=my texts.txt' data=files"),
+        ("repr=mean data=imdb model=minilm stage1.epochs=2", "stage=mlm data=imdb model=minilm pretraining.epochs=2"),
+        ("data.max_length=64 repr=cls,mean seed=1,2 -m", "stage=mlm data.max_length=64"),
+        ("repr=cls,mean stage1.seed=1,2 -m", "stage=mlm seed=1,2 -m"),
+        ("repr=cls,mean encoder=base -m", "repr=cls,mean encoder=base -m"),
+    ],
+)
+def test_the_command_that_comes_next(words, following):
+    typed = [word for word in shlex.split(words) if word != "-m"]
+    sweeps = words.endswith("-m")
+    runs = inspect_data.settings_of_runs(typed, sweeps)
+    assert inspect_data.next_command(typed, sweeps, runs) == f"python train.py {following}"
 
 
 def test_near_copies_count_where_they_are_asked_for(inspected, own, tmp_path):

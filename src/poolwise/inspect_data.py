@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import re
+import shlex
 import shutil
 import textwrap
 import time
@@ -29,7 +30,7 @@ from poolwise.app import (
     quieten,
     typed_settings,
 )
-from poolwise.command_line import program
+from poolwise.command_line import program, stage1_command
 from poolwise.data.contamination import THRESHOLD
 from poolwise.data.corpus import SPLITS, Corpus
 from poolwise.data.imbalance import UNBALANCED, is_unbalanced
@@ -128,6 +129,8 @@ def main() -> None:
             print(line)
         if given.out is not None:
             print(page.write(given.out))
+        if not page.is_refused:
+            print(f"\nnext      {next_command(given.settings, given.multirun, runs)}")
     except UserError as error:
         leave(error)
     except COMPOSING_ERRORS as error:
@@ -158,6 +161,21 @@ def stage1_of(settings: SentimentSettings) -> MLMSettings:
         objective=stage1.objective,
         control=None,
     )
+
+
+def next_command(words: Sequence[str], sweeps: bool, runs: Sequence[Settings]) -> str:
+    """The command that trains first on this data: of stage 1 where stage 2 reads a run of it, else as this one is.
+
+    Args:
+        words: the settings, as typed.
+        sweeps: whether several values are several runs.
+        runs: what they ask for.
+    """
+    if not any(isinstance(run, SentimentSettings) and run.encoder == "stage1" for run in runs):
+        return shlex.join([*program(), *words, *(["-m"] if sweeps else [])])
+    command = stage1_command(prepared([*words, "-m"]))
+    several = sweeps and len(settings_of_runs(shlex.split(command)[len(program()) :], sweeps)) > 1
+    return f"{command} -m" if several else command
 
 
 @dataclass(frozen=True)
