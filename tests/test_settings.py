@@ -111,7 +111,14 @@ def test_typed_builds_nested_settings_and_makes_3_and_3_point_0_the_same():
         **typed(
             Finetune,
             {
-                **{"name": "finetune", "epochs": 1, "batch_size": 8, "batch_tokens": None, "dropout": 0},
+                **{
+                    "name": "finetune",
+                    "epochs": 1,
+                    "batch_size": 8,
+                    "batch_tokens": None,
+                    "least_steps": 9,
+                    "dropout": 0,
+                },
                 "optimisation": OPTIMISATION,
                 **{"layer_decay": 1, "reinitialise": {"pooler": False, "top_layers": 0}},
                 **{"gradual_unfreezing": False, "early_stopping": None},
