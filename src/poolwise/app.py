@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
@@ -23,7 +23,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import configure_log
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -171,7 +171,7 @@ def _main() -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run_job)()
     except AllPlanned:
         pass
-    except SystemExit:  # of a launcher too, which raises where one of its jobs was killed, and leaves the others alone
+    except SystemExit:  # of a launcher too: joblib raises where one of its jobs was killed, and ends the others
         if SweepCheck.sweep is None or not SweepCheck.sweep.spread:
             raise
     if SweepCheck.sweep:
@@ -358,6 +358,24 @@ SAME_PLATFORM = (
 )
 
 
+@cache
+def wait_for_all_jobs() -> None:
+    """Have submitit's launcher wait for all jobs: by itself it ends at the first one that was killed."""
+    from submitit import Job as Submitted
+    from submitit.core.utils import UncompletedJobError
+
+    results = Submitted.results
+
+    def results_or_reason(self: "Submitted[Any]") -> list[Any]:
+        try:
+            return results(self)
+        except UncompletedJobError as error:
+            print(without_secrets(str(error)), file=sys.stderr, flush=True)
+            return [JobReturn(status=JobStatus.COMPLETED)]  # its record says what came of it: see `Sweep.collect`
+
+    Submitted.results = results_or_reason  # type: ignore[method-assign]
+
+
 class AllPlanned(SystemExit):
     """Ends Hydra's part in a sweep whose jobs this process does: Hydra would compose each job twice more."""
 
@@ -397,6 +415,8 @@ class SweepCheck(Callback):
             sweep = Sweep(distinct, list(config.hydra.overrides.task), stop, spread)
             sweep.begin()
             os.environ |= {PLANNED_ON: json.dumps(distinct[0].identity.material.get("platform"))} if spread else {}
+            if "submitit" in config.hydra.launcher._target_:
+                wait_for_all_jobs()
         except UserError as error:
             give_up(error)
         except HydraException as error:
@@ -429,6 +449,8 @@ def quieten() -> None:
     # Lightning 2.6 reads its own trees with a class that torch 2.13 renames; nothing is wrong.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype")
+    # A launcher of sweeps is not started by srun; trainer=ddp asks for it itself.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     # What is logged of an epoch is that of all processes already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
 

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 from hydra.core.global_hydra import GlobalHydra
+from submitit.core.utils import UncompletedJobError
 
 from helpers import REPOSITORY, SMALL_STAGE1, SMALL_STAGE2
 from poolwise import app
 from poolwise.runs import HeldElsewhereError, claimed, write_record
 from poolwise.settings import UserError
 from poolwise.stages.sentiment import Sentiment
+from poolwise.stages.sweep import KILLED
 
 PROBE = ["stage=sentiment", "encoder=base", "protocol=probe", *SMALL_STAGE2[:-1], "logger=csv", "-m"]
 TRAINED = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger=csv", "-m"]
@@ -178,15 +181,72 @@ def test_two_sweeps_at_once_do_each_job_once(tmp_path, stage):
     assert list(tmp_path.rglob("*draft*")) == []
 
 
+SBATCH = """#!/bin/bash
+# A queue with one place: the tasks of an array one after the other, and a line for sacct as each ends.
+queue=$(dirname "$0")
+cp "$1" "$queue/$$.sh"
+echo "Submitted batch job $$"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+for task in $(seq 0 "$last"); do
+    export SLURM_JOB_ID=$(($$ + task + 1)) SLURM_ARRAY_JOB_ID=$$ SLURM_ARRAY_TASK_ID=$task
+    bash "$queue/$$.sh" && state=COMPLETED || state=FAILED
+    echo "$$_$task|$state|localhost" >> "$queue/ended"
+done > /dev/null 2>&1 &
+"""
+SRUN = """#!/bin/bash
+# A step of one task, with its variables; what it prints goes where it is told.
+placed() {
+    local file=${1//%A/$SLURM_ARRAY_JOB_ID}
+    file=${file//%a/$SLURM_ARRAY_TASK_ID}
+    mkdir -p "$(dirname "$file")"
+    echo "${file//%t/0}"
+}
+while [[ $1 == --* ]]; do
+    case $1 in
+        --output) exec >> "$(placed "$2")"; shift ;;
+        --error) exec 2>> "$(placed "$2")"; shift ;;
+    esac
+    shift
+done
+export SLURM_STEP_ID=0 SLURM_NTASKS=1 SLURM_NTASKS_PER_NODE=1 SLURM_NNODES=1
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+exec "$@"
+"""
+SACCT = """#!/bin/bash
+echo 'JobID|State|NodeList'
+cat "$(dirname "$0")/ended" 2> /dev/null
+exit 0
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Stand-ins for SLURM's programs on the path: there is no SLURM here."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, script in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+    "submitit_slurm": ["hydra/launcher=submitit_slurm"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]]
-)
-def test_a_launcher_leaves_the_records_of_a_sweep_in_one_process(program, tmp_path, capsys, launcher):
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_leaves_the_records_of_a_sweep_in_one_process(program, request, tmp_path, capsys, name):
     """And fails as it does: one run that failed before is left alone, and is the reason for exit code 1."""
+    launcher = LAUNCHERS[name]
     elsewhere = [f"runs_dir={tmp_path / 'elsewhere'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     assert program(*TRAINED, "seed=1,2") == 0
     capsys.readouterr()
+    if name == "submitit_slurm":
+        request.getfixturevalue("slurm")
     assert program(*TRAINED, *launcher, *elsewhere, "seed=1,2") == 0
     assert "sweep: 2 of 2 jobs finished, 0 of them before" in capsys.readouterr().out
     here, there = (
@@ -205,6 +265,72 @@ def test_a_launcher_leaves_the_records_of_a_sweep_in_one_process(program, tmp_pa
     assert program(*TRAINED, *launcher, *elsewhere, "seed=1,2", "retry_failed=false") == 1
     summary = capsys.readouterr().out.split("sweep: 1 of 2 jobs finished, 1 of them before, 1 failed")[1]
     assert "failed: out of luck" in summary
+
+
+def kill_when_it_can_go_on(folder: Path) -> None:
+    """SIGKILL the process that does a run, as a system does that lacks memory, once it has written two checkpoints."""
+    while not (folder / "resume.former.ckpt").exists():
+        time.sleep(0.01)
+    os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_job_of_a_launcher_that_is_killed_is_told_and_gone_on_with(program, request, tmp_path, capsys, name):
+    """joblib ends the other jobs with it; submitit goes on with them, which SLURM may not have begun by then."""
+    if name == "submitit_slurm":
+        request.getfixturevalue("slurm")
+    long = [*TRAINED[:-1], "protocol.epochs=8", "checkpoint_minutes=0"]
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    folder = app.planned(app.composed([*long, *places, "seed=1"]), []).folder
+    killer = threading.Thread(target=kill_when_it_can_go_on, args=(folder,), daemon=True)
+    killer.start()
+    command = [*long, *LAUNCHERS[name], f"hydra.sweep.dir={tmp_path / 'sweep'}", "seed=1,2", "-m"]
+    assert program(*command) == 1
+    killer.join()
+    told = " ".join(capsys.readouterr().out.split("sweep: ")[1].split())
+    assert f"{folder.name} failed: {KILLED}" in told
+    if name != "joblib":
+        assert told.startswith("1 of 2 jobs finished, 0 of them before, 1 failed")
+        assert runs_in(tmp_path)[2]["status"] == "finished"
+    assert program(*command) == 0
+    assert "sweep: 2 of 2 jobs finished" in capsys.readouterr().out
+    found = runs_in(tmp_path)
+    assert {seed: run["status"] for seed, run in found.items()} == {1: "finished", 2: "finished"}
+    assert len(found[1]["resumed_at_steps"]) == 1
+
+
+def test_a_launcher_waits_for_the_jobs_after_one_that_was_killed(monkeypatch, capsys):
+    """By itself it would end with the first such, while others may not have begun."""
+
+    class Killed(submitit.Job):
+        _cancel_at_deletion = False
+
+        def __init__(self) -> None:
+            self.waited = 0
+
+        def wait(self) -> None:
+            self.waited += 1
+            raise UncompletedJobError("Job 7_0 has not produced any output")
+
+    monkeypatch.setattr(submitit.Job, "results", submitit.Job.results)  # put back afterwards
+    app.wait_for_all_jobs.__wrapped__()
+    jobs = [Killed(), Killed()]
+    assert [job.results()[0].return_value for job in jobs] == [None, None]
+    assert [job.waited for job in jobs] == [1, 1]
+    assert capsys.readouterr().err == "Job 7_0 has not produced any output\n" * 2
+
+
+def test_a_job_that_finds_itself_on_another_device_says_so_and_does_nothing(tmp_path, monkeypatch, capsys):
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    overrides = [*PROBE[:-1], *places, "seed=1"]
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    monkeypatch.setenv(app.PLANNED_ON, '{"accelerator": "cuda"}')
+    app.run_elsewhere(app.composed(overrides), overrides)
+    told = capsys.readouterr().err
+    assert 'planned for {"accelerator": "cuda"}, and its process has ' in told
+    assert "hydra.launcher.gpus_per_node=1 of submitit" in told
+    assert runs_in(tmp_path) == {}
 
 
 def test_a_launcher_cannot_stop_jobs_that_run_already(program, capsys):

@@ -11,6 +11,7 @@ from poolwise.stages.screen import show
 from poolwise.words import first_line, kind_and_words
 
 KILLED = "its process ended without a word, as one does that is killed; the same command goes on with it"
+NOT_STARTED = "not started; why is said above, or in what the launcher keeps of its jobs"
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Sweep:
                 self.failures[job.folder.name] = str(record.get("error"))
             else:
                 began = record.get("status") == "running"
-                self.failures[job.folder.name] = KILLED if began else "not started; its process said why, above"
+                self.failures[job.folder.name] = KILLED if began else NOT_STARTED
 
     def catch_up(self) -> None:
         """Do the jobs that were put off, when the process that holds them lets go; most are finished by then."""
