@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from helpers import REPOSITORY, SMALL_RUN, TEXTS, kept_weights
 from poolwise import app, ranks
+from poolwise.data import tokens
 from poolwise.encoder import BertForMaskedLMWithPooler
 from poolwise.settings import UserError
 from poolwise.stages.mlm import MaskedLanguageModelling
@@ -172,14 +173,19 @@ SETTINGS = {
 QUICK = ("stage 1",)
 
 
+def write_texts() -> None:
+    """The files of the stream, in the current folder."""
+    Path("train.txt").write_text("\n".join(MORE_TEXTS[:31]))
+    Path("dev.txt").write_text("\n".join(MORE_TEXTS[31:]))
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])
 def test_two_processes_end_as_one(program, both, config, tokenizer, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     config.initializer_range = 0.2  # so that its states tell texts apart, and gradients are no rounding
     BertForMaskedLMWithPooler(config).save_pretrained("encoder")
     tokenizer.save_pretrained("encoder")
-    Path("train.txt").write_text("\n".join(MORE_TEXTS[:31]))
-    Path("dev.txt").write_text("\n".join(MORE_TEXTS[31:]))
+    write_texts()
     assert program(*SETTINGS[name]) == 0
     outcomes = both(*SETTINGS[name])
     assert [code for code, _ in outcomes] == [0, 0], outcomes
@@ -214,23 +220,53 @@ def test_torchrun_starts_the_processes_and_meets_their_exit_codes(program, tmp_p
     assert refused.stderr.count("pretraining.epochs=0: must be at least 1") == 1
 
 
+@pytest.mark.slow
+def test_two_machines_that_torchrun_joins_end_as_one_process(program, tmp_path):
+    """Two agents that meet as those of two machines do; this one stands for both."""
+    settings = [*STAGE1, *ODD, "objective=views"]
+    assert program(*settings) == 0
+    places = [f"runs_dir={tmp_path / 'together'}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
+    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--local-addr", "127.0.0.1"]
+    words += ["--rdzv-endpoint", f"localhost:{free_port()}", str(REPOSITORY / "train.py"), "trainer=ddp", *places]
+    command = [sys.executable, "-m", "torch.distributed.run", *words, *settings]
+    agents = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+        for _ in range(2)
+    ]
+    told = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    assert sum(words.count("finished in") for words in told) == 1
+    assert_close(folder_of(tmp_path / "runs"), folder_of(tmp_path / "together"))
+
+
 def stop_in_step(number: int) -> None:
-    """Have this process get a SIGTERM in a step of stage 1."""
-    step = MaskedLanguageModelling.training_step
+    """Have this process get a SIGTERM in a step of either stage."""
+    for stage in (MaskedLanguageModelling, Sentiment):
 
-    def training_step(self, batch, batch_idx):
-        if self.global_step == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, batch_idx)
+        def training_step(self, batch, batch_idx, step=stage.training_step):
+            if self.global_step == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch, batch_idx)
 
-    MaskedLanguageModelling.training_step = training_step
+        stage.training_step = training_step
+
+
+STOPPED = {
+    "texts that are kept": [*STAGE1, *ODD, "objective=none", "pretraining.batch_size=16"],
+    "stage 2": SETTINGS["stage 2"],
+    "a stream": [*SETTINGS["a stream"], "pretraining.batch_size=6", "budget=10steps"],
+    "accumulated batches of tokens": [*SETTINGS["accumulated batches of tokens"], "pretraining.batch_tokens=300"],
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, before, after):
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_run_goes_on_in_another_number_of_processes(program, both, tmp_path, monkeypatch, name, before, after):
     """Within an epoch: the position in it is counted in batches of all processes."""
-    settings = [*STAGE1, *ODD, "objective=none", "pretraining.batch_size=16", "checkpoint_minutes=0"]
+    monkeypatch.chdir(tmp_path)
+    write_texts()
+    settings = [*STOPPED[name], "checkpoint_minutes=0"]
     assert program(*settings) == 0
 
     first = both(*settings, processes=before, do_first=lambda rank: stop_in_step(4) if rank == before - 1 else None)
@@ -260,7 +296,15 @@ def test_as_many_processes_go_on_bit_for_bit(both, tmp_path):
 @pytest.mark.slow
 def test_the_first_process_alone_speaks_writes_and_locks(both, tmp_path):
     settings = [*STAGE2, *ODD, "repr=cls", "seed=1,1", "logger=wandb", "-m"]
-    (code, told), (other_code, other_told) = both(*settings)
+
+    def refuse_to_tokenise(*arguments: object) -> None:
+        raise AssertionError("tokenised by two processes")
+
+    def tokenise_in_the_first_alone(rank: int) -> None:
+        if rank:
+            tokens.encoded = tokens.train_wordpiece = refuse_to_tokenise
+
+    (code, told), (other_code, other_told) = both(*settings, do_first=tokenise_in_the_first_alone)
     assert (code, other_code) == (0, 0), other_told
     assert told.count("finished in") == 1
     assert "in each of 2 processes" in told

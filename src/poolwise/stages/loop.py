@@ -337,7 +337,7 @@ def work_of_step(stage: Stage, data: TextDataModule) -> float:
 
 def tokens_of_step(data: TextDataModule) -> float:
     """About how many real tokens a training step has."""
-    return data.batch_tokens or data.batch_size * float(data.texts["train"].lengths.mean())
+    return float(data.batch_tokens or data.batch_size * data.texts["train"].lengths.mean())
 
 
 def work_of_training(job: Job, stage: Stage, data: TextDataModule) -> float:
