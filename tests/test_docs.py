@@ -23,6 +23,7 @@ from poolwise.encoder import load_encoder, model_class
 from poolwise.families import FAMILIES
 from poolwise.objectives import OBJECTIVES
 from poolwise.representations import REPRESENTATIONS
+from poolwise.runs import read_record
 from poolwise.settings import problems_with, settings_of
 
 DOCS = REPOSITORY / "docs"
@@ -85,12 +86,41 @@ def test_an_objective_is_added_as_the_page_says(request, monkeypatch):
     run_the_test_of(run_all([kind, check]), request)
 
 
-def test_a_data_set_is_added_as_the_page_says(tmp_path, monkeypatch):
-    (text,) = blocks(section("a-data-set"), "yaml")
+@pytest.fixture
+def added_yaml(tmp_path, monkeypatch) -> Callable[[str, str], None]:
+    """Adds the YAML of a section to a copy of `conf/`, under a name there, and has the program read that."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
-    (tmp_path / "conf/data/emotion.yaml").write_text(text)
     for module in ("app", "command_line"):
         monkeypatch.setattr(f"poolwise.{module}.conf_dir", lambda: tmp_path / "conf")
+
+    def add(anchor: str, name: str) -> None:
+        (text,) = blocks(section(anchor), "yaml")
+        (tmp_path / "conf" / f"{name}.yaml").write_text(text)
+
+    return add
+
+
+@pytest.mark.slow
+def test_what_is_added_trains(program, added_yaml, tmp_path, monkeypatch):
+    """The added objective in stage 1, and on its export the added representation in stage 2."""
+    length = run_all(blocks(section("an-objective"), "python")[:1])["Length"]
+    max_mean = run_all(blocks(section("a-representation"), "python")[:1])["MaxMean"]
+    monkeypatch.setitem(OBJECTIVES, "length", length)
+    monkeypatch.setitem(REPRESENTATIONS, "max_mean", max_mean)
+    added_yaml("an-objective", "objective/length")
+    added_yaml("a-representation", "repr/max_mean")
+    assert program("stage=mlm", *SMALL_STAGE1, "logger=csv", "objective=length") == 0
+    again = ["objective@stage1.objective=length", "repr=max_mean", "seed=1"]
+    assert program("stage=sentiment", *SMALL_STAGE2, "logger=csv", *again) == 0
+    (record,) = (read_record(folder) for folder in (tmp_path / "runs/sentiment").iterdir())
+    assert record["representation"]["name"] == "max_mean"
+    assert record["metrics"]["test/accuracy"] > 0
+    (record,) = (read_record(folder) for folder in (tmp_path / "runs/mlm").iterdir())
+    assert record["metrics"]["dev/objective_loss"] > 0
+
+
+def test_a_data_set_is_added_as_the_page_says(added_yaml):
+    added_yaml("a-data-set", "data/emotion")
     register_schemas()
     data = typed_settings(composed(prepared(["stage=mlm", "data=emotion"]))).data
     assert (data.name, data.path, data.configuration) == ("emotion", "dair-ai/emotion", "split")

@@ -20,7 +20,8 @@ from poolwise.settings import UserError
 from poolwise.trained import load
 
 TEXT = "<b>Hardly</b> a failure & never dull."
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture

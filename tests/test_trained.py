@@ -52,8 +52,9 @@ def test_other_representations_read_the_same_encoder(trained_run):
     of_pooler, of_cls = load(trained_run("pooler")[0]), load(trained_run("cls")[0])
     np.testing.assert_allclose(of_pooler.encode(TEXTS, repr="cls"), of_cls.encode(TEXTS), atol=1e-6)
     np.testing.assert_allclose(of_pooler.encode(TEXTS, repr="pooler"), of_pooler.encode(TEXTS), atol=1e-6)
-    with pytest.raises(UserError, match="repr=pooler: allowed with this run, beside its own cls: cls, mean, max"):
+    with pytest.raises(UserError, match="repr=pooler: allowed with this run, beside its own cls: cls, mean, ") as told:
         of_cls.encode(TEXTS, repr="pooler")
+    assert "Its pooler was dropped, as training moved the encoder under it; use a run of repr=pooler" in str(told.value)
     with pytest.raises(UserError, match="repr=cls_linear: allowed"):
         of_cls.encode(TEXTS, repr="cls_linear")
 
@@ -181,6 +182,7 @@ def test_few_dev_texts_without_a_mistake_make_no_probability_extreme(texts):
 
 def test_loading_says_nothing(trained_run, capfd):
     folder, _ = trained_run("pooler")
+    capfd.readouterr()  # of transformers, which wrote it
     load(folder)
     assert capfd.readouterr() == ("", "")
 
@@ -195,6 +197,14 @@ def test_a_frozen_encoder_still_has_its_pooler(trained_run, tokenizer):
     np.testing.assert_allclose(found.encode(TEXTS, repr="pooler"), expected, atol=1e-5)
     with pytest.raises(UserError, match="repr=pooler: allowed with this run"):
         load(trained_run("mean")[0]).encode(TEXTS, repr="pooler")
+
+
+def test_a_frozen_encoder_without_a_pooler_is_told(trained_run, config, tokenizer, tmp_path):
+    shared = tmp_path / "runs/mlm/stage1/export"
+    BertModel(config, add_pooling_layer=False).save_pretrained(shared)
+    tokenizer.save_pretrained(shared)
+    with pytest.raises(UserError, match=f"repr=pooler: allowed with .*The encoder {shared} has no pooler"):
+        load(trained_run("cls", own_encoder=False)[0]).encode(TEXTS, repr="pooler")
 
 
 def run_predict(monkeypatch, *arguments):
@@ -226,8 +236,12 @@ def test_predict_reads_arguments_files_and_standard_input(trained_run, monkeypat
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert run_predict(monkeypatch, folder, "--jsonl") == 0
     assert labels() == expected
+    monkeypatch.setenv("COLUMNS", "160")
     assert run_predict(monkeypatch, folder, *TEXTS) == 0
-    assert "probability" in capsys.readouterr().out
+    head, _, *rows = (line.split() for line in capsys.readouterr().out.strip().splitlines())
+    assert head == ["text", "label", "bad", "good"]
+    for row, each in zip(rows, load(folder).predict(TEXTS), strict=True):
+        assert row == [*each.text.split(), each.label, *(f"{value:.3f}" for value in each.probabilities.values())]
 
 
 def test_predict_tells_mistakes_without_a_traceback(trained_run, monkeypatch, capsys, tmp_path):

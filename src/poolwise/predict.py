@@ -96,9 +96,12 @@ def write(predictions: Iterable["Prediction"], as_json: bool) -> None:
             row = {"text": each.text, "label": each.label, "probabilities": each.probabilities}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         return
-    table = Table("text", "label", "probability", box=SIMPLE_HEAD)
-    for each in predictions:
-        table.add_row(Text(each.text), Text(each.label), f"{each.probabilities[each.label]:.3f}")
+    table = Table("text", "label", box=SIMPLE_HEAD)
+    for number, each in enumerate(predictions):
+        if number == 0:
+            for name in each.probabilities:
+                table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_row(Text(each.text), Text(each.label), *(f"{value:.3f}" for value in each.probabilities.values()))
     if table.rows:
         Console().print(table)
 

@@ -164,7 +164,7 @@ class TrainedClassifier:
         if name not in allowed:
             raise UserError(
                 f"repr={name}: allowed with this run, beside its own {self.notes.representation['name']}: "
-                f"{', '.join(allowed)}"
+                f"{', '.join(allowed)}{self._why_no_pooler() if name == 'pooler' else ''}"
             )
         body = self.classifier.encoder
         assert body is not None
@@ -173,6 +173,15 @@ class TrainedClassifier:
         other.encoder, other.pooler = body, self.classifier.pooler
         other.representation = build_representation({"name": name, "layer": None}, EncoderShape.of(body.config))
         return other
+
+    def _why_no_pooler(self) -> str:
+        """Why `pooler` is not allowed, and what to do."""
+        if self.notes.encoder is not None:
+            return f". The encoder {place_of(self.notes.encoder, self.folder)} has no pooler"
+        return (
+            ". Its pooler was dropped, as training moved the encoder under it; use a run of repr=pooler, or of "
+            "protocol=probe"
+        )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Batch]:
         notes = self.notes
