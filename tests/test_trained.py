@@ -244,6 +244,16 @@ def test_predict_reads_arguments_files_and_standard_input(trained_run, monkeypat
         assert row == [*each.text.split(), each.label, *(f"{value:.3f}" for value in each.probabilities.values())]
 
 
+def test_a_long_text_takes_one_line_of_predicts_table(trained_run, monkeypatch, capsys):
+    folder, _ = trained_run("cls")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run_predict(monkeypatch, folder, "lovely\nfilm " * 50) == 0
+    _, _, row = capsys.readouterr().out.strip().splitlines()
+    words, _, probability = row.split("…")[0], *row.split("…")[1].split()[:2]
+    assert words.strip().startswith("lovely film lovely film")
+    assert 0 < float(probability) < 1
+
+
 def test_predict_tells_mistakes_without_a_traceback(trained_run, monkeypatch, capsys, tmp_path):
     folder, _ = trained_run("cls")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\nna\xefve\n")))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import openpyxl
 
-LABELLED, UNLABELLED = 2400, 3000
+LABELLED, UNLABELLED, NEW = 2400, 3000, 6
 
 
 def main() -> None:
-    """Write `reviews.xlsx` with the columns review and sentiment, and `texts/0000.txt` and so on."""
+    """Write `reviews.xlsx` with the columns review and sentiment, `texts/0000.txt` and so on, and `more_reviews.xlsx`."""
     source, target = map(Path, sys.argv[1:])
     generator = random.Random(0)
     rows = (source / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -30,6 +30,11 @@ def main() -> None:
     texts = (source / "unlabelled.txt").read_text(encoding="utf-8").splitlines()
     for number, text in enumerate(generator.sample(texts, UNLABELLED)):
         (target / "texts" / f"{number:04}.txt").write_text(text, encoding="utf-8")
+    more = openpyxl.Workbook()
+    more.active.append(["review"])
+    for text in generator.sample(texts, NEW):
+        more.active.append([text])
+    more.save(target / "more_reviews.xlsx")
 
 
 if __name__ == "__main__":

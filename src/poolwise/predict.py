@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from poolwise.settings import UserError, leave
@@ -90,18 +90,19 @@ def classified(run: Path, texts: Iterable[str]) -> Iterator["Prediction"]:
 
 
 def write(predictions: Iterable["Prediction"], as_json: bool) -> None:
-    """Write predictions to standard output."""
+    """Write predictions to standard output; a table has a line for each, and as much of its text as fits."""
     if as_json:
         for each in predictions:
             row = {"text": each.text, "label": each.label, "probabilities": each.probabilities}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         return
-    table = Table("text", "label", box=SIMPLE_HEAD)
+    table = Table(Column("text", no_wrap=True, overflow="ellipsis", ratio=1), "label", box=SIMPLE_HEAD, expand=True)
     for number, each in enumerate(predictions):
         if number == 0:
             for name in each.probabilities:
                 table.add_column(Text(name), justify="right", overflow="fold")
-        table.add_row(Text(each.text), Text(each.label), *(f"{value:.3f}" for value in each.probabilities.values()))
+        line = Text(" ".join(each.text.split()))
+        table.add_row(line, Text(each.label), *(f"{value:.3f}" for value in each.probabilities.values()))
     if table.rows:
         Console().print(table)
 
