@@ -325,7 +325,8 @@ def smallest_detectable(difference: Interval, level: float = LEVEL) -> float:
     """The true difference, in points, that such runs would show at `level` with probability 0.8.
 
     Of each part as many standard errors as `noncentrality` says, put together like the interval. It rests on the spread
-    of these runs, so from few it is rough itself.
+    of these runs, so from few it is rough itself: in simulations what three runs tell on average was shown with
+    probability 0.66 to 0.71, and what five tell with 0.77.
     """
     return math.hypot(*difference.parts(lambda freedom: noncentrality(level, freedom)))
 
