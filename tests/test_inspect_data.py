@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -336,3 +337,13 @@ def test_a_mistake_is_one_message(inspected, words, told):
     assert code == 2
     assert told in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_threads_are_set_before_torch_is_there():
+    """Else the estimates are those of other settings than training has, on a busy machine by a factor of five."""
+    told = "machine.prepare = lambda: print('torch' in sys.modules)"
+    ran = "sys.argv[1:] = ['--help']; runpy.run_module('poolwise.inspect_data', run_name='__main__')"
+    code = f"import runpy, sys; from poolwise import machine; {told}; {ran}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "False"

@@ -1,5 +1,10 @@
 """`python -m poolwise.inspect_data KEY=VALUE ...`: what your data holds, before anything is trained on it."""
 
+from poolwise import machine
+
+if __name__ == "__main__":
+    machine.prepare()  # before torch is imported, which reads settings of threads then: the estimates are by these
+
 import argparse
 import csv
 import io
@@ -20,7 +25,7 @@ from numpy import ndarray
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from poolwise import checkpoints, machine
+from poolwise import checkpoints
 from poolwise.app import (
     COMPOSING_ERRORS,
     composed,
@@ -118,7 +123,6 @@ def main() -> None:
     parser.add_argument("-m", "--multirun", action="store_true", help="several values are several runs")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all texts to look at, a row each, there")
     given = parser.parse_intermixed_args()
-    machine.prepare()
     try:
         if given.out is not None and not given.out.parent.is_dir():
             raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")
