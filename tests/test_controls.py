@@ -62,6 +62,7 @@ def test_equal_steps_is_mlm_alone(program, tmp_path, capsys):
     assert "demo-tiny-none-4steps-seed1 is finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_equal_time_trains_as_long_as_the_other_run(program, tmp_path, capsys, base):
     record = read_record(base)
     seconds = 0.4

@@ -113,7 +113,8 @@ def test_a_run_that_fails_with_a_secret_in_its_error_sends_and_keeps_none(
         assert not [each for each in [*kept, *service.received, printed] if secret.encode() in each]
 
 
-@pytest.mark.parametrize("mode", ["online", pytest.param("offline", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline"])
 def test_a_run_that_goes_on_is_one_run_of_wandb(program, service, tmp_path, monkeypatch, mode):
     settings = ["stage=mlm", *SMALL_STAGE1, f"logger.mode={mode}", "trainer.log_every_n_steps=1"]
     step = MaskedLanguageModelling.training_step

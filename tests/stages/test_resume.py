@@ -117,7 +117,7 @@ SETTINGS = {
     ),
     "a frozen encoder": ([*STAGE2, "protocol=frozen", "protocol.epochs=2", "repr=layer_mix"], 3, [2, 4, 6]),
 }
-QUICK = ("stage 1", "stage 2")
+QUICK = ("stage 1",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SETTINGS])

@@ -68,6 +68,7 @@ def test_limits_of_the_trainer_are_in_the_count_and_the_next_command_finds_the_r
     assert program(*command.split(), *small, "seed=1", "logger=csv") == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_says_what_it_can_show_and_how_it_ended(program, capfd, at_once):
     assert program("stage=sentiment", "encoder=base", "repr=cls,mean", *SMALL_STAGE2, "seed=1,2", "-m") == 0
     printed = capfd.readouterr().out

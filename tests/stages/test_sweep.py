@@ -51,6 +51,7 @@ def failing(monkeypatch):
     return errors
 
 
+@pytest.mark.slow
 def test_what_fails_leaves_the_others_running_and_is_told(program, tmp_path, capsys, failing):
     failing |= {1: UserError("a bad value"), 2: RuntimeError("out of luck")}
     assert program(*TRAINED, "seed=1,2,3") == 1
