@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,8 @@ def test_commands_are_written_as_a_person_would():
         "python train.py stage=sentiment repr=cls,pooler,mean,cls_linear 'model=my bert/one' stage1.epochs=2 "
         "'data.text=my texts.txt' data.text_column=6 -m"
     )
+    with_comma = "data.text_column='Review, full'"
+    assert stage1_command([with_comma]) == shlex.join(["python", "train.py", "stage=mlm", with_comma])
 
 
 def test_a_broken_provenance_does_not_stop_the_reading_of_a_command_line(tmp_path):

@@ -193,6 +193,10 @@ def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):
     assert "next  " not in printed
 
 
+COLUMN = shlex.quote("data.text_column='Review, full'")
+"""One column, whose name holds a comma."""
+
+
 @pytest.mark.parametrize(
     ("words", "following"),
     [
@@ -200,6 +204,7 @@ def test_the_exit_code_is_1_where_train_py_will_refuse(inspected, own):
         ("repr=mean data=imdb model=minilm stage1.epochs=2", "stage=mlm data=imdb model=minilm pretraining.epochs=2"),
         ("data.max_length=64 repr=cls,mean seed=1,2 -m", "stage=mlm data.max_length=64"),
         ("repr=cls,mean stage1.seed=1,2 -m", "stage=mlm seed=1,2 -m"),
+        (f"data=files data.text=a.csv {COLUMN} repr=cls,mean -m", f"stage=mlm data=files data.text=a.csv {COLUMN}"),
         ("repr=cls,mean encoder=base -m", "repr=cls,mean encoder=base -m"),
     ],
 )
@@ -284,6 +289,7 @@ def test_runs_that_are_the_same_or_read_the_same_states_count_once(inspected, ow
     assert len(timed) == 3
 
 
+@pytest.mark.slow
 def test_near_copies_are_not_looked_for_in_very_many_texts_unless_asked(inspected, own, monkeypatch):
     monkeypatch.setattr(inspect_data, "NEAR_TEXTS", 60)
     lines = [" ".join(line.split()) for line in inspected(*own)[1].splitlines()]

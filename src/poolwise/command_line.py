@@ -312,4 +312,6 @@ def _unquoted(word: str) -> str:
     override = override_in(word)
     if override is None or not PATHS.fullmatch(override.key) or override.value[:1] != "'":
         return word
-    return str(replace(override, value=override.value[1:-1].replace("\\'", "'").replace("\\\\", "\\")))
+    plain = override.value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
+    several = "," in plain and not _is_there(plain)  # as `with_paths_quoted` would take it
+    return word if several else str(replace(override, value=plain))
