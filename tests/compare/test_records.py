@@ -63,6 +63,18 @@ def test_settings_families_and_encoders_are_told_apart(tmp_path):
     assert runs.loc[2, "setting_label"] == "demo, tiny, finetune on 8 labels a class"
 
 
+def test_a_learning_rate_of_a_representation_does_not_tell_settings_apart(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9, labels=8)
+    folder = write_run(tmp_path, "layer_mix", 1, [], dev=0.9, labels=8)
+    record = json.loads((folder / "record.json").read_text())
+    labels = {**record["material"]["labels"], "passes": 3}
+    material = {**record["material"], "representation_rate": 0.01, "labels": labels}
+    write_record(folder, {**record, "material": material})
+    found = read_runs(tmp_path, "sentiment")
+    assert set(found["repr"]) == {"cls", "layer_mix"}
+    assert found["setting"].nunique() == 1
+
+
 def test_encoders_of_the_same_words_get_a_key(tmp_path):
     write_run(tmp_path, "cls", 1, [], dev=0.9)
     write_run(tmp_path, "cls", 2, [], dev=0.9, encoder_condition="another bow")

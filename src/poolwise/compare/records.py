@@ -50,6 +50,8 @@ DRAWN_BY = ("head_seed", "order_seed", "pooler_seed")
 SEEDS = ("seed", "label_seed", *DRAWN_BY)
 OF_THE_ENCODER = ("weights", "tokenizer")
 """Entries of a stage-2 run's material that another stage-1 run changes."""
+OF_THE_REPRESENTATION = ("representation", "representation_rate")
+"""Those that another representation changes; some have a learning rate of their own."""
 
 
 def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
@@ -112,7 +114,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
     optimisation = dict(protocol.get("optimisation", {}))
     learning_rate = optimisation.pop("learning_rate", None)
     labels = dict(material.pop("labels", {}))
-    shared = {key: value for key, value in material.items() if key not in ("representation", *OF_THE_ENCODER)}
+    shared = {key: value for key, value in material.items() if key not in (*OF_THE_REPRESENTATION, *OF_THE_ENCODER)}
     shared |= {"protocol": {**protocol, "optimisation": optimisation}}
     names = [record.get("numerics_version", 1), record["data"], record["model"]]  # the first days' are of version 1
     family = hash_of([names, without_seeds(shared)])[:8]
