@@ -10,8 +10,9 @@ from transformers import BertModel
 import poolwise
 from helpers import TEXTS
 from poolwise.predict import main as predict
+from poolwise.predict import write
 from poolwise.settings import UserError
-from poolwise.trained import MODEL_FOLDER, NOTES_FILE, WEIGHTS_FILE, fitted_temperature, load, place_from
+from poolwise.trained import MODEL_FOLDER, NOTES_FILE, WEIGHTS_FILE, Prediction, fitted_temperature, load, place_from
 
 LONG = " ".join(TEXTS) * 2
 
@@ -54,7 +55,9 @@ def test_other_representations_read_the_same_encoder(trained_run):
     np.testing.assert_allclose(of_pooler.encode(TEXTS, repr="pooler"), of_pooler.encode(TEXTS), atol=1e-6)
     with pytest.raises(UserError, match="repr=pooler: allowed with this run, beside its own cls: cls, mean, ") as told:
         of_cls.encode(TEXTS, repr="pooler")
-    assert "Its pooler was dropped, as training moved the encoder under it; use a run of repr=pooler" in str(told.value)
+    told = str(told.value)
+    assert "This run kept no pooler: fine-tuning of another representation drops it, as no loss reached it, and" in told
+    assert told.endswith("so does a run that keeps a frozen encoder of its own; use a run of repr=pooler")
     with pytest.raises(UserError, match="repr=cls_linear: allowed"):
         of_cls.encode(TEXTS, repr="cls_linear")
 
@@ -252,6 +255,20 @@ def test_a_long_text_takes_one_line_of_predicts_table(trained_run, monkeypatch, 
     words, _, probability = row.split("…")[0], *row.split("…")[1].split()[:2]
     assert words.strip().startswith("lovely film lovely film")
     assert 0 < float(probability) < 1
+
+
+@pytest.mark.parametrize(
+    ("count", "head"),
+    [(3, ["text", "label", "class_0", "class_1", "class_2"]), (8, ["text", "label", "probability"])],
+)
+def test_many_classes_leave_room_for_the_text_in_predicts_table(monkeypatch, capsys, count, head):
+    monkeypatch.setenv("COLUMNS", "80")
+    probabilities = {f"class_{number}": 0.5 if number == 2 else 0.5 / (count - 1) for number in range(count)}
+    write([Prediction("a lovely film, and so well played " * 3, "class_2", probabilities)], as_json=False)
+    names, _, row = capsys.readouterr().out.strip().splitlines()
+    assert names.split() == head
+    assert row.strip().startswith("a lovely film, and so w")
+    assert row.split("…")[1].split() == ["class_2", *(f"{probabilities.get(name, 0.5):.3f}" for name in head[2:])]
 
 
 def test_predict_tells_mistakes_without_a_traceback(trained_run, monkeypatch, capsys, tmp_path):

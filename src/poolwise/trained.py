@@ -179,8 +179,8 @@ class TrainedClassifier:
         if self.notes.encoder is not None:
             return f". The encoder {place_of(self.notes.encoder, self.folder)} has no pooler"
         return (
-            ". Its pooler was dropped, as training moved the encoder under it; use a run of repr=pooler, or of "
-            "protocol=probe"
+            ". This run kept no pooler: fine-tuning of another representation drops it, as no loss reached it, and so "
+            "does a run that keeps a frozen encoder of its own; use a run of repr=pooler"
         )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Batch]:
