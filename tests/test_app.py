@@ -282,6 +282,7 @@ def test_the_main_job_end_to_end(program, tmp_path, capsys):
     assert capsys.readouterr().out.count("is finished") == 3
 
 
+@pytest.mark.slow
 def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, tmp_path):
     small = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger=csv"]
     assert program(*small, "repr=layer_mix,pooler", "repr.layer=1", "-m", "seed=1") == 0

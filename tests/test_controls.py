@@ -100,6 +100,7 @@ def test_runs_that_no_equal_time_can_be_had_of(program, base, capsys, change, se
     assert message in said
 
 
+@pytest.mark.slow
 def test_own_pooler_stays_while_mlm_moves_the_encoder(program, tmp_path, capsys, base):
     assert program(*OTHER_MODEL, "control=own_pooler", f"model={base / 'export'}") == 0
     printed = capsys.readouterr().out

@@ -64,6 +64,7 @@ def test_the_pooler_goes_into_berts_own_classifier_as_it_is(trained_run, tmp_pat
     assert model.config.id2label == {0: "bad", 1: "good"}
 
 
+@pytest.mark.slow
 def test_four_layers_side_by_side_and_what_a_text_that_holds_cls_as_a_word_does(trained_run, tmp_path):
     trained = load(trained_run("cls_last4")[0])
     FORMS["sentence-transformers"].write(trained, tmp_path / "export")

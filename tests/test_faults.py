@@ -84,6 +84,7 @@ def test_a_damaged_export_is_refused(model, tokenizer, tmp_path):
         check_checkpoint(str(tmp_path / "export"), refuse_unexpected=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on(program, tmp_path, monkeypatch, capfd):
     flush = durable.flush
 

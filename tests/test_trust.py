@@ -299,6 +299,7 @@ def files_holding(folder: Path, words: str) -> list[str]:
     return [str(file) for file in folder.rglob("*") if file.is_file() and words.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_no_secret_and_no_text_leaves_unless_asked_for(program, tmp_path, monkeypatch, capfd):
     """Two epochs of one batch size on few texts: some dev texts are answered wrong."""
     small = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger.mode=offline"]

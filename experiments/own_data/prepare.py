@@ -15,7 +15,7 @@ LABELLED, UNLABELLED, NEW = 2400, 3000, 6
 
 
 def main() -> None:
-    """Write `reviews.xlsx` with the columns review and sentiment, `texts/0000.txt` and so on, and `more_reviews.xlsx`."""
+    """Write `reviews.xlsx` with the columns review and sentiment, `texts/0000.txt` and so on, `more_reviews.xlsx`."""
     source, target = map(Path, sys.argv[1:])
     generator = random.Random(0)
     rows = (source / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]

@@ -24,7 +24,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
     "frozen": [[*FROZEN, FOUR, "protocol.dense=trained"]],
     "frozen_fixed": [[*FROZEN, "repr=cls,pooler,cls_linear", "protocol.dense=fixed"]],
-    "finetune_128": [[*FINETUNE, "labels_per_class=128", "protocol.epochs=5"]],
+    "finetune_128": [[*FINETUNE, "labels_per_class=128", "protocol.epochs=5", "protocol.least_steps=0"]],
     "finetune_all": [[*FINETUNE, "protocol.epochs=2"]],
 }
 """The settings of the sweeps of each part."""

@@ -208,8 +208,9 @@ class TrainedProtocol:
     batch_tokens: CountOrNull
     """As in `Pretraining`, for training; evaluation has `batch_size` texts."""
     least_steps: NonNegativeCount
-    """With `labels_per_class`: an epoch reads the labelled texts so often that training takes so many steps at least,
-    as the usual few epochs of few texts leave an encoder where it was (Zhang et al. 2021, section 6)."""
+    """With `labels_per_class`: an epoch reads the labelled texts so often that training takes so many steps at least
+    (counted in batches of `batch_size`), as the usual few epochs of few texts leave an encoder where it was (Zhang et
+    al. 2021, section 6)."""
     dropout: Annotated[float, Bounds(at_least=0.0, below=1.0)]
     imbalance: Literal["none", "class_weights", "balanced_sampling"] | dict[str, Positive]
     """What is done about classes of unlike size: see `poolwise.data.imbalance`. Or the weight of each class by name."""

@@ -38,6 +38,19 @@ def test_every_example_is_seen_once_an_epoch():
         assert Counter(example for batch in batches for example in batch) == Counter(range(1003))
 
 
+def test_an_epoch_of_several_passes_goes_through_all_texts_each_time():
+    few = LENGTHS[:20]
+    sampler = LengthGroupedBatches(few, 16, seed=1, passes=3)
+    batches = epoch_of(sampler, 1)
+    assert len(batches) == len(sampler) == 6
+    by_pass = [batches[first : first + 2] for first in (0, 2, 4)]
+    assert by_pass[0] == epoch_of(LengthGroupedBatches(few, 16, seed=1), 1)
+    assert all(Counter(example for batch in each for example in batch) == Counter(range(20)) for each in by_pass)
+    assert len({frozenset(each[0]) for each in by_pass}) > 1
+    gone_on = LengthGroupedBatches(few, 16, seed=1, start=(1, 3), passes=3)
+    assert epoch_of(gone_on, 1) == batches[3:]
+
+
 def test_order_is_a_function_of_seed_and_epoch():
     batches = epoch_of(LengthGroupedBatches(LENGTHS, 16, seed=1), 0)
     assert batches == epoch_of(LengthGroupedBatches(LENGTHS, 16, seed=1), 0)

@@ -82,6 +82,7 @@ def test_a_seed_of_its_own_enters_key_and_name_but_not_the_condition():
     assert len({identity.group for identity in (usual, *others)}) == 1
 
 
+@pytest.mark.slow
 def test_seeds_that_are_all_the_same_are_one_seed(config, model, tokenizer, tmp_path):
     encoder.export(model, tokenizer, {"pooler_status": "trained", "parts": {}}, "", tmp_path / "export")
     small = [setting for setting in SMALL_STAGE2 if not setting.startswith("model.")]
@@ -110,6 +111,7 @@ def test_seeds_that_change_nothing_in_a_probe_do_not_tell_runs_apart():
     assert identity("repr=pooler", "pooler_seed=2").name.endswith("-seed1-poolerseed2")
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_heads_seed(program, tmp_path, capsys):
     small = ["stage=sentiment", "encoder=base", "repr=mean", *SMALL_STAGE2, "logger=csv"]
     assert program(*small, "head_seed=1,2", "seed=1", "-m") == 0

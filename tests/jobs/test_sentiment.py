@@ -38,13 +38,14 @@ def test_what_changes_numbers_changes_the_key_of_stage_2(change):
         (["labels_per_class=8", "protocol.epochs=3"], 34),
         (["labels_per_class=8", "protocol.batch_size=4"], 25),
         (["labels_per_class=8", "protocol.least_steps=0"], 1),
+        (["labels_per_class=8", "protocol.epochs=3", "+trainer.accumulate_grad_batches=4"], 134),
         (["labels_per_class=null"], 1),
     ],
 )
 def test_few_labels_are_read_so_often_that_training_has_its_steps(given, passes):
     job = SentimentJob(settings("stage=sentiment", "encoder=base", *SMALL_STAGE2, *given))
     assert job.passes == passes
-    assert job.identity.material.get("labels", {}).get("passes", 1) == passes
+    assert job.identity.material.get("labels", {}).get("passes_an_epoch", 1) == passes
     assert "least_steps" not in job.identity.material["protocol"]
 
 
@@ -176,6 +177,7 @@ def test_the_status_of_a_pooler_that_was_drawn_anew(config, model, tokenizer, tm
     assert same["encoder.layer.0.output.dense.weight"]
 
 
+@pytest.mark.slow
 def test_training_stops_early(program, tmp_path):
     """Dev stays as it is after the first epoch; two more are waited for."""
     still = ["protocol.optimisation.learning_rate=1e-9", "protocol.epochs=9", "protocol.early_stopping=2"]

@@ -51,6 +51,7 @@ def test_parts_that_need_different_batches_are_refused(surroundings):
         build_objective(combined(views={}, simcse={}), surroundings, seed=1)
 
 
+@pytest.mark.slow
 def test_it_runs_and_stage_2_finds_it(program, tmp_path):
     stage1 = ["objective=combined", "+objective@objective.parts.decoder=decoder", "objective.parts.bow.weight=1"]
     assert program("stage=mlm", *stage1, *SMALL_STAGE1, "logger=csv") == 0

@@ -33,6 +33,7 @@ def test_it_is_the_cross_entropy_over_texts_of_known_rating(model, surroundings,
     }
 
 
+@pytest.mark.slow
 def test_it_is_marked_in_record_card_and_tables(program, tmp_path):
     assert label_of({"name": "rating"}) == "rating (reads labels)"
     assert program("stage=mlm", "objective=rating", *SMALL_STAGE1, "logger=csv") == 0

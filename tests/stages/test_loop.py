@@ -39,6 +39,7 @@ def figures(runs) -> dict[int, dict[str, float]]:
     return {record["seed"]: record["metrics"] for record in records}
 
 
+@pytest.mark.slow
 def test_workers_change_no_number(program, tmp_path):
     found = []
     for workers in (0, 2):

@@ -110,6 +110,7 @@ def test_folds_are_the_nested_cross_validation_of_scikit_learn(classes: int) -> 
         assert (answers == reference.predict(vectors[fold.held_out])).mean() > 0.997
 
 
+@pytest.mark.slow
 def test_what_a_fold_holds_is_not_read_by_its_probes() -> None:
     vectors, labels = points(2)
     folds = np.arange(300) % 3

@@ -238,6 +238,7 @@ def test_a_last_step_that_is_far_too_large_stops_the_run(program, tmp_path, capf
     assert json.loads((folder_of(tmp_path / "runs") / "record.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_old_checkpoint_stays(program, tmp_path, stopped_at, monkeypatch, capfd):
     stopped_at(3)
     assert program(*STAGE1) == 1

@@ -57,6 +57,7 @@ def test_a_log_shows_start_progress_and_end(program, capfd, at_once, tmp_path):
     assert "\x1b" not in printed
 
 
+@pytest.mark.slow
 def test_limits_of_the_trainer_are_in_the_count_and_the_next_command_finds_the_run(program, capfd, at_once):
     assert program("stage=mlm", *SMALL_STAGE1, "+trainer.limit_train_batches=2", "logger=csv") == 0
     printed = capfd.readouterr().out
@@ -96,6 +97,7 @@ def test_a_sweep_with_a_failed_job_says_which_and_why(program, capfd, monkeypatc
     assert printed.count("failed: RuntimeError: out of luck") == 4  # each at once, and again at the end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("columns", "bar"), [("120", True), ("40", False)])
 def test_a_terminal_of_any_width_and_without_colour(program, capfd, at_once, monkeypatch, columns, bar):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
@@ -111,6 +113,7 @@ def test_a_terminal_of_any_width_and_without_colour(program, capfd, at_once, mon
     assert codes <= {"", "0", "1", "2"}  # bold and dim, no colour
 
 
+@pytest.mark.slow
 def test_a_finished_run_shows_its_end_again_and_tells_the_next_ones_time(program, capfd):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0
     first = capfd.readouterr().out

@@ -85,6 +85,7 @@ def trained(program, tmp_path, monkeypatch):
     return train
 
 
+@pytest.mark.slow
 def test_a_budget_of_the_steps_of_the_epochs_is_these_epochs(trained):
     settings = ["objective.weight_schedule=decay", "pretraining.masking.final_mask_probability=0.3"]
     plain, record, weights = trained("pretraining.epochs=3", *settings)
@@ -139,10 +140,12 @@ def test_a_budget_of_tokens_ends_with_the_batch_that_spends_it(trained, objectiv
     assert record["provenance"]["probes"] == 7
 
 
+@pytest.mark.slow
 def test_views_count_both_copies(trained):
     assert trained("objective=views")[1]["tokens"] == 2 * trained("objective=none")[1]["tokens"]
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_ends_with_the_step_that_spends_it(trained):
     notes, record, _ = trained("budget=0.6s")
     assert 0.6 <= record["training_seconds"] < 1.6

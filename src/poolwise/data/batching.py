@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -44,11 +44,11 @@ Request = tuple[int, int]
 
 
 class LengthGroupedBatches(Sampler[list[Request]]):
-    """Batches of examples of like length: every example once an epoch, the order a function of (seed, epoch).
+    """Batches of examples of like length: every example once a pass, and but for `passes` there is one an epoch.
 
-    An epoch has the same number of batches each time, with like numbers of texts, or of tokens (`batch_tokens`). With
-    `topics` (N,), a batch holds texts of one topic first, and of like length second. Of several shards each yields its
-    share of every batch: together they hold the batches that one alone would.
+    The order is a function of (seed, epoch). An epoch has the same number of batches each time, with like numbers of
+    texts, or of tokens (`batch_tokens`). With `topics` (N,), a batch holds texts of one topic first, and of like length
+    second. Of several shards each yields its share of every batch: together they hold the batches that one alone would.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         shards: int = 1,
         balanced: Int64[ndarray, " N"] | None = None,
         start: tuple[int, int] = (0, 0),
+        passes: int = 1,
     ) -> None:
         """Args:
         lengths: (N,), in tokens.
@@ -73,6 +74,7 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         shards: how many there are; a batch has a text for each of them at least.
         balanced: (N,), class ids; then an epoch holds as many texts of each class, some of them not or more than once.
         start: where a run goes on that was stopped: an epoch, and how many of its batches are done.
+        passes: how often an epoch goes through the texts, each time in batches of their own.
         """
         self.lengths = lengths
         self.topics = topics
@@ -83,16 +85,24 @@ class LengthGroupedBatches(Sampler[list[Request]]):
         self.epoch = start[0]
         self.shard, self.shards = shard, shards
         self.balanced = balanced
+        self.passes = passes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to come, counted from 0; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.batches
+        return self.batches * self.passes
 
     def __iter__(self) -> Iterator[list[Request]]:
-        random = np.random.default_rng((self.seed, self.epoch))
+        done = self.start[1] if self.epoch == self.start[0] else 0
+        every = chain.from_iterable(self._of_pass(number) for number in range(self.passes))
+        for batch in islice(every, done, None):
+            yield [(self.epoch, int(example)) for example in batch[self.shard :: self.shards]]
+
+    def _of_pass(self, number: int) -> Iterator[ndarray]:
+        """The batches of one pass through the texts, for all shards together."""
+        random = np.random.default_rng((self.seed, self.epoch, number) if number else (self.seed, self.epoch))
         order = (
             random.permutation(len(self.lengths)) if self.balanced is None else balanced_order(self.balanced, random)
         )
@@ -106,9 +116,8 @@ class LengthGroupedBatches(Sampler[list[Request]]):
             alike = pool[np.lexsort(keys)]
             weights = self.lengths[alike] if self.by_tokens else np.ones_like(alike)
             batches += cut(alike, weights, last - first, self.shards)
-        done = self.start[1] if self.epoch == self.start[0] else 0
-        for number in random.permutation(len(batches))[done:]:
-            yield [(self.epoch, int(example)) for example in batches[number][self.shard :: self.shards]]
+        for place in random.permutation(len(batches)):
+            yield batches[place]
 
 
 def batches_an_epoch(

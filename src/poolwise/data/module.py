@@ -47,6 +47,7 @@ class TextDataModule(lightning.LightningDataModule):
         topics: ndarray | None = None,
         batch_tokens: int | None = None,
         balanced: bool = False,
+        passes: int = 1,
     ) -> None:
         """Args:
         texts: the tokenised texts of each split.
@@ -56,7 +57,8 @@ class TextDataModule(lightning.LightningDataModule):
         workers: loader processes; changes speed only.
         topics: (N,), of the training texts, where a batch shall hold texts of one topic.
         batch_tokens: real tokens of a training batch, in place of `batch_size`.
-        balanced: whether a training epoch holds as many texts of each class.
+        balanced: whether a pass through the training texts holds as many texts of each class.
+        passes: how many of these a training epoch has.
         """
         super().__init__()
         self.texts = texts
@@ -67,6 +69,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.topics = topics
         self.batch_tokens = batch_tokens
         self.balanced = balanced
+        self.passes = passes
         self.start = (0, 0)
 
     @property
@@ -78,7 +81,8 @@ class TextDataModule(lightning.LightningDataModule):
     def all_of_train(self) -> str:
         """What training reads, in words."""
         train = self.texts["train"]
-        return f"{counted(len(train), 'text')}, {counted(len(train.ids), 'token')}"
+        often = "" if self.passes == 1 else f", read {self.passes} times an epoch"
+        return f"{counted(len(train), 'text')}, {counted(len(train.ids), 'token')}{often}"
 
     @property
     def batches_an_epoch(self) -> int | None:
@@ -104,6 +108,7 @@ class TextDataModule(lightning.LightningDataModule):
             *(train.lengths, self.batch_size, self.seed, self.topics, self.batch_tokens, ranks.rank(), ranks.size()),
             balanced=balanced,
             start=start,
+            passes=self.passes,
         )
         return loader(self.batches["train"], sampler, self.workers)
 
@@ -210,7 +215,10 @@ def labelled_data(
     workers: int,
     balanced: bool = False,
     batch_tokens: int | None = None,
+    passes: int = 1,
 ) -> TextDataModule:
-    """Stage 2's data; if `balanced`, a training epoch holds as many texts of each class."""
+    """Stage 2's data; if `balanced`, a pass through train holds as many texts of each class."""
     batches = {split: LabelledBatches(texts[split]) for split in texts}
-    return TextDataModule(texts, batches, batch_size, seed, workers, batch_tokens=batch_tokens, balanced=balanced)
+    return TextDataModule(
+        *(texts, batches, batch_size, seed, workers), batch_tokens=batch_tokens, balanced=balanced, passes=passes
+    )

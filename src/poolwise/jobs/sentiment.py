@@ -126,7 +126,7 @@ class SentimentJob(Job):
         count = settings.labels_per_class
         drawn = count is not None or folds_of(settings.protocol) is not None
         labels = {**({} if count is None else {"per_class": count}), "label_seed": settings.label_seed}
-        labels |= {} if self.passes == 1 else {"passes": self.passes}
+        labels |= {} if self.passes == 1 else {"passes_an_epoch": self.passes}
         # One `seed` where all are the same, as before there were several.
         seeds = {"seed": min(self.seeds.values())} if len(set(self.seeds.values())) == 1 else self.seeds
         material = {
@@ -286,11 +286,12 @@ class SentimentJob(Job):
         settings, protocol = self.settings, self.settings.protocol
         assert isinstance(protocol, TrainedProtocol)
         is_frozen = isinstance(protocol, Frozen)
-        every, drawn = self.texts(), np.tile(self.drawn, self.passes)
+        every, drawn = self.texts(), self.drawn
         texts = every if settings.labels_per_class is None else {**every, "train": every["train"].select(drawn)}
         balanced = protocol.imbalance == "balanced_sampling"
         data = labelled_data(
-            *(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced, protocol.batch_tokens)
+            *(texts, protocol.batch_size, settings.order_seed, settings.workers, balanced, protocol.batch_tokens),
+            passes=self.passes,
         )
         if is_frozen:
             model, representation, stored = self.load_frozen(every)
@@ -470,7 +471,8 @@ def passes_an_epoch(settings: SentimentSettings, count: int) -> int:
     protocol = settings.protocol
     if settings.labels_per_class is None or not isinstance(protocol, TrainedProtocol):
         return 1
-    steps_of_a_pass = protocol.epochs * math.ceil(count / protocol.batch_size)
+    accumulated = int(settings.trainer.get("accumulate_grad_batches", 1))
+    steps_of_a_pass = protocol.epochs * math.ceil(count / protocol.batch_size) / accumulated
     return max(math.ceil(protocol.least_steps / steps_of_a_pass), 1)
 
 
