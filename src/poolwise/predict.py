@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 1024
 """Texts that are read before the first of them is told."""
+TEXT_CHARACTERS = 24
+"""What the columns of a table leave for the text at least, or else the label's probability is the only one."""
 
 
 def main() -> None:
@@ -96,15 +99,25 @@ def write(predictions: Iterable["Prediction"], as_json: bool) -> None:
             row = {"text": each.text, "label": each.label, "probabilities": each.probabilities}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         return
+    console = Console()
     table = Table(Column("text", no_wrap=True, overflow="ellipsis", ratio=1), "label", box=SIMPLE_HEAD, expand=True)
+    of_each_class = False
     for number, each in enumerate(predictions):
         if number == 0:
-            for name in each.probabilities:
+            of_each_class = have_room(list(each.probabilities), console.width)
+            for name in each.probabilities if of_each_class else ["probability"]:
                 table.add_column(Text(name), justify="right", overflow="fold")
-        line = Text(" ".join(each.text.split()))
-        table.add_row(line, Text(each.label), *(f"{value:.3f}" for value in each.probabilities.values()))
+        told = each.probabilities.values() if of_each_class else [each.probabilities[each.label]]
+        table.add_row(Text(" ".join(each.text.split())), Text(each.label), *(f"{value:.3f}" for value in told))
     if table.rows:
-        Console().print(table)
+        console.print(table)
+
+
+def have_room(classes: list[str], width: int) -> bool:
+    """Whether a table so wide has a column for each class, and `TEXT_CHARACTERS` for the text beside them."""
+    names = [max(map(cell_len, ["label", *classes])), *(max(cell_len(name), len("0.000")) for name in classes)]
+    around = 3  # blanks between two columns; one more at the edge
+    return sum(names) + around * (len(names) + 1) + 1 + TEXT_CHARACTERS <= width
 
 
 if __name__ == "__main__":
