@@ -624,7 +624,7 @@ PLACES: dict[str, tuple[Broken, str]] = {
     ),
     "a saved data set with a text that lies beyond its end": (
         lambda place: far_text(save(place / "x.csv")),
-        "not a whole data set of save_to_disk",
+        "its rows cannot be read",
     ),
     "several splits without train": (
         lambda place: DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}).save_to_disk(str(place / "x.csv")),

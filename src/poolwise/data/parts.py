@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_dataset_builder, load_from_disk
+from pyarrow import Table
 
 from poolwise.data.corpus import ROWS_AT_A_TIME, is_whole_stream
 from poolwise.data.reading import (
@@ -309,10 +310,7 @@ def _lines_of_files(files: Mapping[str, list[Path]]) -> Iterator[PlacedRow]:
 def _saved(folder: Path) -> Dataset | DatasetDict:
     with _breakage_told(f"{folder}: not a whole data set of save_to_disk"):
         check_saved(folder)
-        found = load_from_disk(str(folder))
-        for rows in found.values() if isinstance(found, DatasetDict) else [found]:
-            rows.data.validate(full=True)  # texts that lie beyond the end of a damaged file would end the process
-        return found
+        return load_from_disk(str(folder))
 
 
 @contextmanager
@@ -381,8 +379,14 @@ def _data_set(path: str, rows: Dataset) -> Part:
 
 def _placed(path: str, rows: Dataset | IterableDataset) -> Iterator[PlacedRow]:
     with _breakage_told(f"{path}: its rows cannot be read"):
-        batches = rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME)
-        yield from arrow_rows(batches, class_names(rows.features.arrow_schema) if rows.features else {})
+        yield from arrow_rows(_batches(rows), class_names(rows.features.arrow_schema) if rows.features else {})
+
+
+def _batches(rows: Dataset | IterableDataset) -> Iterator[Table]:
+    """Some rows at a time, checked: a text that lies beyond the end of a damaged file would end the process."""
+    for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        batch.validate(full=True)
+        yield batch
 
 
 def _hashes_of_files(paths: list[str], folder: Path | None = None) -> tuple[Callable[[], str], Callable[[], str]]:
@@ -419,6 +423,6 @@ def _hash_of_files(names: Mapping[str, str]) -> str:
 def _hash_of_tables(path: str, rows: Dataset) -> str:
     digest = hashlib.sha256(str(rows.features).encode())
     with _breakage_told(f"{path}: its rows cannot be read"):
-        for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        for batch in _batches(rows):
             digest.update(repr(list(map(plain, batch.columns))).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
