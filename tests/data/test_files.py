@@ -483,6 +483,22 @@ def test_columns_are_found_by_common_names_or_told(tmp_path):
     assert list(corpus.text["train"]["rating"]) == ["5", "1"]
 
 
+def test_ratings_are_looked_for_in_what_stage_1_reads_only(tmp_path):
+    rated, plain = tmp_path / "rated.csv", tmp_path / "plain.csv"
+    rated.write_text("text,stars,label\na,5,good\nb,1,bad\n")
+    plain.write_text("text,label\na,good\nb,bad\n")
+    for own in (
+        {"text": rated, "text_dev": rated, "train": plain, "dev": plain},
+        {"text": rated, "train": plain, "dev": rated},
+        {"text_dev": rated, "train": rated, "dev": plain},
+    ):
+        paths = {name: str(file) for name, file in {**own, "test": plain}.items()}
+        corpus = load_files(settings(**paths, rating_column="stars"))
+        assert [list(corpus.text[split]["rating"]) for split in ("train", "dev")] == [["5", "1"]] * 2
+    with pytest.raises(UserError, match=f"{plain}: no column stars"):  # of which stage 1's dev is made
+        load_files(settings(text=str(rated), train=str(plain), rating_column="stars"))
+
+
 @pytest.mark.parametrize("header", [True, False])
 def test_text_and_labels_may_be_tables_of_different_kinds(tmp_path, header):
     posts, labels, named = tmp_path / "posts.csv", tmp_path / "labels.xlsx", "entry" if header else "2"

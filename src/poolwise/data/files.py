@@ -216,7 +216,9 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
         found[split] = find_parts(path, _layout(data))
 
     def read(split: str, path: str) -> None:
-        wanted = {"text": data.text_column, "label": data.label_column} | _rating(data)
+        wanted = {"text": data.text_column, "label": data.label_column}
+        has_dev = "dev" in paths or "dev" in found.get("train", {})
+        wanted |= _rating(data) if split in _splits_of_stage1(data, has_dev) else {}
         parts = parts_of_split(path, found[split], split)
         table, left_out = _together(_table(part, wanted, data.empty == "drop", cache) for part in parts)
         if table.num_rows == 0:
@@ -237,6 +239,13 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
 
     take_all(steps())
     return {split: tables[split] for split in SPLITS if split in tables}
+
+
+def _splits_of_stage1(data: FilesData, has_dev: bool) -> set[str]:
+    """The labelled splits that stage 1 reads too, where it is given no texts of its own; a dev that is made is of train."""
+    of_train = {"train"} if _path(data, "text") is None else set()
+    of_dev = {"dev" if has_dev else "train"} if _path(data, "text_dev") is None else set()
+    return of_train | of_dev
 
 
 def _tell(message: str) -> None:
