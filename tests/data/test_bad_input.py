@@ -876,12 +876,13 @@ def any_damage_loaded(tmp_path, whole, data):
 
 
 HEADLESS = {"header": False, "text_column": "1", "label_column": "2", "text_per": "file", "near_copies": True}
+STREAMED = {"streaming": True, "shuffle_buffer": 2}
 
 
 def loads_or_tells(file: Path, cache: Path | None = None) -> list[str]:
     """A corpus is made of the file, of texts and of labelled rows, or a UserError raised; what these say."""
     told: list[str] = []
-    for wanted, changes in itertools.product(("text", "train"), ({}, HEADLESS)):
+    for wanted, changes in (*itertools.product(("text", "train"), ({}, HEADLESS)), ("text", STREAMED)):
         try:
             load_files(FilesData(**{**SETTINGS, **changes, wanted: str(file)}), cache)
         except UserError as error:
