@@ -17,7 +17,7 @@ from poolwise import app
 from poolwise.runs import HeldElsewhereError, claimed, write_record
 from poolwise.settings import UserError
 from poolwise.stages.sentiment import Sentiment
-from poolwise.stages.sweep import KILLED
+from poolwise.stages.sweep import KILLED, NOT_STARTED, STOPPED, Sweep
 
 PROBE = ["stage=sentiment", "encoder=base", "protocol=probe", *SMALL_STAGE2[:-1], "logger=csv", "-m"]
 TRAINED = ["stage=sentiment", "encoder=base", *SMALL_STAGE2, "logger=csv", "-m"]
@@ -102,6 +102,7 @@ def test_a_person_or_the_system_stops_the_whole_sweep(program, tmp_path, monkeyp
     assert {seed: run["status"] for seed, run in runs_in(tmp_path).items()} == {1: "interrupted"}
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_holds_is_come_back_to(program, tmp_path, capsys):
     """The other process is a thread here: a lock belongs to whoever opened the file."""
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
@@ -268,29 +269,60 @@ def test_a_launcher_leaves_the_records_of_a_sweep_in_one_process(program, reques
     assert "failed: out of luck" in summary
 
 
-def kill_when_it_can_go_on(folder: Path) -> None:
-    """SIGKILL the process that does a run, as a system does that lacks memory, once it has written two checkpoints."""
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (None, NOT_STARTED),
+        ({"status": "running"}, KILLED),
+        ({"status": "interrupted"}, STOPPED),
+        ({"status": "failed", "error": "out of luck"}, "out of luck"),
+    ],
+    ids=["no record", "running", "interrupted", "failed"],
+)
+def test_what_came_of_a_job_of_a_launcher_is_told_by_its_record(tmp_path, record, told):
+    overrides = [*PROBE[:-1], f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "seed=1"]
+    job = app.planned(app.composed(overrides), [])
+    if record is not None:
+        job.folder.mkdir(parents=True)
+        write_record(job.folder, {"key": job.identity.key, **record})
+    sweep = Sweep([job], overrides, stop_on_failure=False, spread=True)
+    sweep.collect()
+    assert sweep.failures == {job.folder.name: told}
+
+
+def signal_when_it_can_go_on(folder: Path, number: int) -> None:
+    """Signal the process that does a run, once it has written two checkpoints."""
     while not (folder / "resume.former.ckpt").exists():
         time.sleep(0.01)
-    os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
+    os.kill(int((folder / ".lock").read_text().split()[1]), number)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_job_of_a_launcher_that_is_killed_is_told_and_gone_on_with(program, request, tmp_path, capsys, name):
-    """joblib ends the other jobs with it; submitit goes on with them, which SLURM may not have begun by then."""
+@pytest.mark.parametrize(
+    ("name", "number", "reason"),
+    [*((name, signal.SIGKILL, KILLED) for name in LAUNCHERS), ("submitit_local", signal.SIGUSR2, STOPPED)],
+    ids=[*LAUNCHERS, "submitit_local, out of time"],
+)
+def test_a_job_of_a_launcher_that_is_killed_is_told_and_gone_on_with(
+    program, request, tmp_path, capsys, name, number, reason
+):
+    """SIGKILL is of a system that lacks memory, SIGUSR2 of submitit when time is up.
+
+    joblib ends the other jobs with a killed one; submitit goes on with them, which SLURM may not have begun by then.
+    """
     if name == "submitit_slurm":
         request.getfixturevalue("slurm")
     long = [*TRAINED[:-1], "protocol.epochs=8", "checkpoint_minutes=0"]
     places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
     folder = app.planned(app.composed([*long, *places, "seed=1"]), []).folder
-    killer = threading.Thread(target=kill_when_it_can_go_on, args=(folder,), daemon=True)
+    killer = threading.Thread(target=signal_when_it_can_go_on, args=(folder, number), daemon=True)
     killer.start()
     command = [*long, *LAUNCHERS[name], f"hydra.sweep.dir={tmp_path / 'sweep'}", "seed=1,2", "-m"]
     assert program(*command) == 1
-    killer.join()
+    killer.join(timeout=60)
+    assert not killer.is_alive(), "no process of the run was there to signal"
     told = " ".join(capsys.readouterr().out.split("sweep: ")[1].split())
-    assert f"{folder.name} failed: {KILLED}" in told
+    assert f"{folder.name} failed: {reason}" in told
     if name != "joblib":
         assert told.startswith("1 of 2 jobs finished, 0 of them before, 1 failed")
         assert runs_in(tmp_path)[2]["status"] == "finished"

@@ -11,7 +11,10 @@ from poolwise.stages.screen import show
 from poolwise.words import first_line, kind_and_words
 
 KILLED = "its process ended without a word, as one does that is killed; the same command goes on with it"
+STOPPED = "stopped before its end, out of time or by a signal; the same command goes on with it"
 NOT_STARTED = "not started; why is said above, or in what the launcher keeps of its jobs"
+LEFT = {"running": KILLED, "interrupted": STOPPED}
+"""What came of a job that a launcher's process began and did not end, by the status in its record."""
 
 
 @dataclass
@@ -93,8 +96,7 @@ class Sweep:
             elif record.get("status") == "failed":
                 self.failures[job.folder.name] = str(record.get("error"))
             else:
-                began = record.get("status") == "running"
-                self.failures[job.folder.name] = KILLED if began else NOT_STARTED
+                self.failures[job.folder.name] = LEFT.get(str(record.get("status")), NOT_STARTED)
 
     def catch_up(self) -> None:
         """Do the jobs that were put off, when the process that holds them lets go; most are finished by then."""
