@@ -242,7 +242,7 @@ def _read_labelled(data: FilesData, cache: Path | None) -> dict[str, Labelled]:
 
 
 def _splits_of_stage1(data: FilesData, has_dev: bool) -> set[str]:
-    """The labelled splits whose texts are those of stage 1 too, where it has none of its own; a made dev is of train."""
+    """The labelled splits that are texts of stage 1 too, where it has none of its own; a made dev is of train."""
     of_train = {"train"} if _path(data, "text") is None else set()
     of_dev = {"dev" if has_dev else "train"} if _path(data, "text_dev") is None else set()
     return of_train | of_dev
