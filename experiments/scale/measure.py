@@ -136,6 +136,7 @@ def jobs(data: Path, folder: Path) -> Iterator[Row]:
     for kept in ("true", "false"):
         shutil.rmtree(runs, ignore_errors=True)
         given = ["model=minilm", "stage=sentiment", "encoder=base", "labels_per_class=8", "protocol.epochs=1"]
+        given += ["protocol.least_steps=0"]
         words = ["train.py", *settings(data, runs, folder / "cache", *given), f"seed={','.join(map(str, range(10)))}"]
         wall, memory = run([sys.executable, *words, f"keep_model={kept}", "-m"])
         yield {
