@@ -117,13 +117,17 @@ def with_paths_quoted(override: Override) -> str:
     """The override with a path, or a column, as Hydra's grammar takes it: blanks, commas and quotes are its own."""
     value = str(Path(override.value).expanduser()) if override.value.startswith("~/") else override.value
     quoted = value[:1] in ("'", '"')
-    several = "," in value and not _is_there(value)
     numbered = override.key.endswith("_column") and value.isdecimal()  # without a name; Hydra would not leave it text
     plain = PLAIN_VALUE.fullmatch(value) and not numbered
-    if not PATHS.fullmatch(override.key) or quoted or several or plain:
+    if not PATHS.fullmatch(override.key) or quoted or plain or _are_several(value):
         return str(replace(override, value=value))
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return str(replace(override, value=f"'{escaped}'"))
+
+
+def _are_several(value: str) -> bool:
+    """Whether a value without quotes is taken for several choices, and not for one path that holds a comma."""
+    return "," in value and not _is_there(value)
 
 
 def _is_there(path: str) -> bool:
@@ -313,5 +317,4 @@ def _unquoted(word: str) -> str:
     if override is None or not PATHS.fullmatch(override.key) or override.value[:1] != "'":
         return word
     plain = override.value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
-    several = "," in plain and not _is_there(plain)  # as `with_paths_quoted` would take it
-    return word if several else str(replace(override, value=plain))
+    return word if _are_several(plain) else str(replace(override, value=plain))

@@ -441,10 +441,12 @@ def settled(protocol: ProtocolSettings, kind: type[Representation]) -> ProtocolS
 
 
 def material_of(protocol: ProtocolSettings) -> dict[str, Any]:
-    """The settings as plain data, without those that are off, as before there were any."""
-    settings = {key: value for key, value in asdict(protocol).items() if key not in OFF or value != OFF[key]}
-    settings.pop("least_steps", None)  # what comes of it is noted with the labels
-    return settings
+    """The settings as plain data, without those that are off, as before there were any.
+
+    What `least_steps` comes to is noted with the labels.
+    """
+    settings = asdict(protocol).items()
+    return {key: value for key, value in settings if key != "least_steps" and (key not in OFF or value != OFF[key])}
 
 
 def labelled_corpus(settings: SentimentSettings) -> Corpus:
