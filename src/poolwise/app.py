@@ -283,10 +283,10 @@ def run_job(cfg: DictConfig) -> None:
     """
     here = HydraConfig.get()
     if here.mode == RunMode.MULTIRUN:
-        run_elsewhere(cfg, here.overrides.task)
+        run_elsewhere(cfg, overrides_typed(here))
     else:
         try:
-            job = planned(cfg, here.overrides.task)
+            job = planned(cfg, overrides_typed(here))
             from poolwise.stages.loop import run  # after the settings were looked at: Lightning takes 4 s to import
 
             run(job)
@@ -295,6 +295,12 @@ def run_job(cfg: DictConfig) -> None:
         except Exception:
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
             raise SystemExit(1) from None
+
+
+def overrides_typed(config: Any) -> list[str]:
+    """Hydra's overrides as they were typed: `${seed}` among them is each job's own, not that of the sweep's config."""
+    found: list[str] = OmegaConf.to_container(config.overrides.task, resolve=False)  # type: ignore[assignment]
+    return found
 
 
 def run_elsewhere(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -403,7 +409,7 @@ class SweepCheck(Callback):
             jobs.setdefault(job.identity.key, (job, overrides))
 
         try:
-            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *config.hydra.overrides.task]))
+            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *overrides_typed(config.hydra)]))
             from poolwise.stages.sweep import Sweep
 
             for job, overrides in jobs.values():
@@ -412,7 +418,7 @@ class SweepCheck(Callback):
             stop, spread = distinct[0].settings.config["stop_on_failure"], config.hydra.launcher._target_ != ONE_BY_ONE
             if stop and spread:
                 raise UserError("stop_on_failure=true: the jobs of a launcher run at once; allowed: false")
-            sweep = Sweep(distinct, list(config.hydra.overrides.task), stop, spread)
+            sweep = Sweep(distinct, overrides_typed(config.hydra), stop, spread)
             sweep.begin()
             os.environ |= {PLANNED_ON: json.dumps(distinct[0].identity.material.get("platform"))} if spread else {}
             if "submitit" in config.hydra.launcher._target_:

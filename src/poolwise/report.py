@@ -121,6 +121,7 @@ def show(report: Report) -> None:
         "page": report.page,
         "Markdown": report.markdown,
         "table": report.csv,
+        "tests": report.differences,
         "figures": report.figures,
         "records": runs / "sentiment/*/record.json",
     }

@@ -8,6 +8,7 @@ from scipy import stats
 from poolwise.compare import inference
 from poolwise.compare.inference import (
     THE_REST,
+    Axes,
     Estimate,
     difference_of_differences,
     equivalent,
@@ -128,11 +129,14 @@ def test_draws_that_stage_1_runs_share_are_a_part_of_the_interval():
     """Three stage-1 runs on four draws: each mean of a draw is over all runs."""
     random = np.random.default_rng(0)
     values = 0.5 + 0.01 * random.normal(size=(3, 4, 1)) + 0.02 * random.normal(size=(1, 4, 1)) + np.zeros(500)
-    gap = paired_difference(values, np.zeros_like(values), shared_draws=True)
+    gap = paired_difference(values, np.zeros_like(values), axes=Axes(shared_draws=True))
     assert gap.draw_error == pytest.approx(stats.sem(100 * values.mean(axis=(0, 2))))
     units, draws, examples = gap.parts(at(0.025))
     assert draws == pytest.approx(stats.t.ppf(0.975, 3) * gap.draw_error)
     assert gap.reach(0.025) == pytest.approx(math.sqrt(units**2 + draws**2 + examples**2))
+    heads = paired_difference(values, np.zeros_like(values), axes=Axes(shared_draws=True, one_encoder=True))
+    assert (heads.low, heads.high, heads.units) == (gap.low, gap.high, 3)
+    assert (heads.stage1_runs, heads.stage2_runs, heads.draws) == (1, 3, 4)
     apart = paired_difference(values, np.zeros_like(values))
     assert (apart.draw_error, apart.run_error) == (0, gap.run_error)
 
@@ -147,7 +151,7 @@ def test_the_interval_covers_where_draws_are_shared_and_would_not_without_their_
         good = sum(size * random.normal(size=shape) for shape, size in effects.items())
         values = (good + 5 * random.normal(size=(3, 5, 1000))) / 100
         for shared in covered:
-            gap = paired_difference(values, np.zeros_like(values), shared_draws=shared)
+            gap = paired_difference(values, np.zeros_like(values), axes=Axes(shared))
             covered[shared] += gap.low <= 0 <= gap.high
     assert covered[True] >= stats.binom.ppf(0.001, 300, 0.95)
     assert covered[False] < 0.9 * 300

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import EXAMPLES, write_run
+from poolwise.compare.inference import Axes
 from poolwise.compare.records import (
     Condition,
     label_of,
@@ -251,21 +252,17 @@ def test_a_record_with_entries_of_another_kind_is_left_out(runs, caplog, name):
 
 
 def test_runs_that_share_a_draw_of_labels_are_one_unit(tmp_path):
+    """Two draws, and on each of them two heads that no other draw has."""
     for draw in (1, 2):
-        for head in (1, 2, 3):
-            seeds = {"label_seed": draw, "head_seed": head, "order_seed": head}
+        for head in (1, 2):
+            seeds = {"label_seed": draw, "head_seed": 10 * draw + head}
             for name in ("cls", "mean"):
                 write_run(tmp_path, name, 10 * draw + head, [draw, 10 + head], dev=0.9, labels=8, **seeds)
-    for file in (tmp_path / "sentiment").glob("*/record.json"):
-        record = json.loads(file.read_text())
-        record["material"] = {key: value for key, value in record["material"].items() if key != "seed"}
-        write_record(file.parent, record)
     pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
     for answers in (pair[0].answers()[0], *paired_answers(pair)[0]):
         assert answers.shape == (1, 2, EXAMPLES)
-        shares = answers[0][:, [1, 2, 11, 12, 13]].tolist()
-        assert shares[0] == pytest.approx([0, 1, 2 / 3, 2 / 3, 2 / 3])
-        assert shares[1] == pytest.approx([1, 0, 2 / 3, 2 / 3, 2 / 3])
+        shares = answers[0][:, [1, 2, 11, 12]].tolist()
+        assert shares == [[0, 1, 0.5, 0.5], [1, 0, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -278,7 +275,7 @@ def test_draws_of_labels_that_stage_1_runs_share_are_told(tmp_path, shared):
                 wrong = [draw, 10 + number]
                 write_run(tmp_path, name, seed, wrong, 0.9, stage1_seed=stage1_seed, protocol="probe", labels=8)
     pair = [condition(tmp_path, "cls"), condition(tmp_path, "mean")]
-    assert pair[0].answers()[1] is paired_answers(pair)[1] is shared
+    assert pair[0].answers()[1] == paired_answers(pair)[1] == Axes(shared_draws=shared)
     assert pair[0].answers()[0].shape == (3, 2, EXAMPLES)
     assert pair[0].accuracy.draws == (2 if shared else 0)
     assert sorted(pair[0].by_unit("test/accuracy")) == pytest.approx([0.99] * 3)
@@ -290,9 +287,51 @@ def test_heads_on_a_shared_draw_count_by_their_mean(tmp_path):
             for head in (1, 2):
                 seeds = {"label_seed": draw, "head_seed": head}
                 write_run(tmp_path, "cls", 10 * draw + head, [draw], 0.9, stage1_seed=stage1_seed, labels=8, **seeds)
-    answers, shared = condition(tmp_path, "cls").answers()
-    assert (answers.shape, shared) == ((2, 2, EXAMPLES), True)
+    answers, axes = condition(tmp_path, "cls").answers()
+    assert (answers.shape, axes) == ((2, 2, EXAMPLES), Axes(shared_draws=True))
     assert answers[:, :, [1, 2]].tolist() == [[[0, 1], [1, 0]]] * 2
+
+
+def test_heads_and_draws_that_are_crossed_on_one_encoder_are_two_axes(tmp_path):
+    for head in (1, 2, 3):
+        for draw in (1, 2, 3, 4, 5):
+            seeds = {"label_seed": draw, "head_seed": head}
+            write_run(tmp_path, "cls", 10 * draw + head, [draw, 10 + head], 0.9, labels=8, **seeds)
+    answers, axes = condition(tmp_path, "cls").answers()
+    assert (answers.shape, axes) == ((3, 5, EXAMPLES), Axes(shared_draws=True, one_encoder=True))
+    assert np.argwhere(answers[1] == 0).tolist() == [[draw - 1, wrong] for draw in range(1, 6) for wrong in (draw, 12)]
+    found = condition(tmp_path, "cls").accuracy
+    assert (found.stage1_runs, found.stage2_runs, found.draws) == (1, 3, 5)
+
+
+def test_a_missing_run_costs_its_draw_and_not_the_part_of_draws(tmp_path):
+    """Three stage-1 runs on five draws; of one condition, one run in the middle is missing."""
+    for stage1_seed in (11, 12, 13):
+        for draw in (1, 2, 3, 4, 5):
+            for name in ("cls", "mean"):
+                if (name, stage1_seed, draw) != ("cls", 12, 2):
+                    write_run(tmp_path, name, draw, [draw], 0.9, stage1_seed=stage1_seed, protocol="probe", labels=8)
+    cls, mean = condition(tmp_path, "cls"), condition(tmp_path, "mean")
+    assert (cls.draws_left_out(), mean.draws_left_out()) == ([2], [])
+    for answers, axes in (cls.answers(), (paired_answers([cls, mean])[0][1], paired_answers([cls, mean])[1])):
+        assert (answers.shape, axes) == ((3, 4, EXAMPLES), Axes(shared_draws=True))
+        assert [np.argwhere(row == 0).tolist() for row in answers] == [[[0, 1], [1, 3], [2, 4], [3, 5]]] * 3
+    report = write_report(tmp_path)
+    assert any("Draws that only some of the stage-1 runs" in limit and "cls" in limit for limit in report.limits)
+
+
+def test_runs_of_an_unadapted_encoder_stand_beside_those_of_their_draw_of_labels(tmp_path):
+    for draw in (1, 2, 3, 4, 5):
+        for stage1_seed in (11, 12, 13):
+            seed = 100 * draw + stage1_seed
+            write_run(tmp_path, "cls", seed, [draw], 0.9, stage1_seed=stage1_seed, labels=8, label_seed=draw)
+            write_run(tmp_path, "cls", seed, [draw], 0.9, objective=None, labels=8, label_seed=draw)
+    pair = [condition(tmp_path, "cls"), condition(tmp_path, "cls", "not adapted")]
+    (adapted, unadapted), axes = paired_answers(pair)
+    assert (adapted.shape, axes) == ((3, 5, EXAMPLES), Axes(shared_draws=True))
+    assert (adapted == unadapted).all()
+    folders = [folder for row in matched(pair)[1] for folder in row]
+    assert len(folders) == len(set(folders)) == 15
 
 
 def test_stage_1_runs_with_unlike_many_runs_count_alike(tmp_path):

@@ -34,7 +34,7 @@ def test_the_answer_names_the_best_on_dev_and_what_it_rests_on(runs):
 def test_differences_and_hypotheses_in_words(runs):
     _, words = told(runs)
     note, tested = words.notes
-    interval = r"\(95 % interval \d\.\d to 1\d\.\d, p [<=] 0\.00\d\)"
+    interval = r"\(95 % interval \d\.\d to 1\d\.\d, p [<=] 0\.00\d\) \(one stage-1 run: said of this one alone\)"
     assert re.search(rf"mean beats pooler \(random\) by 10\.5 points {interval}\.", words.answer)
     assert re.search(r"Cannot tell mean from cls: these runs see differences above \d\.\d only\.", words.answer)
     beaten = rf"cls beats pooler \(random\) by 10\.5 points {interval}\."
@@ -176,7 +176,9 @@ def test_conditions_that_answer_alike_are_equivalent(tmp_path):
     for seed in (1, 2, 3):
         write_run(tmp_path, "mean", seed, [1], dev=0.9, examples=1000)
         write_run(tmp_path, "cls", seed, [1], dev=0.8, examples=1000)
-    assert told(tmp_path)[1].answer.endswith("). mean is equivalent within 0.5 to cls.")
+    assert told(tmp_path)[1].answer.endswith(
+        "). mean is equivalent within 0.5 to cls (one stage-1 run: said of this one alone)."
+    )
 
 
 @pytest.fixture
@@ -236,6 +238,14 @@ def test_the_baseline_is_the_plain_mlm_of_the_same_budget(tmp_path):
 
 def overview_of(folder) -> list[str]:
     return overview([(setting, verdict(setting)) for setting in settings_of(read_runs(folder, "sentiment"))])
+
+
+def test_what_single_runs_say_together_is_said_of_them_alone(tmp_path):
+    for labels in (8, 32):
+        for name, wrong in {"pooler": 0, "cls": 40}.items():
+            write_run(tmp_path, name, 1, list(range(wrong)), dev=1 - wrong / 200, labels=labels)
+    (h1,) = [words for words in overview_of(tmp_path) if words.startswith("H1")]
+    assert re.search(r"\+20\.0 points on average \(.*\): yes \(said of single runs alone in 2 of 2\)\. By itself", h1)
 
 
 def test_the_overview_counts_settings_and_claims(three_encoders):

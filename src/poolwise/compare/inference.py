@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,6 +28,22 @@ StandardErrors = Callable[[float], float]
 
 Answers = Bool[ndarray, "S R N"] | Float[ndarray, "S R N"]
 """Of one condition: whether each example was answered right, or the share from 0 to 1 of draws in which it was."""
+
+
+class Axes(NamedTuple):
+    """What the first two axes of `Answers` are, if not stage-1 runs and runs of their own on each.
+
+    Attributes:
+        shared_draws: the second is of draws of labels that all of the first share, or that are all that one has.
+        one_encoder: the first is of what stage 2 drew (heads, say) on one encoder, not of stage-1 runs.
+    """
+
+    shared_draws: bool = False
+    one_encoder: bool = False
+
+
+NESTED = Axes()
+"""Stage-1 runs, and runs of their own on each."""
 
 
 class Interval(ABC):
@@ -85,11 +102,11 @@ class Estimate(Interval):
     distribution function of a squared normal is concave; Satterthwaite's, which is narrower, misses in up to 8 % for
     K = 3 and 13 % for K = 2. It is never narrower than the examples alone would have it.
 
-    Draws of labels that all stage-1 runs share, or that are all that varies in the runs of one, are a part of their
-    own, c, the standard error of the draws' means over stage-1 runs, with t at one less degree of freedom than there
-    are draws. What is particular to a stage-1 run and a draw is in a and in c, so that a^2 + b^2 + c^2 is no less than
-    the variance of the mean of both (Owen 2007). A single draw that all share has no spread: the claim then holds for
-    this draw.
+    Draws of labels that all units share (stage-1 runs, or heads on one encoder), or that are all that varies in the
+    runs of one, are a part of their own, c, the standard error of the draws' means over units, with t at one less
+    degree of freedom than there are draws. What is particular to a unit and a draw is in a and in c, so that
+    a^2 + b^2 + c^2 is no less than the variance of the mean of both (Owen 2007). A single draw that all share has no
+    spread: the claim then holds for this draw.
 
     Assumes that units, and draws, are independent and normal, and that N is in the hundreds.
 
@@ -106,8 +123,8 @@ class Estimate(Interval):
         example_error: standard error from the draw of examples with the units as they are, in points; at least that of
             answers which differ nowhere by Agresti and Min (2005), 1 / (N + 2), since no bootstrap of these sees any.
         joint_error: the part of both that is particular to unit and example, in points; 0 for a single unit.
-        stage1_runs, stage2_runs, examples: S, R, N.
-        draw_error: standard error from the draws of labels that all stage-1 runs share, in points; 0 where none are.
+        stage1_runs, stage2_runs, examples: S, R, N; where heads on one encoder share draws, 1, the heads, and N.
+        draw_error: standard error from the draws of labels that all units share, in points; 0 where none are.
         draws: how many these are.
     """
 
@@ -178,16 +195,13 @@ class PooledEstimate(Interval):
         return max(errors(freedom) * math.hypot(*of_runs), errors(math.inf) * joint), *of_data.values()
 
 
-def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
-    """The mean of values in points, such as 100 for a right answer; for a difference, from -100 to 100.
-
-    With `shared_draws` the R stage-2 runs of each stage-1 run are of the same R draws of labels, in the same order.
-    """
-    stage1_runs, stage2_runs, examples = values.shape
-    crossed = shared_draws and stage2_runs > 1
-    alone = crossed and stage1_runs == 1  # nothing but draws varies
+def _estimate(values: Float[ndarray, "S R N"], axes: Axes) -> Estimate:
+    """The mean of values in points, such as 100 for a right answer; for a difference, from -100 to 100."""
+    first, second, examples = values.shape
+    crossed = axes.shared_draws and second > 1
+    alone = crossed and first == 1  # nothing but draws varies
     by_draw = values.mean(axis=(0, 2))
-    by_unit = values.mean(axis=1) if stage1_runs > 1 else values[0]
+    by_unit = values.mean(axis=1) if first > 1 else values[0]
     units, means = len(by_unit), by_unit.mean(axis=1)
     drawn = _example_draws(examples) @ by_unit.T.astype(np.float32) / examples
     by_runs = joint = np.zeros(DRAWS)
@@ -202,11 +216,11 @@ def _estimate(values: Float[ndarray, "S R N"], shared_draws: bool) -> Estimate:
         run_error=0.0 if alone else float(by_runs.std()),
         example_error=max(float(drawn.mean(axis=1).std()), 100 / (examples + 2)),
         joint_error=0.0 if alone else float(joint.std()),
-        stage1_runs=stage1_runs,
-        stage2_runs=stage2_runs,
+        stage1_runs=1 if axes.one_encoder else first,
+        stage2_runs=first if axes.one_encoder else second,
         examples=examples,
-        draw_error=float(by_draw.std(ddof=1)) / math.sqrt(stage2_runs) if crossed else 0.0,
-        draws=stage2_runs if crossed else 0,
+        draw_error=float(by_draw.std(ddof=1)) / math.sqrt(second) if crossed else 0.0,
+        draws=second if crossed else 0,
     )
 
 
@@ -217,17 +231,12 @@ def _example_draws(examples: int) -> Float[ndarray, "draws N"]:
     return np.stack([draw.astype(np.float32) for draw in draws])
 
 
-def mean_accuracy(answers: Answers, *, shared_draws: bool = False) -> Estimate:
-    """Accuracy of one condition, in points.
-
-    Args:
-        answers: (S, R, N).
-        shared_draws: whether the second axis is of draws of labels that all stage-1 runs share.
-    """
-    return _estimate(100 * answers.astype(float), shared_draws)
+def mean_accuracy(answers: Answers, *, axes: Axes = NESTED) -> Estimate:
+    """Accuracy of one condition, in points, of answers (S, R, N)."""
+    return _estimate(100 * answers.astype(float), axes)
 
 
-def paired_difference(first: Answers, second: Answers, *, shared_draws: bool = False) -> Estimate:
+def paired_difference(first: Answers, second: Answers, *, axes: Axes = NESTED) -> Estimate:
     """First less second, paired by stage-1 run, stage-2 run and example.
 
     An unadapted encoder beside S stage-1 runs needs S x R stage-2 runs of its own, each given once: repeated ones
@@ -235,12 +244,12 @@ def paired_difference(first: Answers, second: Answers, *, shared_draws: bool = F
 
     Args:
         first, second: (S, R, N).
-        shared_draws: as in `mean_accuracy`.
+        axes: what S and R are.
 
     Raises:
         ValueError: the shapes differ.
     """
-    return _estimate(_in_points(first, second), shared_draws)
+    return _estimate(_in_points(first, second), axes)
 
 
 def difference_of_differences(
@@ -249,7 +258,7 @@ def difference_of_differences(
     baseline_first: Answers,
     baseline_second: Answers,
     *,
-    shared_draws: bool = False,
+    axes: Axes = NESTED,
 ) -> Estimate:
     """(First less second) less the same of a baseline, all four paired.
 
@@ -258,12 +267,12 @@ def difference_of_differences(
 
     Args:
         first, second, baseline_first, baseline_second: (S, R, N).
-        shared_draws: as in `mean_accuracy`.
+        axes: what S and R are.
 
     Raises:
         ValueError: the shapes differ.
     """
-    return _estimate(_in_points(first, second) - _in_points(baseline_first, baseline_second), shared_draws)
+    return _estimate(_in_points(first, second) - _in_points(baseline_first, baseline_second), axes)
 
 
 def pooled(estimates: Sequence[Estimate], runs: Sequence[Hashable], data: Sequence[Hashable]) -> PooledEstimate:

@@ -5,6 +5,7 @@ Shapes: S stage-1 runs, R stage-2 runs on each, N test examples, C classes.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
@@ -18,7 +19,7 @@ from numpy import ndarray
 from pyarrow import parquet
 
 from poolwise.command_line import SHORT_FORMS, in_stage_2
-from poolwise.compare.inference import Answers, Estimate, mean_accuracy
+from poolwise.compare.inference import Answers, Axes, Estimate, mean_accuracy
 from poolwise.runs import (
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -434,23 +435,25 @@ class Condition:
     @cached_property
     def accuracy(self) -> Estimate:
         """In points, with what its interval rests on."""
-        answers, shared_draws = self.answers()
-        return mean_accuracy(answers, shared_draws=shared_draws)
+        answers, axes = self.answers()
+        return mean_accuracy(answers, axes=axes)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of `accuracy`, in points, as far as it lies between 0 and 100."""
         return max(self.accuracy.low, 0.0), min(self.accuracy.high, 100.0)
 
-    def answers(self) -> tuple[Answers, bool]:
-        """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many.
+    def answers(self) -> tuple[Answers, Axes]:
+        """Which test examples are answered right, (S, R, N); by share of runs where stage-1 runs have unlike many."""
+        return _answers(self, self.units())
 
-        And whether the second axis is of draws of labels that all stage-1 runs share, or that are all that one has.
-        """
-        units = self.units()
-        if len({len(unit) for unit in units}) == 1:
-            return _answers(self, units)
-        return np.stack([np.mean([right(folder) for folder in unit], axis=0, keepdims=True) for unit in units]), False
+    def draws_left_out(self) -> list[int]:
+        """Draws of labels that only some of its stage-1 runs have, where these share others."""
+        if not (self.adapted and self.runs["draws_labels"].all()):
+            return []
+        every = [set(seeds) for _, seeds in self.seeds().groupby("stage1_seed")["label_seed"]]
+        common = _common(every)
+        return sorted(set.union(*every) - set(common)) if common else []
 
     def units(self) -> list[list[str]]:
         """The folders of the runs on each stage-1 run; one list where the encoder is not adapted."""
@@ -465,18 +468,18 @@ class Condition:
 
 
 Folders = list[list[str]]
-"""S x R run folders."""
+"""The run folders of each of S stage-1 runs: R of them, or where these share draws of labels, any number for each."""
 
 
 def matched(conditions: Sequence[Condition]) -> list[Folders] | None:
     """The runs of several conditions that can be paired: those that agree in all seeds that both depend on.
 
-    On each stage-1 run as many as all have. Runs of an encoder that is not adapted have no stage-1 seed: beside
-    adapted ones they are dealt out, each once, so that their spread counts; where nothing in them is random, the same
-    ones stand beside each stage-1 run.
+    On each stage-1 run as many as all have, or where they share draws of labels, those of the draws that all have. Runs
+    of an encoder that is not adapted have no stage-1 seed: beside adapted ones they are dealt out, each once, so that
+    their spread counts; where nothing in them is random, the same ones stand beside each stage-1 run.
 
     Returns:
-        S x R folders of each condition; None where there are none in common.
+        The folders of each condition; None where there are none in common.
     """
     adapted = [condition.seeds() for condition in conditions if condition.adapted]
     tables = [
@@ -496,23 +499,36 @@ def matched(conditions: Sequence[Condition]) -> list[Folders] | None:
     if joined.empty:
         return None
     units = [rows for _, rows in joined.groupby("stage1_seed")] if "stage1_seed" in joined else [joined]
+    common = _common([set(rows["label_seed"]) for rows in units]) if "label_seed" in joined else []
     fewest = min(map(len, units))
-    return [[list(rows[f"folder{place}"])[:fewest] for rows in units] for place in range(len(tables))]
+    units = [rows[rows["label_seed"].isin(common)] if common else rows[:fewest] for rows in units]
+    return [[list(rows[f"folder{place}"]) for rows in units] for place in range(len(tables))]
+
+
+def _common(draws: Sequence[set[int]]) -> list[int]:
+    """The draws of labels that all units share; none where it is one, which says nothing of the spread of others."""
+    common = set.intersection(*draws)
+    return sorted(common) if len(common) > 1 else []
 
 
 def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFrame:
-    """Runs without stage-1 seeds, each in the place of one of the adapted runs: one a stage-1 run, then a second."""
-    places = adapted.drop(columns="folder").assign(turn=adapted.groupby("stage1_seed").cumcount())
-    places = places.sort_values(["turn", "stage1_seed"]).drop(columns="turn")
-    count = min(len(runs), len(places))
-    return places.head(count).assign(folder=list(runs["folder"])[:count])
+    """Runs without stage-1 seeds, each in the place of an adapted run: of the same draw of labels, where both draw any,
+    and on the stage-1 run that has the fewest yet."""
+    free = adapted.drop(columns="folder").sort_values("stage1_seed", kind="stable").to_dict("records")
+    taken: Counter[int] = Counter()
+    dealt = []
+    for run in runs.to_dict("records"):
+        fitting = [place for place in free if place.get("label_seed") == run.get("label_seed", place.get("label_seed"))]
+        if fitting:
+            place = min(fitting, key=lambda place: taken[place["stage1_seed"]])
+            free.remove(place)
+            taken[place["stage1_seed"]] += 1
+            dealt.append({**place, "folder": run["folder"]})
+    return pandas.DataFrame(dealt, columns=adapted.columns)
 
 
-def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool] | None:
-    """Which test examples each condition answers right, in runs that are paired; None where none can be.
-
-    And whether the second axis is of draws of labels that all stage-1 runs share, or that are all that one has.
-    """
+def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], Axes] | None:
+    """Which test examples each condition answers right, in runs that are paired; None where none can be."""
     folders = matched(conditions)
     if folders is None:
         return None
@@ -521,37 +537,45 @@ def paired_answers(conditions: Sequence[Condition]) -> tuple[list[Answers], bool
     return [answers for answers, _ in found], found[0][1]
 
 
-def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> tuple[Answers, bool]:
-    """(S, R, N), and whether R is of draws of labels that all stage-1 runs share, or that are all that one has.
+def _answers(condition: Condition, folders: Folders, by: Folders | None = None) -> tuple[Answers, Axes]:
+    """(S, R, N).
 
-    Runs that share a draw of labels, say, are no units of their own. On several stage-1 runs they count by their mean
-    for each draw that all of these have. On one, the seed with the fewest levels, of those that differ, makes the
-    units, and runs that share it count by their mean.
+    Runs that share a draw of labels, say, are no units of their own. Where units share draws, they count by their mean
+    for each draw that all have. On one encoder the seed with the fewest levels, of those that differ and are not of
+    labels, makes the units, and runs that share it count by their mean, so that what other seeds do to all of these
+    alike is not seen.
 
     Args:
         condition: whose seeds `by` has.
-        folders: S x R.
+        folders: as `Folders`.
         by: the folders of `condition` in the same places; None for `folders` themselves.
     """
-    found = np.array([[right(folder) for folder in row] for row in folders])
     every = condition.seeds().set_index("folder").drop(columns="stage1_seed", errors="ignore")
-    if len(folders) > 1:
-        draws = [every.loc[row, "label_seed"].to_numpy() for row in by or folders] if "label_seed" in every else []
-        shared = draws and all(np.array_equal(np.unique(each), np.unique(draws[0])) for each in draws)
-        if not shared or len(np.unique(draws[0])) == 1:
-            return found, False
-        means = [
-            [rows[each == draw].mean(axis=0) for draw in np.unique(draws[0])]
-            for rows, each in zip(found, draws, strict=True)
-        ]
-        return np.array(means), True
-    seeds = every.loc[(by or folders)[0]]
-    levels = {name: seeds[name].nunique() for name in seeds if 1 < seeds[name].nunique() < len(seeds)}
-    draws_alone = [name for name in seeds if seeds[name].nunique() > 1] == ["label_seed"]
-    if not levels:
-        return found, draws_alone
-    unit = seeds[min(levels, key=lambda name: levels[name])].to_numpy()
-    return np.stack([[found[0, unit == level].mean(axis=0) for level in np.unique(unit)]]), draws_alone
+    found = [np.array([right(folder) for folder in row]) for row in folders]
+    seeds = [every.loc[row] for row in by or folders]
+    one_encoder = len(folders) == 1
+    if one_encoder and (unit := _unit_on_one_encoder(seeds[0])) is not None:
+        found = [found[0][unit == level] for level in np.unique(unit)]
+        seeds = [seeds[0][unit == level] for level in np.unique(unit)]
+    draws = [each["label_seed"].to_numpy() for each in seeds] if "label_seed" in every else []
+    common = _common([set(each.tolist()) for each in draws]) if draws else []
+    if common and len(found) > 1:
+        means = [[rows[each == draw].mean(axis=0) for draw in common] for rows, each in zip(found, draws, strict=True)]
+        return np.array(means), Axes(shared_draws=True, one_encoder=one_encoder)
+    if len(found) > 1 and (one_encoder or len({len(rows) for rows in found}) > 1):
+        found = [rows.mean(axis=0, keepdims=True) for rows in found]
+    if not one_encoder:
+        return np.stack(found), Axes()
+    draws_alone = [name for name in every if seeds[0][name].nunique() > 1] == ["label_seed"]
+    return np.concatenate(found)[None], Axes(shared_draws=draws_alone and len(found) == 1)
+
+
+def _unit_on_one_encoder(seeds: pandas.DataFrame) -> ndarray | None:
+    """Of each run the level of what makes the units, where several runs share one."""
+    levels = {name: seeds[name].nunique() for name in seeds}
+    shared = [name for name in levels if 1 < levels[name] < len(seeds)]
+    units = [name for name in shared if name != "label_seed"] or shared
+    return np.asarray(seeds[min(units, key=lambda name: levels[name])]) if units else None
 
 
 @cache

@@ -42,6 +42,7 @@ PERCENT_METRICS = {
     "calibration": "test/calibration_error",
 }
 COLUMNS = ["representation", "runs", "test accuracy", "95 % interval", *PERCENT_METRICS, "loss"]
+SETTING_COLUMNS = ("data", "model", "protocol", "labels", "setting")
 LONGEST_NAME = 120
 """Characters of a report's folder; file systems take some more."""
 
@@ -67,7 +68,8 @@ class Report:
     """What a report says of which stage-2 runs, and where its files lie.
 
     `summary` holds several settings at a glance; None where there is one. `formulas` are those of representations,
-    `facts` how it was run, `provenance` where poolers come from, `kept` the folder of the run to use: see `kept_run`.
+    `facts` how it was run, `provenance` where poolers come from, `kept` the folder of the run to use (see `kept_run`;
+    none where there are several data sets).
     """
 
     runs: pandas.DataFrame
@@ -83,6 +85,7 @@ class Report:
     page: Path
     markdown: Path
     csv: Path
+    differences: Path
     figures: Path
 
 
@@ -108,6 +111,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
     settings = settings_of(runs)
     verdicts = [(setting, verdict(setting)) for setting in settings]
     detailed = _detailed(settings)
+    one_data_set = runs["data"].nunique() == 1
     folder = runs_folder / _folder_name(selection)
     if not folder.resolve().is_relative_to(runs_folder.resolve()):
         raise UserError(f"{folder} is a link that leads out of {runs_folder}, and nothing is written there; remove it")
@@ -136,11 +140,12 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         formulas=_formulas(runs),
         facts=_facts(found, runs, selection, runs_folder),
         provenance=_provenance(runs),
-        limits=_limits(runs),
-        kept=kept_run(max((setting.best for setting in settings), key=lambda best: best.dev)),
+        limits=_limits(runs, settings),
+        kept=kept_run(max((setting.best for setting in settings), key=lambda best: best.dev)) if one_data_set else None,
         page=folder / "index.html",
         markdown=folder / "report.md",
         csv=folder / "comparison.csv",
+        differences=folder / "differences.csv",
         figures=folder / "figures",
     )
     try:
@@ -148,6 +153,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         for earlier in report.figures.glob("*.svg"):
             earlier.unlink()
         write_atomically(report.csv, _csv(settings).to_csv(index=False))
+        write_atomically(report.differences, _differences(verdicts).to_csv(index=False))
         for drawing in _all_drawings(report):
             write_atomically(report.figures / f"{drawing.name}.svg", drawing.svg)
         write_atomically(report.markdown, _rendered("report.md.jinja", report, escaped=False))
@@ -281,7 +287,7 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
         for each in setting.conditions:
             first, accuracy = each.runs.iloc[0], each.accuracy
             row: dict[str, Any] = {
-                **{name: first[name] for name in ("data", "model", "protocol", "labels", "setting")},
+                **{name: first[name] for name in SETTING_COLUMNS},
                 **{"encoder": each.adaptation, "representation": each.representation, "label": each.label},
                 **{"learning_rate": first["learning_rate"], "learning_rates_tried": first["tried"]},
                 **{"runs": len(each.runs), "stage1_runs": each.runs["stage1_seed"].nunique()},
@@ -293,12 +299,31 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+def _differences(verdicts: Sequence[tuple[Setting, Verdict]]) -> pandas.DataFrame:
+    """A row for each comparison: what is held against what, by how many runs, and what was found, in points."""
+    return pandas.DataFrame(
+        {
+            **{name: setting.best.runs.iloc[0][name] for name in SETTING_COLUMNS},
+            **{"question": each.question or "unplanned", "encoder": each.encoders},
+            "difference": " less ".join(called(each.conditions[:2])),
+            **{"stage1_runs": each.gap.stage1_runs, "stage2_runs": each.gap.stage2_runs, "label_draws": each.gap.draws},
+            **{"examples": each.gap.examples, "points": each.gap.points, "low": each.gap.low, "high": each.gap.high},
+            **{"p": each.gap.p, "p_adjusted": each.p, "family": each.family, "p_permutation": each.permutation_p},
+            **{"seen_above": smallest_detectable(each.gap, LEVEL / each.family), "outcome": each.outcome},
+        }
+        for setting, told in verdicts
+        for each in [*told.planned, *told.unplanned]
+    )
+
+
 def _formulas(runs: pandas.DataFrame) -> dict[str, str]:
     """What each representation is, and how many parameters lie between hidden states and vector, if any do."""
     found = {}
     for name, shapes in runs.groupby("repr", sort=False)["representation"]:
         counts = sorted({shape.get("parameters", 0) for shape in shapes} - {0})
         words = f"; {' or '.join(f'{count:,}' for count in counts)} parameters" if counts else ""
+        rates = {str(runs.at[place, "material"].get("representation_rate", "")) for place in shapes.index} - {""}
+        words += f", which learn at {' or '.join(sorted(rates))} whatever the head's rate is" if rates else ""
         found[str(name)] = shapes.iloc[0]["formula"] + words
     return found
 
@@ -408,7 +433,7 @@ def trials_in_words(trials: pandas.DataFrame) -> dict[str, str]:
     return {"left out": f"{counted(len(trials), 'trial')} of poolwise.tune; what compares those of a study: {studies}"}
 
 
-def _limits(runs: pandas.DataFrame) -> list[str]:
+def _limits(runs: pandas.DataFrame, settings: Sequence[Setting]) -> list[str]:
     """What the claims do not hold for."""
     found = [
         "Rows are ordered by macro F1 on dev, by which a choice should be made; test was read once a run.",
@@ -416,15 +441,27 @@ def _limits(runs: pandas.DataFrame) -> list[str]:
         "with few runs they are wide. p-values allow for the comparisons of one setting (Holm; planned and unplanned "
         "ones apart), not for the number of settings. Conditions count as equivalent within 0.5 points.",
     ]
-    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() <= 1:
+    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() == 1:
         found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")
     few = runs[runs["labels"].notna()]
     if few.groupby(["setting", "encoder_key"])["label_seed"].nunique().min() == 1:
         found.append("Some comparisons of few labels are on one draw of these, and hold for this draw.")
+    partial = [each.name for setting in settings for each in setting.conditions if each.draws_left_out()]
+    if partial:
+        found.append(
+            "Draws that only some of the stage-1 runs of a condition have are left out of its accuracy and of all "
+            f"differences: {some(sorted(set(partial)), 4)}."
+        )
     if len(few):
         found.append(
             "Where train has few labels, dev is whole all the same: penalties, epochs and learning rates were chosen "
             "on more labels than were trained on."
+        )
+    if any(config.get("protocol", {}).get("folds") for config in runs["config"]):
+        found.append(
+            "Texts that were predicted in folds count as independent, and so do draws of folds. The folds' probes "
+            "share most of their training texts, so that other training texts may give more different answers than an "
+            "interval says (Bengio and Grandvalet 2004)."
         )
     saw = [value for value in runs.get("stage1_saw_test_text", ()) if isinstance(value, bool)]
     if any(saw):

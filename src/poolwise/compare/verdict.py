@@ -170,18 +170,21 @@ class Comparison:
         """The difference in words; of what stage 1 gave, with its sign."""
         first, second = called(self.conditions[:2])
         if self.question in ("", *HYPOTHESES):
-            return in_words(first, second, self.gap, self.p, MARGIN, self.family) + self._limit
+            limit = "" if self.outcome == OPEN else self.limit
+            return in_words(first, second, self.gap, self.p, MARGIN, self.family) + limit
         interval = f"95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}"
-        return f"{self.gap.points:+.1f} points ({interval}, {p_in_words(self.p)}){self._limit}"
+        return f"{self.gap.points:+.1f} points ({interval}, {p_in_words(self.p)}){self.limit}"
 
     @property
-    def _limit(self) -> str:
-        """What the claim is limited to, where that is less than a reader would think."""
-        if self.gap.stage1_runs > 1 or (self.question in ("", *HYPOTHESES) and self.outcome in (EQUIVALENT, OPEN)):
+    def limit(self) -> str:
+        """What a claim is limited to, where that is less than a reader would think."""
+        if self.gap.stage1_runs > 1:
             return ""
         if self.conditions[0].adaptation != self.conditions[-1].adaptation:
             return " (one stage-1 run of each encoder: said of these alone)"
-        return " (one run each: said of these alone)" if self.gap.stage2_runs == 1 else ""
+        if self.gap.stage2_runs == 1:
+            return " (one run each: said of these alone)"
+        return "" if self.conditions[0].adaptation == UNADAPTED else " (one stage-1 run: said of this one alone)"
 
 
 def called(conditions: Sequence[Condition]) -> list[str]:
@@ -196,9 +199,9 @@ def compare(conditions: Sequence[Condition | None], question: str = "") -> Compa
     paired = paired_answers(there) if len(there) == len(conditions) else None
     if paired is None:
         return None
-    answers, shared_draws = paired
+    answers, axes = paired
     difference = paired_difference if len(answers) == 2 else difference_of_differences
-    gap = difference(*answers, shared_draws=shared_draws)
+    gap = difference(*answers, axes=axes)
     return Comparison(there, gap, permutation_p(*answers), question)
 
 
@@ -322,7 +325,7 @@ def _best_against_others(group: Sequence[Condition], told: Mapping[frozenset[Con
         if each is None:
             words.append(f"{best} and {name} have no runs that can be paired.")
         elif each.outcome == EQUIVALENT:
-            alike.append(name)
+            alike.append(f"{name}{each.limit}")
         elif each.outcome == OPEN:
             unclear.append(name)
             smallest.append(smallest_detectable(each.gap, LEVEL / each.family))
@@ -410,6 +413,7 @@ class PooledAnswer:
         question: of `PLANNED`.
         trusted: whether their first conditions have no pooler that nothing trained.
         gap: the mean of their differences.
+        limited: how many of them are said of single runs alone.
         p: adjusted.
         family: how many questions `p` allows for.
     """
@@ -417,6 +421,7 @@ class PooledAnswer:
     question: str
     trusted: bool
     gap: PooledEstimate
+    limited: int
     p: float = math.nan
     family: int = 1
 
@@ -427,10 +432,11 @@ class PooledAnswer:
             f"{self.gap.points:+.1f} points on average (95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}, "
             f"{p_in_words(self.p)})"
         )
+        limit = f" (said of single runs alone in {self.limited} of {len(self.gap.estimates)})" if self.limited else ""
         if self.p <= LEVEL:
-            return f"{numbers}: {'yes' if self.gap.points > 0 else 'no, the opposite'}"
+            return f"{numbers}: {'yes' if self.gap.points > 0 else 'no, the opposite'}{limit}"
         if equivalent(self.gap, MARGIN, LEVEL / self.family):
-            return f"{numbers}: no, {EQUIVALENT}"
+            return f"{numbers}: no, {EQUIVALENT}{limit}"
         smallest = smallest_detectable(self.gap, LEVEL / self.family)
         return f"{numbers}: cannot tell, as these runs together see differences above {smallest:.1f} only"
 
@@ -449,7 +455,7 @@ def pooled_answers(asked: Sequence[Comparison]) -> list[PooledAnswer]:
                 data = [str(run["data"]) for run in runs]
                 models = [(run["data"], run["model"]) for run in runs]
                 gap = pooled([each.gap for each in every], models, data)
-                found.append(PooledAnswer(question, trusted, gap))
+                found.append(PooledAnswer(question, trusted, gap, sum(bool(each.limit) for each in every)))
     p_values = holm(np.array([each.gap.p for each in found]), len(found))
     return [replace(each, p=float(p), family=len(found)) for each, p in zip(found, p_values, strict=True)]
 

@@ -3,9 +3,9 @@
 import logging
 import math
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,20 @@ class SentimentJob(Job):
         classes = len(self.corpus.label_names)
         start = self.chosen.path or f"{settings.model.name} from random weights"
         self.task = f"{settings.protocol.name} of {start} into {classes} classes, from {self.representation_label}"
-        self.power = partial(power_in_words, len(self.tested))
 
     def kept_bytes(self) -> int:
         """The best checkpoint: as large as the encoder's weights."""
         return weights_bytes(self.settings, self.chosen.path, self.chosen.tokenizer)
+
+    def can_show(self, sweep: Sequence[Job]) -> str | None:
+        """By its test texts and its units: stage-1 runs where there are several, else seeds. None where labels are
+        drawn, since how far their draws spread is not known before."""
+        if any(job.identity.flat["label_seed"] is not None for job in sweep):
+            return None
+        stage1_seeds = {job.identity.flat["stage1_seed"] for job in sweep} - {None}
+        largest = max(Counter(job.identity.group for job in sweep).values())
+        conditions = len({(job.identity.flat["encoder_condition"], job.identity.flat["repr"]) for job in sweep})
+        return power_in_words(len(self.tested), len(stage1_seeds) if len(stage1_seeds) > 1 else largest, conditions)
 
     @property
     def next_steps(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ import gc
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,8 +81,6 @@ class Job(ABC):
         data_report: figures of its data, for the record.
         data_warnings: what a person should know of the data, a sentence each.
         choices: what tells it from the other jobs of its sweep, as typed.
-        power: from a number of seeds to the smallest difference that a sweep can show, in words; None where jobs
-            are not compared on a test set.
     """
 
     identity: RunIdentity
@@ -99,11 +96,14 @@ class Job(ABC):
     data_report: Mapping[str, Any] = MappingProxyType({})
     data_warnings: Sequence[str] = ()
     choices: Sequence[str] = ()
-    power: Callable[[int], str] | None = None
 
     @abstractmethod
     def build(self) -> tuple[Stage, TextDataModule]:
         """The module to train, and its data. Called after the seed is set."""
+
+    def can_show(self, sweep: Sequence["Job"]) -> str | None:
+        """The smallest difference that a sweep of such jobs can show, in words; None where nothing is compared."""
+        return None
 
     @abstractmethod
     def conclude(self, trainer: lightning.Trainer, stage: Stage, data: TextDataModule, record: RunRecord) -> None:
@@ -479,8 +479,8 @@ def announce(sweep: Sequence[Job]) -> None:
     facts["to do"] = f"{len(left)}; finished before: {len(sweep) - len(left)}"
     if left:
         facts["time"] = time_in_words(left[0], len(left))
-    if sweep[0].power is not None:
-        facts["can show"] = sweep[0].power(max(Counter(job.identity.group for job in sweep).values()))
+    if shown := sweep[0].can_show(sweep):
+        facts["can show"] = shown
     show(f"sweep of {counted(len(sweep), 'job')}", facts)
 
 
