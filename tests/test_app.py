@@ -297,6 +297,12 @@ def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, t
     assert {row[0] for row in report.sections[0].table.rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
 
 
+def test_each_job_of_a_sweep_resolves_what_the_command_line_refers_to(program, tmp_path):
+    frozen = ["encoder=base", "protocol=frozen", "labels_per_class=8", "repr=mean", "logger=csv"]
+    assert program("stage=sentiment", *frozen, *SMALL_STAGE2, "seed=2,3", "label_seed=${seed}", "-m") == 0
+    assert sorted(run["label_seed"] for run in records(tmp_path / "runs/sentiment")) == [2, 3]
+
+
 @pytest.mark.slow
 def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0

@@ -21,11 +21,12 @@ def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
     assert rows[0][8:] == ["90.0", "±", "0.0"]
     assert rows[1][:5] == ["pooler", "(random)", "2", "85.0", "±"]
     assert any(line.startswith("Use mean after stage 1 with bow, the best on dev") for line in lines)
-    places = {line[:9].strip(): line[9:] for line in lines[-6:]}
+    places = {line[:9].strip(): line[9:] for line in lines[-7:]}
     assert places == {
         "page": f"{tmp_path}/report-data=demo/index.html",
         "Markdown": f"{tmp_path}/report-data=demo/report.md",
         "table": f"{tmp_path}/report-data=demo/comparison.csv",
+        "tests": f"{tmp_path}/report-data=demo/differences.csv",
         "figures": f"{tmp_path}/report-data=demo/figures",
         "records": f"{tmp_path}/sentiment/*/record.json",
         "W&B runs": f"{tmp_path}/wandb",
@@ -34,7 +35,7 @@ def test_table_answer_and_places_are_printed(tmp_path, monkeypatch, capsys):
         (tmp_path / "report-data=demo" / name).is_file() for name in ("index.html", "comparison.csv", "report.md")
     )
     assert (tmp_path / "report-data=demo/figures/accuracy-1.svg").is_file()
-    assert max(map(len, lines[:-6])) <= 80
+    assert max(map(len, lines[:-7])) <= 80
 
 
 def test_the_run_to_use_is_the_best_on_dev_of_the_best_that_kept_its_classifier(tmp_path, monkeypatch, capsys):
@@ -51,6 +52,15 @@ def test_the_run_to_use_is_the_best_on_dev_of_the_best_that_kept_its_classifier(
         f"try it   python -m poolwise.predict '{best}' \"text\"",
         f"give it  python -m poolwise.export '{best}' --to transformers",
     ]
+
+
+def test_no_run_is_the_one_to_use_where_there_are_several_data_sets(tmp_path, monkeypatch, capsys):
+    """The easiest set has the best dev figure, and may be another task."""
+    for data in ("demo", "mine"):
+        (write_run(tmp_path, "mean", 1 + (data == "mine"), [], dev=0.9, data=data) / "model").mkdir()
+    monkeypatch.setattr(sys, "argv", ["report", "--runs", str(tmp_path)])
+    report.main()
+    assert "try it" not in capsys.readouterr().out
 
 
 def test_a_wrong_selection_is_one_message(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 import pandas
 import pytest
 
-from helpers import write_run
+from helpers import EXAMPLES, write_run
 from poolwise.compare.disagreement import DisputedText
 from poolwise.compare.report import write_report
 from poolwise.settings import UserError
@@ -221,3 +221,17 @@ def test_of_several_settings_the_run_to_use_is_that_of_the_best_on_dev(tmp_path)
         folders.append(write_run(tmp_path, "cls", 1, [1], dev=dev, labels=labels, protocol="probe"))
         (folders[-1] / "model").mkdir()
     assert write_report(tmp_path).kept == folders[1]
+
+
+def test_every_difference_is_a_row_with_the_runs_that_it_rests_on(runs):
+    report = write_report(runs)
+    rows = pandas.read_csv(report.differences)
+    (section,) = report.sections
+    assert len(rows) == len(section.comparisons.rows)
+    h1 = rows[rows["question"] == "H1"].iloc[0]
+    assert (h1["difference"], h1["outcome"]) == ("pooler (random) less cls", "the opposite")
+    assert (h1["stage1_runs"], h1["stage2_runs"], h1["label_draws"], h1["examples"]) == (1, 3, 0, EXAMPLES)
+    assert h1["points"] == pytest.approx(-10.5)
+    assert h1["low"] < h1["points"] < h1["high"] < 0
+    assert h1["p"] <= h1["p_adjusted"] <= 0.05
+    assert h1["p_permutation"] <= 0.05

@@ -8,7 +8,7 @@ from scipy import stats
 from helpers import EXAMPLES, write_run
 from poolwise.compare import records
 from poolwise.compare.inference import LEVEL
-from poolwise.compare.records import read_runs
+from poolwise.compare.records import Condition, read_runs
 from poolwise.compare.verdict import Setting, Verdict, overview, settings_of, verdict
 
 HALF = list(range(0, EXAMPLES, 2))
@@ -384,3 +384,33 @@ def test_alike_conditions_are_called_different_at_most_as_often_as_claimed(monke
     called = [called_different(monkeypatch, 200, *design) for design in DESIGNS]
     assert max(called) <= most(200), called
     assert sum(called) <= most(200 * len(DESIGNS)), called
+
+
+DRAWN = {
+    "three heads on one encoder, each with the same five draws": (1, 3, []),
+    "three stage-1 runs on five draws": (3, 1, []),
+    "the same, one run missing": (3, 1, [(1, 0, 2)]),
+}
+"""Stage-1 runs, heads on each, and the runs (stage-1 run, head, draw) that are not there."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", DRAWN)
+def test_intervals_cover_where_draws_of_labels_are_shared(monkeypatch, design):
+    """Draws move accuracy by 3 points, heads and stage-1 runs by 0.5, what is particular to a run by 0.5."""
+    stage1_runs, heads, missing = DRAWN[design]
+    random, labels, covered, settings = np.random.default_rng(0), np.arange(1000) % 2, 0, 200
+    for _ in range(settings):
+        shapes = {(stage1_runs, heads, 1): 0.5, (1, 1, 5): 3.0, (stage1_runs, heads, 5): 0.5}
+        share = 0.8 + sum(size * random.normal(size=shape) for shape, size in shapes.items()) / 100
+        there = [place for place in np.ndindex(share.shape) if place not in missing]
+        rows = pandas.DataFrame(there, columns=["stage1_seed", "head_seed", "label_seed"])
+        rows = rows.assign(folder=[str(place) for place in there], adaptation="after plain MLM", objective="none")
+        rows = rows.assign(repr="cls", label="cls", material=[{}] * len(rows), draws_labels=True, labels=8.0)
+        logits = {
+            str(place): np.eye(2)[np.where(random.random(1000) < share[place], labels, 1 - labels)] for place in there
+        }
+        monkeypatch.setattr(records, "predictions", lambda folder, found=logits: (found[folder], labels, labels))
+        accuracy = Condition(rows).accuracy
+        covered += accuracy.low <= 80 <= accuracy.high
+    assert settings - covered <= most(settings), design

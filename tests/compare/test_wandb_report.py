@@ -122,6 +122,7 @@ def test_a_refusal_is_one_message_after_the_local_report(runs, service, monkeypa
     assert "no upsertView here" in message
     assert sorted(file.name for file in (runs / "report").iterdir()) == [
         "comparison.csv",
+        "differences.csv",
         "figures",
         "index.html",
         "report.md",
