@@ -313,6 +313,7 @@ MISTAKES = {
         ["trainer.accumulate_grad_batches=0: must be at least 1"],
     ),
     "no logging at all": (["stage=mlm", "trainer.log_every_n_steps=null"], 2, ["log_every_n_steps=None: must be a"]),
+    "logging every zero steps": (["stage=mlm", "trainer.log_every_n_steps=0"], 2, ["log_every_n_steps=0: must be at"]),
     # numbers
     "an infinite learning rate": (
         ["stage=mlm", "pretraining.optimisation.learning_rate=inf"],

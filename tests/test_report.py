@@ -93,7 +93,7 @@ def test_of_many_settings_the_terminal_shows_what_they_say_together(tmp_path, mo
     assert lines[0].startswith("the best on dev of 4 settings")
     assert any(line.split()[:3] == ["probe", "on", "all"] for line in lines)
     assert any(line.startswith("Use mean where one representation must serve all 4 settings") for line in lines)
-    assert max(map(len, lines[:-5])) <= 80
+    assert max(map(len, lines[:-6])) <= 80
 
 
 def test_a_report_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,6 @@ from poolwise.settings import (
     Bounds,
     CommonSettings,
     Count,
-    NonNegativeCount,
     SentimentSettings,
     UserError,
     problems_with_value,
@@ -37,7 +36,7 @@ NEEDED_IN_STAGE_2 = {
 TRAINER_COUNTS = {
     "accumulate_grad_batches": Count,
     "check_val_every_n_epoch": Annotated[int | None, Bounds(at_least=1.0)],
-    "log_every_n_steps": NonNegativeCount,
+    "log_every_n_steps": Count,
 }
 """Arguments that Lightning takes unchecked, and fails on when it trains."""
 
