@@ -317,7 +317,30 @@ def test_a_missing_run_costs_its_draw_and_not_the_part_of_draws(tmp_path):
         assert (answers.shape, axes) == ((3, 4, EXAMPLES), Axes(shared_draws=True))
         assert [np.argwhere(row == 0).tolist() for row in answers] == [[[0, 1], [1, 3], [2, 4], [3, 5]]] * 3
     report = write_report(tmp_path)
-    assert any("Draws that only some of the stage-1 runs" in limit and "cls" in limit for limit in report.limits)
+    assert any("lack draws of labels that others have" in limit and "cls" in limit for limit in report.limits)
+
+
+def test_a_draw_that_a_head_lacks_is_told_too(tmp_path):
+    for head in (1, 2, 3):
+        for draw in (1, 2, 3):
+            if (head, draw) != (2, 2):
+                seeds = {"label_seed": draw, "head_seed": head}
+                write_run(tmp_path, "cls", 10 * draw + head, [], 0.9, objective=None, labels=8, **seeds)
+    found = condition(tmp_path, "cls", "not adapted")
+    assert found.answers()[0].shape == (3, 2, EXAMPLES)
+    assert found.draws_left_out() == [2]
+
+
+def test_two_unadapted_runs_of_each_draw_stand_beside_two_stage_1_runs(tmp_path):
+    for draw in (1, 2, 3, 4, 5):
+        for stage1_seed in (11, 12, 13):
+            seed = 100 * draw + stage1_seed
+            write_run(tmp_path, "cls", seed, [draw], 0.9, stage1_seed=stage1_seed, labels=8, label_seed=draw)
+            if stage1_seed < 13:
+                write_run(tmp_path, "cls", seed, [draw], 0.9, objective=None, labels=8, label_seed=draw)
+    (adapted, unadapted), axes = paired_answers([condition(tmp_path, "cls"), condition(tmp_path, "cls", "not adapted")])
+    assert (adapted.shape, axes) == ((2, 5, EXAMPLES), Axes(shared_draws=True))
+    assert (adapted == unadapted).all()
 
 
 def test_runs_of_an_unadapted_encoder_stand_beside_those_of_their_draw_of_labels(tmp_path):

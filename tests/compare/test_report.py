@@ -235,3 +235,10 @@ def test_every_difference_is_a_row_with_the_runs_that_it_rests_on(runs):
     assert h1["low"] < h1["points"] < h1["high"] < 0
     assert h1["p"] <= h1["p_adjusted"] <= 0.05
     assert h1["p_permutation"] <= 0.05
+
+
+def test_without_comparisons_the_table_of_differences_has_its_columns_alone(tmp_path):
+    write_run(tmp_path, "cls", 1, [], dev=0.9)
+    rows = pandas.read_csv(write_report(tmp_path).differences)
+    assert len(rows) == 0
+    assert {"question", "points", "p_adjusted"} <= {*rows.columns}

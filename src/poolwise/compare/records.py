@@ -448,12 +448,19 @@ class Condition:
         return _answers(self, self.units())
 
     def draws_left_out(self) -> list[int]:
-        """Draws of labels that only some of its stage-1 runs have, where these share others."""
-        if not (self.adapted and self.runs["draws_labels"].all()):
+        """Draws of labels that only some of its stage-1 runs have, or of what differs on one encoder, beside some that
+        all have."""
+        if not self.runs["draws_labels"].all():
             return []
-        every = [set(seeds) for _, seeds in self.seeds().groupby("stage1_seed")["label_seed"]]
-        common = _common(every)
-        return sorted(set.union(*every) - set(common)) if common else []
+        seeds = self.seeds()
+        units = seeds["stage1_seed"] if self.adapted and seeds["stage1_seed"].nunique() > 1 else None
+        if units is None:
+            units = _unit_on_one_encoder(seeds.drop(columns=["folder", "stage1_seed"], errors="ignore"))
+        if units is None:
+            return []
+        every = [set(draws) for _, draws in seeds.groupby(np.asarray(units))["label_seed"]]
+        common = set.intersection(*every)
+        return sorted(set.union(*every) - common) if common else []
 
     def units(self) -> list[list[str]]:
         """The folders of the runs on each stage-1 run; one list where the encoder is not adapted."""
@@ -513,14 +520,16 @@ def _common(draws: Sequence[set[int]]) -> list[int]:
 
 def _dealt(runs: pandas.DataFrame, adapted: pandas.DataFrame) -> pandas.DataFrame:
     """Runs without stage-1 seeds, each in the place of an adapted run: of the same draw of labels, where both draw any,
-    and on the stage-1 run that has the fewest yet."""
+    and on the stage-1 run that has the fewest yet; where there are several of each draw, one stage-1 run after the
+    other, so that these have their draws in common."""
+    several = "label_seed" in runs and runs["label_seed"].value_counts().min() > 1
     free = adapted.drop(columns="folder").sort_values("stage1_seed", kind="stable").to_dict("records")
     taken: Counter[int] = Counter()
     dealt = []
     for run in runs.to_dict("records"):
         fitting = [place for place in free if place.get("label_seed") == run.get("label_seed", place.get("label_seed"))]
         if fitting:
-            place = min(fitting, key=lambda place: taken[place["stage1_seed"]])
+            place = fitting[0] if several else min(fitting, key=lambda place: taken[place["stage1_seed"]])
             free.remove(place)
             taken[place["stage1_seed"]] += 1
             dealt.append({**place, "folder": run["folder"]})

@@ -300,8 +300,8 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
 
 
 def _differences(verdicts: Sequence[tuple[Setting, Verdict]]) -> pandas.DataFrame:
-    """A row for each comparison: what is held against what, by how many runs, and what was found, in points."""
-    return pandas.DataFrame(
+    """A row for each comparison: what is held against what, over how many units, and what was found, in points."""
+    rows = [
         {
             **{name: setting.best.runs.iloc[0][name] for name in SETTING_COLUMNS},
             **{"question": each.question or "unplanned", "encoder": each.encoders},
@@ -313,7 +313,8 @@ def _differences(verdicts: Sequence[tuple[Setting, Verdict]]) -> pandas.DataFram
         }
         for setting, told in verdicts
         for each in [*told.planned, *told.unplanned]
-    )
+    ]
+    return pandas.DataFrame(rows, columns=[*SETTING_COLUMNS, *DIFFERENCE_COLUMNS.split()])
 
 
 def _formulas(runs: pandas.DataFrame) -> dict[str, str]:
@@ -328,6 +329,10 @@ def _formulas(runs: pandas.DataFrame) -> dict[str, str]:
     return found
 
 
+DIFFERENCE_COLUMNS = (
+    "question encoder difference stage1_runs stage2_runs label_draws examples points low high p p_adjusted family "
+    "p_permutation seen_above outcome"
+)
 COMPARISON_COLUMNS = "question;encoder;difference;points;95 % interval;p alone;p adjusted;would be seen above"
 POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
 
@@ -449,7 +454,8 @@ def _limits(runs: pandas.DataFrame, settings: Sequence[Setting]) -> list[str]:
     partial = [each.name for setting in settings for each in setting.conditions if each.draws_left_out()]
     if partial:
         found.append(
-            "Draws that only some of the stage-1 runs of a condition have are left out of its accuracy and of all "
+            "Some of a condition's stage-1 runs, or of its seeds on one encoder, lack draws of labels that others "
+            "have, and where two draws are left that all have, the others are left out of its interval and of all "
             f"differences: {some(sorted(set(partial)), 4)}."
         )
     if len(few):

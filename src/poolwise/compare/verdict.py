@@ -184,7 +184,7 @@ class Comparison:
             return " (one stage-1 run of each encoder: said of these alone)"
         if self.gap.stage2_runs == 1:
             return " (one run each: said of these alone)"
-        return "" if self.conditions[0].adaptation == UNADAPTED else " (one stage-1 run: said of this one alone)"
+        return " (one stage-1 run: said of this one alone)" if self.conditions[0].adapted else ""
 
 
 def called(conditions: Sequence[Condition]) -> list[str]:
@@ -296,13 +296,10 @@ def _spread_in_words(condition: Condition) -> str:
     interval = "95 % interval {:.1f} to {:.1f}".format(*condition.interval)
     if units == 1:
         return f"one run; {interval} by its test texts alone"
-    kind = "stage-1 run" if accuracy.stage1_runs > 1 else condition.unit
+    shared_draws = accuracy.draws and (accuracy.stage1_runs > 1 or accuracy.run_error > 0)
+    kind = "stage-1 run" if accuracy.stage1_runs > 1 else "seed" if shared_draws else condition.unit
     each = f" with {accuracy.stage2_runs} on each" if accuracy.stage1_runs > 1 and accuracy.stage2_runs > 1 else ""
-    each = (
-        f", on each the same {counted(accuracy.draws, condition.draw)}"
-        if accuracy.draws and accuracy.stage1_runs > 1
-        else each
-    )
+    each = f", on each the same {counted(accuracy.draws, condition.draw)}" if shared_draws else each
     return f"{interval}; sd {accuracy.deviation:.1f} over {counted(units, kind)}{each}"
 
 
@@ -413,7 +410,7 @@ class PooledAnswer:
         question: of `PLANNED`.
         trusted: whether their first conditions have no pooler that nothing trained.
         gap: the mean of their differences.
-        limited: how many of them are said of single runs alone.
+        limited: how many of them are said of single runs, or single stage-1 runs, alone.
         p: adjusted.
         family: how many questions `p` allows for.
     """
@@ -432,7 +429,8 @@ class PooledAnswer:
             f"{self.gap.points:+.1f} points on average (95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}, "
             f"{p_in_words(self.p)})"
         )
-        limit = f" (said of single runs alone in {self.limited} of {len(self.gap.estimates)})" if self.limited else ""
+        single = "single runs or single stage-1 runs"
+        limit = f" (said of {single} alone in {self.limited} of {len(self.gap.estimates)})" if self.limited else ""
         if self.p <= LEVEL:
             return f"{numbers}: {'yes' if self.gap.points > 0 else 'no, the opposite'}{limit}"
         if equivalent(self.gap, MARGIN, LEVEL / self.family):

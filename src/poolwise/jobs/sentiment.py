@@ -111,7 +111,11 @@ class SentimentJob(Job):
             return None
         stage1_seeds = {job.identity.flat["stage1_seed"] for job in sweep} - {None}
         largest = max(Counter(job.identity.group for job in sweep).values())
-        conditions = len({(job.identity.flat["encoder_condition"], job.identity.flat["repr"]) for job in sweep})
+        settings: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+        for flat in (job.identity.flat for job in sweep):
+            setting = settings.setdefault((flat["data"], flat["model"], flat["protocol"]), set())
+            setting.add((flat["encoder_condition"], flat["repr"]))
+        conditions = max(map(len, settings.values()))
         return power_in_words(len(self.tested), len(stage1_seeds) if len(stage1_seeds) > 1 else largest, conditions)
 
     @property
