@@ -450,13 +450,9 @@ class Condition:
     def draws_left_out(self) -> list[int]:
         """Draws of labels that only some of its stage-1 runs have, or of what differs on one encoder, beside some that
         all have."""
-        if not self.runs["draws_labels"].all():
-            return []
         seeds = self.seeds()
-        units = seeds["stage1_seed"] if self.adapted and seeds["stage1_seed"].nunique() > 1 else None
-        if units is None:
-            units = _unit_on_one_encoder(seeds.drop(columns=["folder", "stage1_seed"], errors="ignore"))
-        if units is None:
+        units = seeds["stage1_seed"] if len(self.units()) > 1 else _unit_on_one_encoder(seeds)
+        if units is None or "label_seed" not in seeds:
             return []
         every = [set(draws) for _, draws in seeds.groupby(np.asarray(units))["label_seed"]]
         common = set.intersection(*every)
