@@ -149,6 +149,13 @@ def test_the_machine_is_asked_once(monkeypatch):
     assert MEASURED("cpu") == gain
 
 
+def test_precisions_are_timed_in_turns(monkeypatch):
+    timed = []
+    monkeypatch.setattr(torch, "mm", lambda left, right: timed.append(left.dtype))
+    MEASURED.__wrapped__("cpu")
+    assert timed == [torch.float32, torch.bfloat16] * machine.TRIES
+
+
 def test_compiling_pays_from_about_a_minute_of_training_on():
     assert not machine.compiling_pays(60 * machine.OPERATIONS_A_SECOND)
     assert machine.compiling_pays(70 * machine.OPERATIONS_A_SECOND)

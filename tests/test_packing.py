@@ -8,12 +8,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers import objective_settings, quiet_trainer
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
-from poolwise.packing import Packing
+from poolwise.packing import Packing, flash_takes
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.mlm import MaskedLanguageModelling
 
 OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=0.1, gradient_clip_norm=1.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_size", "device", "takes"),
+    [
+        (torch.bfloat16, 64, "meta", True),
+        (torch.float16, 64, "meta", True),
+        (torch.float32, 64, "meta", False),
+        (torch.bfloat16, 60, "meta", False),
+        (torch.bfloat16, 64, "cpu", False),
+    ],
+)
+def test_flash_attention_takes_half_precision_in_heads_of_eights_on_a_gpu(dtype, head_size, device, takes):
+    assert flash_takes(dtype, head_size, torch.device(device)) == takes
 
 
 class Moved(torch.Tensor):

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -41,6 +43,20 @@ def test_without_an_objective_the_pooler_gets_no_gradient_and_stays(model, surro
     assert summary["pooler_status"] == "random"
     assert summary["parts"]["layer.0"]["losses"] == ["mlm"]
     assert summary["parts"]["layer.0"]["distance_moved"] > 0
+
+
+def test_gradients_of_one_loss_are_let_go_before_those_of_the_next_are_made(model, surroundings, monkeypatch):
+    real, made = torch.autograd.grad, []
+
+    def grad(*arguments, **named):
+        assert [each for each in made if each() is not None] == []
+        found = real(*arguments, **named)
+        made.extend(weakref.ref(gradient) for gradient in found if gradient is not None)
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    trained(model, surroundings, BOW)
+    assert len(made) > 4 * len(list(model.bert.parameters())) - 8
 
 
 def test_with_bow_the_pooler_gets_a_gradient_and_moves(model, surroundings):

@@ -102,7 +102,7 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
-    if query.dtype in HALF and query.shape[-1] % HEAD_UNIT == 0 and has_flash(query.device):
+    if flash_takes(query.dtype, query.shape[-1], query.device):
         queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
         ends = (packing.offsets, packing.offsets, packing.longest, packing.longest)
         (attended, *_) = torch.ops.aten._flash_attention_forward(
@@ -112,6 +112,11 @@ def packed_attention(
     queries, keys, values = (_by_text(states, packing) for states in (query, key, value))
     output = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).values().unsqueeze(0), None
+
+
+def flash_takes(dtype: torch.dtype, head_size: int, device: torch.device) -> bool:
+    """Whether attention in `dtype`, with heads of `head_size`, is computed by flash attention on a device."""
+    return dtype in HALF and head_size % HEAD_UNIT == 0 and has_flash(device)
 
 
 @cache

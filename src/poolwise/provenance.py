@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,12 +95,18 @@ class ProvenanceTracker:
             if not loss.requires_grad:
                 continue
             self._loss_sums[loss_name] += float(ranks.mean(loss.detach()))
-            gradients = torch.autograd.grad(loss, reachable, retain_graph=True, allow_unused=True)
-            found = {id(p): ranks.mean(g) for p, g in zip(reachable, gradients, strict=True) if g is not None}
-            for part, group in self.parts.items():
-                norm = gradient_norm([found[id(parameter)] for parameter in group if id(parameter) in found])
+            for part, norm in self._norms_of(loss, reachable).items():
                 if norm.isfinite():
                     self._probed_norms[part][loss_name] += float(norm)
+
+    def _norms_of(self, loss: Tensor, reachable: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+        """Gradient norms of a loss alone, by part; the gradients, as large as the model, are let go."""
+        gradients = torch.autograd.grad(loss, reachable, retain_graph=True, allow_unused=True)
+        found = {id(p): ranks.mean(g) for p, g in zip(reachable, gradients, strict=True) if g is not None}
+        return {
+            part: gradient_norm([found[id(parameter)] for parameter in group if id(parameter) in found])
+            for part, group in self.parts.items()
+        }
 
     def note_gradients(self) -> Tensor:
         """Add up the gradient norms of this step, before clipping; returns the pooler's (0 without one)."""

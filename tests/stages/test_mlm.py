@@ -27,10 +27,12 @@ class Watcher(lightning.Callback):
 
     def __init__(self):
         self.modes, self.pooler_gradients, self.masks = [], [], []
+        self.kept_gradients = 0
 
     def on_train_batch_start(self, trainer, stage, batch, batch_idx):
         self.modes.append(all(module.training for module in stage.model.modules()))
         self.masks.append(batch["labels"])
+        self.kept_gradients += sum(parameter.grad is not None for parameter in stage.parameters())
 
     def on_before_optimizer_step(self, trainer, stage, optimizer):
         self.pooler_gradients.append(stage.model.bert.pooler.dense.weight.grad)
@@ -54,6 +56,12 @@ def test_the_encoder_trains_in_train_mode_also_after_validation(model, texts, to
     """Held away: Lightning leaves a model that comes in eval mode so, without dropout, for the whole fit."""
     _, watcher, _ = fit(model, texts, tokenizer, BOW)
     assert watcher.modes == [True] * 6
+
+
+def test_no_gradient_is_kept_while_the_next_batch_is_read(model, texts, tokenizer):
+    _, watcher, _ = fit(model, texts, tokenizer, BOW)
+    assert watcher.kept_gradients == 0
+    assert all(gradient.abs().sum() > 0 for gradient in watcher.pooler_gradients)
 
 
 @pytest.mark.parametrize("objective", [{"name": "none"}, BOW])
@@ -185,18 +193,25 @@ def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
 
 
 class Gradients(lightning.Callback):
-    """Keeps the gradients of each step, before they are clipped."""
+    """Keeps the gradients of each step, before they are clipped, and how many positions each batch has masked."""
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.masked = [], []
+
+    def on_train_batch_start(self, trainer, stage, batch, batch_idx):
+        self.masked.append(len(batch["masked_positions"]))
 
     def on_before_optimizer_step(self, trainer, stage, optimizer):
         found = {name: p.grad.clone() for name, p in stage.model.named_parameters() if p.grad is not None}
         self.steps.append(found)
 
 
-def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_path):
-    """8 texts of unlike lengths, or 4 times 2 of them: the mean over masked positions, whichever batch they are in."""
+@pytest.mark.parametrize("name", ["none", "bow"])
+def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_path, name):
+    """8 texts of unlike lengths, or 4 times 2 of them: the mean over masked positions, whichever batch they are in.
+
+    An objective's means over the texts of each batch are weighted likewise.
+    """
     texts = tokenise(Dataset.from_dict({"text": [*TEXTS, "Fine.", " ".join(TEXTS)]}), tokenizer, 64, tmp_path)
     masking = replace(MASKING, mask_probability=0.4)
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -204,23 +219,28 @@ def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
 
-    def gradients(batch_size: int, accumulated: int) -> dict[str, torch.Tensor]:
+    def gradients(batch_size: int, accumulated: int) -> Gradients:
         model.load_state_dict(start)
-        objective = build_objective({"name": "none"}, Surroundings(tokenizer, model.config, texts), seed=1)
-        stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+        objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
+        still = replace(OPTIMISATION, learning_rate=0.0)
+        stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), still)
         seen = Gradients()
         trainer = quiet_trainer(1, seen, accumulate_grad_batches=accumulated)
         data = masked_data(
             {"train": texts, "dev": texts}, tokenizer, masking, batch_size, 1, 0, needs=objective.needs, epochs=1
         )
         trainer.fit(stage, data)
-        (step,) = seen.steps
-        return step
+        return seen
 
-    whole, parts = gradients(8, 1), gradients(2, 4)
-    assert whole.keys() == parts.keys()
-    for name, gradient in whole.items():
-        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+    (accumulated,), alone = gradients(2, 4).steps, gradients(2, 1)
+    assert len(set(alone.masked)) > 1
+    for part, gradient in accumulated.items():
+        of_parts = sum(step[part] * masked for step, masked in zip(alone.steps, alone.masked, strict=True))
+        torch.testing.assert_close(gradient, of_parts / sum(alone.masked), atol=1e-6, rtol=1e-4)
+    (whole,) = gradients(8, 1).steps
+    assert whole.keys() == accumulated.keys()
+    if name == "none":
+        torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=1e-4)
 
 
 class WaitsForDevice(TorchDispatchMode):

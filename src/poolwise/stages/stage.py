@@ -210,6 +210,12 @@ class Stage(lightning.LightningModule, ABC):
         """A new step begins to count anew."""
         self._counted = 0
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Lightning's; then gradients, as large as the model, are let go: Lightning keeps them to the next backward
+        pass, and so beside all that the forward pass holds."""
+        super().optimizer_step(*arguments, **named)
+        self.optimizers(use_pl_optimizer=False).zero_grad()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, by weight decay."""
         parameters = (parameter for module in self.trained_modules() for parameter in module.parameters())
