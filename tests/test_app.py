@@ -303,6 +303,12 @@ def test_each_job_of_a_sweep_resolves_what_the_command_line_refers_to(program, t
     assert sorted(run["label_seed"] for run in records(tmp_path / "runs/sentiment")) == [2, 3]
 
 
+def test_what_makes_a_missing_encoder_has_the_seed_that_the_job_refers_to(program, capsys):
+    given = ["stage=sentiment", "stage1.seed=${seed}", "seed=2,3", *SMALL_STAGE2]
+    assert program(*given, "-m") == 2
+    assert re.findall(r"make it: .* seed=(\S+)", capsys.readouterr().err) == ["2", "3"]
+
+
 @pytest.mark.slow
 def test_a_sweep_with_a_missing_encoder_starts_no_job(program, tmp_path, capsys):
     assert program("stage=mlm", *SMALL_STAGE1, "logger=csv") == 0

@@ -7,12 +7,13 @@ import inspect
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -476,7 +477,14 @@ def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMS
     problems = problems_in(plain)
     if problems:
         raise UserError(*problems)
-    return _mlm(plain, overrides) if plain["stage"] == "mlm" else _sentiment(plain, overrides)
+    told = [str(with_value(override, cfg)) for override in overrides_in(overrides)]
+    return _mlm(plain, told) if plain["stage"] == "mlm" else _sentiment(plain, told)
+
+
+def with_value(override: Override, cfg: DictConfig) -> Override:
+    """An override that refers to another setting, such as `stage1.seed=${seed}`, with the value that a job has."""
+    refers = re.search(r"\$\\?\{", override.value)  # Hydra's sweeper writes `$\{`
+    return replace(override, value=str(OmegaConf.select(cfg, override.key))) if refers else override
 
 
 def problems_in(config: Plain) -> list[str]:
