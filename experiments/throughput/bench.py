@@ -4,8 +4,8 @@
 
 `FOLDER` holds what is made on the way; `results.csv` and `machine.json` are written beside this file, and `summary.py`
 makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own. With
-`--append` the rows of other parts, sizes and texts are kept: `machine.json` says for each call what it was made on, and
-the column `call` which one a row is of.
+`--append` all rows are kept and rounds are numbered on, each with batches of its own: `machine.json` says for each call
+what it was made on, and the column `call` which one a row is of.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Plan:
     """How a size is measured on some texts.
 
     Attributes:
-        rounds: how often each system is measured.
+        rounds: how often each system is measured; the parts in `ONCE` once.
         batch: texts of a batch of poolwise.
         steps: of a stage 1 of poolwise; some 10 to 45 seconds.
         peer_batches: of which the peer gets the one that is fastest in `TRIAL_SECONDS`.
@@ -61,16 +61,19 @@ class Plan:
     classified: tuple[int, ...] = (16,)
 
 
+RATES, ONCE = ("stage1", "stage2", "encode"), ("frozen", "start", "growth")
 EVERY = ("none", "bow", "combined")
+SHORT, LONG = (32, 64, 128, 256), (4, 8, 16, 32)
 CELLS = {
-    ("minilm", "mr"): Plan(3, 64, 40, (16, 32, 64), 3000, objectives=EVERY, classified=(16, 64)),
-    ("tiny", "mr"): Plan(2, 64, 200, (16, 32, 64), 6000, objectives=EVERY, classified=(16, 64)),
-    ("minilm", "imdb"): Plan(2, 16, 20, (8, 16), 400),
-    ("tiny", "imdb"): Plan(2, 16, 100, (8, 16), 800, parts=("encode",)),
-    ("base", "mr"): Plan(1, 64, 20, (16, 32, 64), 600, objectives=("none",), classified=(64,)),
-    ("base", "imdb"): Plan(1, 8, 10, (4, 8), 75, parts=("stage1", "encode"), objectives=("none",)),
+    ("minilm", "mr"): Plan(3, 64, 40, SHORT, 3000, (*RATES, "frozen"), EVERY, classified=(16, 64)),
+    ("tiny", "mr"): Plan(2, 64, 200, SHORT, 6000, (*RATES, "start", "growth"), EVERY, classified=(16, 64)),
+    ("minilm", "imdb"): Plan(2, 16, 20, LONG, 400),
+    ("tiny", "imdb"): Plan(2, 16, 100, LONG, 800),
+    ("base", "mr"): Plan(1, 64, 20, (32, 64, 128), 600, objectives=("none",), classified=(64,)),
+    ("base", "imdb"): Plan(1, 8, 10, (2, 4, 8), 75, objectives=("none",), classified=(8,)),
+    ("headed", "mr"): Plan(2, 64, 40, SHORT, 0, ("loss",)),
 }
-"""By size and texts. `base` trains some hundred tokens a second on two cores."""
+"""By size and texts. `base` trains some hundred tokens a second on two cores; `headed` is minilm with an MLM head."""
 ON_A_GPU = {
     ("base", "imdb"): Plan(1, 256, 150, (256,), 2000, parts=("stage1",), objectives=("none",)),
     ("base", "mr"): Plan(1, 2048, 150, (2048,), 6000, parts=("stage1",), objectives=("none",)),
@@ -83,10 +86,10 @@ GPU_SETTINGS = ("workers=4",)
 if HAS_GPU:
     CELLS = ON_A_GPU
 LENGTHS = {"mr": 64, "imdb": 256}
-TRIAL_SECONDS, TRIAL_STEPS = 3.0, 5
+TRIAL_SECONDS, TRIAL_STEPS = 10.0, 3
 """Of each batch of the peer, at least."""
-LEAST_STEPS = {"tiny": 10, "minilm": 10, "base": 40 if HAS_GPU else 5}
-"""Of a measurement of the peer, where its seconds are spent before; on a GPU the start of its loaders takes seconds."""
+LEAST_STEPS = {"tiny": 10, "minilm": 10, "headed": 10, "base": 40 if HAS_GPU else 5}
+"""Of a measurement of the peer, where its seconds are spent before."""
 IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 200, "test": 200}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
@@ -94,18 +97,21 @@ PREPARED = "Trainer, best settings, with poolwise's allocator settings"
 SAME_RATE = "Trainer, best settings, poolwise's rate and warm-up"
 SENTENCE_TRANSFORMERS, OWN_ENCODING = "sentence-transformers", "poolwise.load(run).encode"
 MASKED = 0.15
-GROWTH = {"20 steps": ("budget=20steps", (1, 10, 100)), "an epoch": ("pretraining.epochs=1", (1, 10))}
+GROWTH = {"20 steps": ("budget=20steps", (1, 10, 100)), "an epoch": ("pretraining.epochs=1", (1, 10, 100))}
 """How long stage 1 is, and on how many times the corpus."""
 TARGET_SECONDS = 60
 """Of training of the peer: the dev loss that it then has is the target."""
 BUDGETS = (3, 5, 8, 12, 18, 27, 40, 60, 90)
 """Seconds that poolwise is given one after the other, until it has reached the loss of each peer."""
-SEEDS = (1, 2)
-"""Of the runs to a dev loss."""
 STARTS = 3
 """How often the program is started for a median."""
 SAMPLED_EVERY = 0.05
 """Seconds between two looks at a process's memory."""
+UNPROBED = (
+    "from poolwise import app, machine; machine.prepare(); from poolwise.stages import mlm; mlm.PROBES = 0; app.main()"
+)
+"""`train.py` without the eight looks at the gradient of each loss: off the clock, they would yet make ready what the
+step's own backward pass needs, in up to eight of the 10 to 40 steps here, and of some thousand elsewhere."""
 
 
 def minilm_folder() -> Path:
@@ -146,6 +152,18 @@ def prepare(data: Path, folder: Path) -> None:
 def model_folder(folder: Path, size: str) -> Path:
     """Where the encoder of a size lies."""
     return minilm_folder() if size == "minilm" else folder / "models" / size
+
+
+def with_head(folder: Path) -> None:
+    """minilm after an epoch of MLM alone on `mr`, as it is released without a head for that.
+
+    With a fresh one, a minute shows how soon that learns how frequent word pieces are, and nothing of an encoder.
+    """
+    place = folder / "models/headed"
+    if not place.exists():
+        program(folder, "minilm", "mr", "stage=mlm", "objective=none", "pretraining.epochs=1")
+        (export,) = (folder / "runs").glob("mlm/*/export")
+        shutil.copytree(export, place)
 
 
 def run(*command: object) -> tuple[str, dict[str, float]]:
@@ -197,6 +215,7 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
         *("data=files", f"data.name={data}", f"data.max_length={LENGTHS[data]}"),
         *(f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")),
         *(f"model={'minilm' if size == 'minilm' else model_folder(folder, size)}", "logger=csv"),
+        *((f"model.mlm_learning_rate={own_rate()['rate']}",) if size == "headed" else ()),
         f"runs_dir={folder}/runs",
         f"cache_dir={folder}/cache",
         *(GPU_SETTINGS if HAS_GPU else ()),
@@ -206,7 +225,7 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
 def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any]:
     """Run `train.py` anew, and return its record, with the peak of anonymous memory."""
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    _, memory = run("train.py", *shared_settings(folder, size, data), *settings)
+    _, memory = run("-c", UNPROBED, *shared_settings(folder, size, data), *settings)
     (record,) = (folder / "runs").glob("*/*/record.json")
     return dict(json.loads(record.read_text(encoding="utf-8"))) | memory
 
@@ -243,13 +262,13 @@ def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
     return (1 if part == "encode" else 3) * (config.num_hidden_layers * layer + of_head)
 
 
-def own_rate() -> tuple[object, ...]:
-    """minilm's learning rate and warm-up in poolwise, as `worker.py` takes them."""
+def own_rate() -> dict[str, float]:
+    """minilm's learning rate and warm-up in poolwise, by the names that `worker.py` has for them."""
     model, pretraining = (
         yaml.safe_load((ROOT / "conf" / name).read_text(encoding="utf-8"))
         for name in ("model/minilm.yaml", "pretraining/default.yaml")
     )
-    return "--rate", model["mlm_learning_rate"], "--warmup", pretraining["optimisation"]["warmup_share"]
+    return {"rate": model["mlm_learning_rate"], "warmup": pretraining["optimisation"]["warmup_share"]}
 
 
 Measures = dict[str, Callable[[], dict[str, float]]]
@@ -301,6 +320,23 @@ class Cell:
         settings = ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", f"seed={seed}")
         limit = f"+trainer.limit_train_batches={self.plan.steps * max(self.plan.batch // batch, 1)}"
         return of_record(program(self.folder, self.size, self.data, *settings, f"protocol.batch_size={batch}", limit))
+
+    def rates(self, part: str, round_: int) -> dict[str, dict[str, float]]:
+        """A round of a part: each system once, another one first in each."""
+        systems = list(self.systems(part, round_ + 1).items())
+        first = round_ % len(systems)
+        return {name: measured(measure) for name, measure in [*systems[first:], *systems[:first]]}
+
+    def further(self, part: str, round_: int) -> dict[str, dict[str, float]]:
+        """A part whose systems are no rates of tokens."""
+        measures: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
+            "loss": lambda: losses(self, round_ + 1),
+            "frozen": lambda: frozen(self.folder, self.size, self.data),
+            "start": lambda: starts(self.folder),
+            "growth": lambda: growth(self.folder, self.size),
+        }
+        found: dict[str, dict[str, float]] = measured(measures[part])
+        return found
 
     def systems(self, part: str, seed: int) -> Measures:
         """What is measured in a round, by name."""
@@ -366,7 +402,8 @@ def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
     """
     dev = ("--dev", cell.folder / f"data/{cell.data}_dev.tsv", "--seed", seed)
     found = {}
-    for name, how in {DEFAULTS: (), SAME_RATE: ("--batch", cell.best_batch("trainer"), *own_rate())}.items():
+    best = ("--batch", cell.best_batch("trainer"), *(f"--{name}={value}" for name, value in own_rate().items()))
+    for name, how in {DEFAULTS: (), SAME_RATE: best}.items():
         found[name] = cell.peer("trainer", *how, *dev, "--steps", cell.steps_to_target(name, *how))
     lowest = min(each["dev_loss"] for each in found.values())
     for seconds in BUDGETS:
@@ -432,34 +469,32 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
-    parser.add_argument("--parts", default="stage1,stage2,encode,loss,frozen,start,growth")
-    parser.add_argument("--append", action="store_true", help="keep the rows of other parts, sizes and texts")
+    parser.add_argument("--parts", help="all that a cell has, if not given")
+    parser.add_argument("--append", action="store_true", help="keep all rows, and number rounds on")
     given = parser.parse_args()
+    parts: dict[tuple[str, str], list[str]] = {}
+    for name in given.cells.split(","):
+        size, _, data = name.partition(":")
+        if (size, data) not in CELLS:
+            parser.error(f"--cells={name}: must be among {','.join(map(':'.join, CELLS))}")
+        parts[size, data] = given.parts.split(",") if given.parts else list(CELLS[size, data].parts)
+        for part in set(parts[size, data]) - set(CELLS[size, data].parts):
+            parser.error(f"--parts={part}: {name} has {','.join(CELLS[size, data].parts)}")
     folder = given.folder.absolute()
     prepare(given.data, folder)
-    parts = given.parts.split(",")
     notes = Notes(given.append, {"cells": given.cells, "parts": given.parts, "seconds": given.seconds})
-    for name in filter(None, given.cells.split(",")):
-        cell = Cell(folder, *name.split(":"), given.seconds)
-        chosen = [part for part in cell.plan.parts if part in parts]
-        for round_ in range(cell.plan.rounds if chosen else 0):
+    for (size, data), chosen in parts.items():
+        if size == "headed":
+            with_head(folder)
+        cell = Cell(folder, size, data, given.seconds)
+        for repeated in range(cell.plan.rounds):
             limit = worker("limit")["flops_per_second"]
             for part in chosen:
-                systems = list(cell.systems(part, round_ + 1).items())
-                turned = [*systems[round_ % len(systems) :], *systems[: round_ % len(systems)]]
-                flops = needed_flops(folder, cell.size, cell.data, part)
-                found = {each: measured(measure) for each, measure in turned}
-                notes.add(part, cell.size, cell.data, round_, found, limit=limit, flops=flops)
-        if (cell.size, cell.data) == ("minilm", "mr"):
-            if "loss" in parts:
-                for seed in SEEDS:
-                    notes.add("loss", "minilm", "mr", seed - 1, measured(partial(losses, cell, seed)))
-            if "frozen" in parts:
-                notes.add("frozen", "minilm", "mr", 0, measured(partial(frozen, folder, "minilm", "mr")))
-            if "start" in parts:
-                notes.add("start", "tiny", "mr", 0, measured(partial(starts, folder)))
-            if "growth" in parts:
-                notes.add("growth", "tiny", "mr", 0, measured(partial(growth, folder, "tiny")))
+                if part in RATES:
+                    flops = needed_flops(folder, size, data, part)
+                    notes.add(part, size, data, cell.rates(part, notes.next_round(part, size, data)), limit, flops)
+                elif part not in ONCE or not repeated:
+                    notes.add(part, size, data, cell.further(part, notes.next_round(part, size, data)))
 
 
 class Notes:
@@ -475,21 +510,35 @@ class Notes:
         self.started = time.perf_counter()
         self.calls = [*earlier, call | machine()]
 
+    @property
+    def table(self) -> pandas.DataFrame:
+        """All rows."""
+        rows = pandas.DataFrame(self.rows)
+        return pandas.concat([self.kept, rows]) if len(self.kept) else rows
+
+    def next_round(self, part: str, size: str, texts: str) -> int:
+        """The number of the first round, from 0 on, of which there is no row."""
+        if not len(self.table):
+            return 0
+        rows = self.table.query("part == @part and size == @size and texts == @texts")
+        return int(rows["round"].max()) + 1 if len(rows) else 0
+
     def add(
-        self, part: str, size: str, texts: str, round_: int, found: dict[str, dict[str, float]], **more: float
+        self,
+        part: str,
+        size: str,
+        texts: str,
+        found: dict[str, dict[str, float]],
+        limit: float | None = None,
+        flops: float | None = None,
     ) -> None:
-        """Rows of a round; those of an earlier call of the same part, size and texts go."""
+        """Rows of a round."""
+        round_ = self.next_round(part, size, texts)
         where = {"call": len(self.calls) - 1, "part": part, "size": size, "texts": texts, "round": round_}
         for system, figures in found.items():
             each = {"tokens_per_step": figures["tokens"] / figures["steps"]} if "steps" in figures else {}
-            self.rows.append({**where, "system": system} | figures | each | more)
-        if len(self.kept):
-            same = (self.kept[["part", "size", "texts"]] == [part, size, texts]).all(axis=1)
-            self.kept = self.kept[~same]
-        table = (
-            pandas.concat([self.kept, pandas.DataFrame(self.rows)]) if len(self.kept) else pandas.DataFrame(self.rows)
-        )
-        table.to_csv(self.results, index=False, float_format="%.6g")
+            self.rows.append({**where, "system": system, "limit": limit, "flops": flops} | figures | each)
+        self.table.to_csv(self.results, index=False, float_format="%.6g")
         self.calls[-1]["minutes"] = round((time.perf_counter() - self.started) / 60, 1)
         self.machines.write_text(json.dumps(self.calls, indent=2) + "\n", encoding="utf-8")
         print(part, size, texts, "round", round_ + 1, flush=True)

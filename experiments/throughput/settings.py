@@ -1,10 +1,11 @@
 """What the settings of speed that `bench.py` does not vary are worth: `settings.csv`.
 
-    python experiments/throughput/settings.py ../shared/data FOLDER
+    python experiments/throughput/settings.py ../shared/data FOLDER [optimisers] [pools] [workers] [budgets]
 
 `FOLDER` is that of `bench.py`. Fused AdamW beside torch's other two, milliseconds a step; the share of padding with
-pools of so many batches, in those of `bench.py` for minilm; and seconds of a stage 1 on `mr` with so many loader
-processes.
+pools of so many batches, in those of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes;
+and its tokens a second in batches of so many texts, or of about as many tokens as these have. Rows of what is not named
+are kept.
 """
 
 import statistics
@@ -29,6 +30,10 @@ STEPS_TIMED = 3
 SIZES = ("tiny", "minilm", "base")
 POOLS = (1, 5, 50, 10**9)
 WORKERS = (0, 1, 2)
+BUDGETS = {
+    "mr": ("batch_size=64", "batch_tokens=1750"),
+    "imdb": ("batch_size=16", "batch_tokens=3400"),
+}
 
 Row = dict[str, Any]
 
@@ -85,17 +90,40 @@ def workers(folder: Path) -> Iterator[Row]:
             yield {"setting": "workers", "where": size, "choice": count, "seconds": statistics.median(seconds)}
 
 
+def budgets(folder: Path) -> Iterator[Row]:
+    """Tokens a second of stage 1, by turns."""
+    for data, choices in BUDGETS.items():
+        steps = CELLS["minilm", data].steps
+        found: dict[str, list[float]] = {choice: [] for choice in choices}
+        for _ in range(ROUNDS):
+            for choice, rates in found.items():
+                given = (f"budget={steps}steps", "objective=none", *(f"pretraining.{each}" for each in choice.split()))
+                record = of_record(program(folder, "minilm", data, "stage=mlm", *given))
+                rates.append(record["tokens"] / record["seconds"])
+        for choice, rates in found.items():
+            row = {"setting": "batch", "where": data, "choice": choice, "tokens_per_second": statistics.median(rates)}
+            yield row | {"least": min(rates), "most": max(rates)}
+
+
+MEASURES = {"optimisers": optimisers, "pools": pools, "workers": workers, "budgets": budgets}
+SETTINGS = {"optimisers": "AdamW", "pools": "pool", "workers": "workers", "budgets": "batch"}
+"""What their rows are of."""
+
+
 def main() -> None:
-    """Measure all three."""
+    """Measure what is named, or all."""
     machine.prepare()
     data, folder = (Path(each).absolute() for each in sys.argv[1:3])
     prepare(data, folder)
+    chosen, file = sys.argv[3:] or list(MEASURES), HERE / "settings.csv"
+    kept = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["setting"])
+    kept = kept[~kept["setting"].isin([SETTINGS[name] for name in chosen])]
     rows: list[Row] = []
-    for measure in (optimisers, pools, workers):
-        for row in measure(folder):
+    for name in chosen:
+        for row in MEASURES[name](folder):
             rows.append(row)
             print(row, flush=True)
-            pandas.DataFrame(rows).to_csv(HERE / "settings.csv", index=False, float_format="%.4g")
+            pandas.concat([kept, pandas.DataFrame(rows)]).to_csv(file, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

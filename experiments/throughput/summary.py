@@ -98,18 +98,24 @@ def lines(results: pandas.DataFrame, table: pandas.DataFrame) -> Iterator[str]:
             ["to the dev MLM loss of", "seed", "dev MLM loss", "seconds", "seconds of poolwise", "times as fast"],
             list(loss_cells(runs)),
         )
-    frozen = results[results["part"] == "frozen"]
+    frozen = medians(results, "frozen")
     if len(frozen):
         heads = ["frozen", "seconds", "x one pass of sentence-transformers", "jobs", "peak MiB", "anonymous MiB"]
         yield from markdown(heads, frozen_cells(frozen))
-    starts = results[results["part"] == "start"]
+    starts = medians(results, "start")
     if len(starts):
         yield from markdown(["start", "seconds"], plain_cells(starts, ["system", "seconds"]))
-    grown = results[results["part"] == "growth"]
+    grown = medians(results, "growth")
     if len(grown):
         heads = ["growth", "seconds in all", "seconds of training", "steps", "peak MiB", "anonymous MiB"]
         columns = ["system", "all_seconds", "seconds", "steps", "peak_mib", "anon_mib"]
         yield from markdown(heads, plain_cells(grown, columns))
+
+
+def medians(results: pandas.DataFrame, part: str) -> pandas.DataFrame:
+    """Of each system of a part, over rounds."""
+    rows = results[results["part"] == part]
+    return rows.groupby("system", sort=False).median(numeric_only=True).reset_index()
 
 
 def frozen_cells(rows: pandas.DataFrame) -> list[list[str]]:

@@ -45,17 +45,21 @@ LOADERS = 4
 
 
 class Clock(TrainerCallback):
-    """Stops training after so many seconds, and so many steps at least; all steps count."""
+    """Stops training after so many seconds, and so many steps at least; all steps count.
+
+    As that of poolwise it begins when loaders have: on a GPU that takes seconds.
+    """
 
     def __init__(self, seconds: float, least_steps: int) -> None:
         self.limit, self.least_steps = seconds, least_steps
         self.begun = self.seconds = 0.0
         self.steps = 0
 
-    def on_train_begin(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin."""
-        synchronise()
-        self.begun = time.perf_counter()
+    def on_step_begin(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the first step."""
+        if not self.begun:
+            synchronise()
+            self.begun = time.perf_counter()
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See whether it is time; a GPU is not waited for."""
