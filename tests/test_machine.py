@@ -154,6 +154,10 @@ def test_precisions_are_timed_in_turns(monkeypatch):
     monkeypatch.setattr(torch, "mm", lambda left, right: timed.append(left.dtype))
     MEASURED.__wrapped__("cpu")
     assert timed == [torch.float32, torch.bfloat16] * machine.TRIES
+    monkeypatch.setattr(machine, "MOST_SECONDS", 0)  # as where a product takes a second
+    timed.clear()
+    MEASURED.__wrapped__("cpu")
+    assert timed == [torch.float32, torch.bfloat16] * machine.LEAST_TRIES
 
 
 def test_compiling_pays_from_about_a_minute_of_training_on():

@@ -94,7 +94,7 @@ IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 200, "test": 200}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
 PREPARED = "Trainer, best settings, with poolwise's allocator settings"
-SAME_RATE = "Trainer, best settings, poolwise's rate and warm-up"
+SAME_RATE = "Trainer, best settings, poolwise's batches, rate and warm-up"
 SENTENCE_TRANSFORMERS, OWN_ENCODING = "sentence-transformers", "poolwise.load(run).encode"
 MASKED = 0.15
 GROWTH = {"20 steps": ("budget=20steps", (1, 10, 100)), "an epoch": ("pretraining.epochs=1", (1, 10, 100))}
@@ -111,7 +111,8 @@ UNPROBED = (
     "from poolwise import app, machine; machine.prepare(); from poolwise.stages import mlm; mlm.PROBES = 0; app.main()"
 )
 """`train.py` without the eight looks at the gradient of each loss: off the clock, they would yet make ready what the
-step's own backward pass needs, in up to eight of the 10 to 40 steps here, and of some thousand elsewhere."""
+step's own backward pass needs, in up to eight of the 10 to 40 steps here, and of some thousand elsewhere. Memory is of
+plain `train.py` (see `Cell.stage1`)."""
 
 
 def minilm_folder() -> Path:
@@ -163,7 +164,8 @@ def with_head(folder: Path) -> None:
     if not place.exists():
         program(folder, "minilm", "mr", "stage=mlm", "objective=none", "pretraining.epochs=1")
         (export,) = (folder / "runs").glob("mlm/*/export")
-        shutil.copytree(export, place)
+        shutil.copytree(export, place.with_suffix(".draft"), dirs_exist_ok=True)
+        place.with_suffix(".draft").rename(place)
 
 
 def run(*command: object) -> tuple[str, dict[str, float]]:
@@ -222,10 +224,12 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
     ]
 
 
-def program(folder: Path, size: str, data: str, *settings: str) -> dict[str, Any]:
+def program(
+    folder: Path, size: str, data: str, *settings: str, start: tuple[str, ...] = ("-c", UNPROBED)
+) -> dict[str, Any]:
     """Run `train.py` anew, and return its record, with the peak of anonymous memory."""
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    _, memory = run("-c", UNPROBED, *shared_settings(folder, size, data), *settings)
+    _, memory = run(*start, *shared_settings(folder, size, data), *settings)
     (record,) = (folder / "runs").glob("*/*/record.json")
     return dict(json.loads(record.read_text(encoding="utf-8"))) | memory
 
@@ -309,11 +313,14 @@ class Cell:
             self.steps[name] = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
         return self.steps[name]
 
-    def stage1(self, objective: str, seed: int, *further: str) -> dict[str, float]:
-        """Stage 1 of poolwise."""
+    def stage1(self, objective: str, seed: int) -> dict[str, float]:
+        """Stage 1 of poolwise; memory is the higher of that and of eight steps in which gradients are looked at."""
         length, batch = f"budget={self.plan.steps}steps", f"pretraining.batch_size={self.plan.batch}"
-        settings = ("stage=mlm", f"objective={objective}", length, batch, f"seed={seed}", *further)
-        return of_record(program(self.folder, self.size, self.data, *settings))
+        settings = ("stage=mlm", f"objective={objective}", batch, f"seed={seed}")
+        probed = of_record(program(self.folder, self.size, self.data, *settings, "budget=8steps", start=("train.py",)))
+        found = of_record(program(self.folder, self.size, self.data, *settings, length))
+        memory = {name: max(probed[name], value) for name, value in found.items() if name.endswith("_mib")}
+        return found | memory
 
     def stage2(self, batch: int, seed: int) -> dict[str, float]:
         """Fine-tuning by poolwise, from the pooler as the peer does."""
@@ -397,13 +404,13 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
 def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
     """Seconds of training to the dev MLM losses of the peer after `TARGET_SECONDS`; each schedule is run to its end.
 
-    With its best settings the peer has poolwise's learning rate and warm-up, so that speed alone differs; with its
-    defaults its own.
+    With its best settings the peer has poolwise's batches, learning rate and warm-up, so that it differs in speed, and
+    in weight decay (none); with its defaults its own.
     """
     dev = ("--dev", cell.folder / f"data/{cell.data}_dev.tsv", "--seed", seed)
     found = {}
-    best = ("--batch", cell.best_batch("trainer"), *(f"--{name}={value}" for name, value in own_rate().items()))
-    for name, how in {DEFAULTS: (), SAME_RATE: best}.items():
+    like_ours = ("--batch", cell.plan.batch, *(f"--{name}={value}" for name, value in own_rate().items()))
+    for name, how in {DEFAULTS: (), SAME_RATE: like_ours}.items():
         found[name] = cell.peer("trainer", *how, *dev, "--steps", cell.steps_to_target(name, *how))
     lowest = min(each["dev_loss"] for each in found.values())
     for seconds in BUDGETS:

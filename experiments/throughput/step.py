@@ -28,7 +28,7 @@ from poolwise.stages.loop import choices_of, work_of_step  # noqa: E402
 FIRST, TIMED, PROFILED = 10, 30, 20
 """Steps that make ready, that are timed, and that are profiled."""
 KINDS = {
-    "optimiser": "adam",
+    "optimiser": "adamw",
     "norm of the gradient": "linalg_vector_norm|foreach_norm|foreach_mul|clamp",
     "matrix products": "mm$|bmm|addmm|linear|matmul|mkldnn",
     "random bits of dropout": "random",
@@ -67,10 +67,14 @@ def spent(profiled: profile, weights: set[tuple[int, ...]]) -> Counter[str]:
     """Milliseconds a step by kind of operation; copies of what has the shape of a weight apart."""
     found: Counter[str] = Counter()
     for event in profiled.key_averages(group_by_input_shape=True):
+        if not event.key.startswith("aten::"):
+            continue  # ranges around operations, such as a whole step
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "elementwise")
+        of_weights = bool(event.input_shapes) and tuple(event.input_shapes[0]) in weights
         if kind == "copies":
-            shape = tuple(event.input_shapes[0]) if event.input_shapes else ()
-            kind = "copies of weights and their gradients" if shape in weights else "copies of states"
+            kind = "copies of weights and their gradients" if of_weights else "copies of states"
+        elif event.key == "aten::mul_" and of_weights:
+            kind = "norm of the gradient"  # what clips by it
         found[kind] += event.self_cpu_time_total / 1000 / PROFILED
     return found
 

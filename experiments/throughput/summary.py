@@ -170,7 +170,7 @@ def rate_cells(row: pandas.Series) -> list[str]:
 
 def loss_cells(runs: pandas.DataFrame) -> Iterator[list[str]]:
     """Of each peer and seed: its loss, and how long poolwise needs to it."""
-    for round_, rows in runs.groupby("round"):
+    for (_, round_), rows in runs.groupby(["size", "round"]):
         own = rows["system"].str.startswith("poolwise")
         for _, peer in rows[~own].iterrows():
             seconds, bound = seconds_to(peer["dev_loss"], rows[own])

@@ -483,8 +483,10 @@ def typed_settings(cfg: DictConfig, overrides: Sequence[str] = ()) -> types.MLMS
 
 def with_value(override: Override, cfg: DictConfig) -> Override:
     """An override that refers to another setting, such as `stage1.seed=${seed}`, with the value that a job has."""
-    refers = re.search(r"\$\\?\{", override.value)  # Hydra's sweeper writes `$\{`
-    return replace(override, value=str(OmegaConf.select(cfg, override.key))) if refers else override
+    if override.is_choice or not re.search(r"\$\\?\{", override.value):  # Hydra's sweeper writes `$\{`
+        return override
+    value = OmegaConf.select(cfg, override.key)
+    return replace(override, value="null" if value is None else str(value))
 
 
 def problems_in(config: Plain) -> list[str]:

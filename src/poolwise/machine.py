@@ -144,7 +144,7 @@ BF16_PAYS_FROM = 1.5
 """How many times faster than in fp32 a matrix product must be in bf16 to make up for the casts around it.
 
 Seen: 4.6 (AMD, AVX-512 with bf16) and 0.55 (Intel, with the same flag, which is why the machine is timed)."""
-TRIES = 20
+TRIES, LEAST_TRIES, MOST_SECONDS = 20, 3, 0.5
 
 
 def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,10 @@ def bf16_gain(device: str) -> float:
     size = 4096 if device == "cuda" else 768
     matrices = {dtype: torch.ones(size, size, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)}
     seconds = dict.fromkeys(matrices, float("inf"))
-    for _ in range(TRIES):  # in turns, so that what else the machine does falls on both
+    began = time.perf_counter()
+    for tried in range(TRIES):  # in turns, so that what else the machine does falls on both
+        if tried >= LEAST_TRIES and time.perf_counter() - began > MOST_SECONDS:
+            break  # bf16 without instructions of its own can take a second a product
         for dtype, matrix in matrices.items():
             started = time.perf_counter()
             torch.mm(matrix, matrix)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -73,7 +74,20 @@ def make(runs: Path, selection: Sequence[str], from_wandb: str | None, to_wandb:
     report = write_report(runs, selection, texts)
     show(report)
     if to_wandb:
+        if not from_wandb and (missing := perhaps_not_in_wandb(report.runs, runs)):
+            show_place("runs", missing)
         show_place("in W&B", _in_wandb(report, selection, from_wandb))
+
+
+def perhaps_not_in_wandb(compared: DataFrame, runs: Path) -> str | None:
+    """How many of the runs that are compared were not sent to W&B as they ran, and what sends those that it kept."""
+    logged = [record.get("wandb") for record in compared.to_dict("records")]
+    modes = [each.get("mode") if isinstance(each, dict) else None for each in logged]
+    absent = len(modes) - modes.count("online")
+    if not absent:
+        return None
+    how = f"; wandb sync {runs}/wandb/offline-run-* sends them" if "offline" in modes else ""
+    return f"{absent:,} of {len(modes):,} were not sent to W&B as they ran, and panels show what is there{how}"
 
 
 def _in_wandb(report: Report, selection: Sequence[str], from_wandb: str | None) -> str:

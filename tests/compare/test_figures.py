@@ -224,9 +224,9 @@ def test_nothing_to_show_is_said():
         assert texts(examples()[name]()) == ["nothing to show"]
 
 
-def test_nine_conditions_have_nine_markers_and_none_of_many_looks_like_another():
+def test_thirteen_conditions_have_thirteen_markers_and_none_of_many_looks_like_another():
     chosen = looks([str(number) for number in range(len(COLOURS) * len(MARKERS))])
-    assert len({look.marker for look in list(chosen.values())[:9]}) == 9
+    assert len({look.marker for look in list(chosen.values())[:13]}) == 13
     assert len({(look.colour, look.marker) for look in chosen.values()}) == len(chosen)
     assert list(looks(["b", "a", "b"])) == ["b", "a"]
 

@@ -5,16 +5,15 @@ import pytest
 
 from helpers import EXAMPLES, write_run
 from poolwise.compare.inference import Axes
+from poolwise.compare.limits import unlike_rates
 from poolwise.compare.records import (
     Condition,
     label_of,
     matched,
     paired_answers,
-    rates_at_an_end,
     read_runs,
     selected,
     steps_of,
-    unlike_rates,
     with_chosen_learning_rates,
 )
 from poolwise.compare.report import write_report
@@ -187,29 +186,43 @@ def test_a_rate_that_was_tried_once_is_not_chosen_by_luck(tmp_path):
     assert unlike_rates(kept) == {}
 
 
-def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path):
-    best = {"cls": 2e-3, "mean": 4e-3, "max": 1e-3}
-    for seed, (name, chosen) in enumerate(best.items()):
-        for rate in (1e-3, 2e-3, 4e-3):
-            write_run(tmp_path, name, seed, [], dev=0.9 if rate == chosen else 0.8, learning_rate=rate)
-    write_run(tmp_path, "pooler", 9, [], dev=0.9, learning_rate=1e-3)
-    told = rates_at_an_end(with_chosen_learning_rates(read_runs(tmp_path, "sentiment")))
-    where = "after stage 1 with bow, demo, tiny, finetune"
-    assert told == [f"max {where}: 0.001 of 0.001, 0.002, 0.004", f"mean {where}: 0.004 of 0.001, 0.002, 0.004"]
-    limits = " ".join(write_report(tmp_path).limits)
-    assert "is the lowest or the highest of those tried, so that one beyond might be better: max after" in limits
+def test_more_seeds_at_one_rate_do_not_choose_it(tmp_path):
+    """Three rates on three seeds, the lowest best on dev; then two more seeds at the middle one."""
+    for seed in (1, 2, 3):
+        for rate, dev in ((1e-4, 0.9), (3e-4, 0.8), (1e-3, 0.7)):
+            write_run(tmp_path, "cls", seed, [], dev=dev, learning_rate=rate)
+    for seed in (4, 5):
+        write_run(tmp_path, "cls", seed, [], dev=0.95, learning_rate=3e-4)  # easy seeds, which the others did not have
+    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
+    assert set(kept["learning_rate"]) == {1e-4}
+    assert set(kept["tried"]) == {"0.0001 0.0003 0.001"}
 
 
-def test_unlike_learning_rates_are_found_in_each_setting(tmp_path):
-    for seed, (name, rate) in enumerate([("cls", 1e-3), ("cls", 2e-3), ("mean", 1e-3), ("pooler", 1e-3)]):
-        write_run(tmp_path, name, seed, [], dev=0.9, learning_rate=rate)
-        write_run(tmp_path, "cls", seed, [], dev=0.9, learning_rate=rate, labels=8)
+def test_a_rate_that_was_chosen_on_one_seed_is_told_as_chosen(tmp_path):
+    for rate, dev in ((1e-4, 0.9), (3e-4, 0.8), (1e-3, 0.7)):
+        write_run(tmp_path, "cls", 1, [], dev=dev, learning_rate=rate)
+    for seed in (2, 3):
+        write_run(tmp_path, "cls", seed, [], dev=0.6, learning_rate=1e-4)
     kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
-    assert unlike_rates(kept) == {"demo, tiny, finetune": {"0.001": ["mean", "pooler"], "0.001 0.002": ["cls"]}}
-    write_run(tmp_path, "cls", 9, [], dev=0.9, objective=None)
-    kept = with_chosen_learning_rates(read_runs(tmp_path, "sentiment"))
-    (found,) = unlike_rates(kept).values()
-    assert found["0.001"][0] == "cls not adapted"
+    assert sorted(zip(kept["seed"], kept["learning_rate"], strict=True)) == [(1, 1e-4), (2, 1e-4), (3, 1e-4)]
+    assert set(kept["tried"]) == {"0.0001 0.0003 0.001"}
+
+
+def test_few_labels_that_are_read_more_often_are_another_setting(tmp_path):
+    for seed, (labels, passes, steps) in enumerate([(8, 5, 100), (8, 1, 0), (32, 3, 100), (32, 1, 0), (None, 1, 0)]):
+        folder = write_run(tmp_path, "cls", seed, [], dev=0.9, labels=labels)
+        record = json.loads((folder / "record.json").read_text())
+        if passes > 1:
+            record["material"]["labels"]["passes_an_epoch"] = passes
+        record["config"]["protocol"]["least_steps"] = steps
+        write_record(folder, record)
+    runs = read_runs(tmp_path, "sentiment")
+    assert runs["setting"].nunique() == 5
+    assert runs["family"].nunique() == 1
+    assert "demo, tiny, finetune on 8 labels a class (protocol.least_steps=0)" in set(runs["setting_label"])
+    report = write_report(tmp_path)
+    assert [len(section.details) > 0 for section in report.sections] == [False, False, False, False, True]
+    assert len(report.labels) == 2  # a curve for each, both of which end at all labels
 
 
 def test_trials_of_a_study_are_left_out_unless_asked_for(tmp_path):

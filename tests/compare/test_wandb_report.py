@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,12 +136,13 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["report", "--runs", str(runs), "--wandb"])
     report.main()
     spec_file = runs / "report/wandb_report_spec.json"
-    line = capsys.readouterr().out.splitlines()[-1]
+    missing, line = capsys.readouterr().out.splitlines()[-2:]
+    assert missing == "runs     9 of 9 were not sent to W&B as they ran, and panels show what is there"
     assert line == f"in W&B   {spec_file} (nobody is logged in to W&B (`wandb login`))"
     spec = json.loads(spec_file.read_text())
     table, _, comparisons, *_, limits = blocks_of(spec, "markdown-block")
     assert comparisons["content"].startswith("| question | ")
-    assert "| mean less pooler (random) | +10.5 | +6.2 to +14.8 | " in comparisons["content"]
+    assert "| mean less pooler (random) | 1 x 3 | +10.5 | +6.2 to +14.8 | " in comparisons["content"]
     assert "Rows are ordered by macro F1 on dev" in limits["content"]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table["content"].splitlines()]
     assert [row[:3] for row in cells[2:]] == [
@@ -151,6 +153,17 @@ def test_without_an_account_the_command_writes_the_spec(runs, monkeypatch, capsy
     answer, hypothesis = (text_of(block) for block in blocks_of(spec, "paragraph")[1:3])
     assert answer.startswith("Use mean after stage 1 with bow, the best on dev")
     assert hypothesis.startswith("After stage 1 with bow: H1 (pooler beats cls): cls beats pooler (random) by")
+
+
+def test_runs_that_are_offline_are_told_with_what_sends_them(runs):
+    found = read_runs(runs, "sentiment")
+    modes = ["online"] * 6 + ["offline"] * 3
+    told = report.perhaps_not_in_wandb(found.assign(wandb=[{"mode": mode} for mode in modes]), Path("runs"))
+    assert told == (
+        "3 of 9 were not sent to W&B as they ran, and panels show what is there; "
+        "wandb sync runs/wandb/offline-run-* sends them"
+    )
+    assert report.perhaps_not_in_wandb(found.assign(wandb=[{"mode": "online"}] * 9), Path("runs")) is None
 
 
 def test_what_runs_share_tells_them_from_others(runs, tmp_path):

@@ -122,7 +122,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
     count = labels.get("per_class")
     return {
         "family": family,
-        "setting": hash_of([family, count])[:8],
+        "setting": hash_of([family, count, labels.get("passes_an_epoch", 1)])[:8],
         "setting_label": f"{record['data']}, {record['model']}, {record['protocol']}",
         "adaptation": _adaptation(record),
         "encoder_key": str(record.get("encoder_condition", material.get("weights"))),
@@ -232,7 +232,7 @@ def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFra
         if not equals or _place(key) not in known:
             raise UserError(f"{word}: not KEY=VALUE with a key of the config, such as data=demo{nearest(key, known)}")
         found = [_values(record, _place(key)) for record in rows]
-        wanted = {_normal(value) for value in values.split(",")}
+        wanted = {_normal(value.removesuffix(RATES) if key == "protocol" else value) for value in values.split(",")}
         kept = [not wanted.isdisjoint(map(_normal, own)) for own in found]
         if not any(kept):
             there = sorted(set().union(*found))
@@ -241,6 +241,8 @@ def selected(runs: pandas.DataFrame, selection: Sequence[str]) -> pandas.DataFra
     return runs
 
 
+RATES = "_rates"
+"""How protocols end that are another one at several learning rates; a run is of that one."""
 RECORD_KEYS = ("data", "model", "encoder", "repr", "protocol", "condition", STUDY, *SEEDS)
 """What a run is selected by in its record, under the same name."""
 OF_STAGE_1 = {"stage1.objective": "objective", "stage1.seed": "stage1_seed"}
@@ -308,65 +310,29 @@ def _written(value: Any) -> str:
 def with_chosen_learning_rates(runs: pandas.DataFrame) -> pandas.DataFrame:
     """Of each condition's runs those of the learning rate that is best on dev; `tried` says which it was chosen from.
 
-    The mean of the selection metric decides, of equal ones the lower rate. Only rates with as many runs as any has are
-    chosen from: of many tried once, one is best by luck. Test is not looked at. A condition with more rates to choose
-    from than others has an advantage: see `unlike_rates`.
+    The mean of the selection metric decides, over the seeds that the rates share, if they share any; of equal ones the
+    lower rate. Only rates with at least half as many runs as any has are chosen from: of many tried once, one is best
+    by luck. Test is not looked at. A condition with more rates to choose from than others has an advantage: see
+    `unlike_rates`.
     """
-    condition = ["setting", "encoder_key", "repr"]
-    keys = [runs[key] for key in condition]
-    of_rate = runs.groupby([*condition, "learning_rate"], dropna=False)[SELECTION_METRIC]
-    often = of_rate.transform("size") == of_rate.transform("size").groupby(keys).transform("max")
-    mean = of_rate.transform("mean").where(often)
-    best = mean == mean.groupby(keys, dropna=False).transform("max")
-    lowest = runs["learning_rate"].where(best).groupby(keys).transform("min")
-    tried = runs["learning_rate"].where(often).groupby(keys).transform(_distinct_in_words)
-    kept = best & ((runs["learning_rate"] == lowest) | runs["learning_rate"].isna())
-    return runs.assign(tried=tried)[kept]
+    conditions = runs.groupby(["setting", "encoder_key", "repr"], sort=False)
+    return pandas.concat([_of_best_rate(rows) for _, rows in conditions]).sort_index()
 
 
-def _distinct_in_words(rates: "pandas.Series[float]") -> str:
-    return " ".join(map(_written, sorted(set(rates.dropna()))))
-
-
-def unlike_rates(runs: pandas.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """The settings whose conditions chose from unlike learning rates: by setting in words, conditions by their rates.
-
-    Args:
-        runs: of `with_chosen_learning_rates`.
-    """
-    found = {}
-    for _, rows in runs.groupby("setting"):
-        several = rows["encoder_key"].nunique() > 1
-        names = rows["repr"] + " " + rows["adaptation"] if several else rows["repr"]
-        by_rates = {str(rates): sorted(set(of_rates)) for rates, of_rates in names.groupby(rows["tried"])}
-        if len(by_rates) > 1:
-            found[str(rows["setting_label"].iloc[0])] = by_rates
-    return found
-
-
-def trained_at_one_rate(runs: pandas.DataFrame) -> list[str]:
-    """Settings in words that are trained, and in which all had the same one learning rate.
-
-    Args:
-        runs: of `with_chosen_learning_rates`.
-    """
-    trained = runs[runs["tried"] != ""]
-    by_setting = trained.groupby("setting_label", sort=False)["tried"]
-    return [str(setting) for setting, tried in by_setting if len(set(" ".join(tried).split())) == 1]
-
-
-def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
-    """Conditions in words whose chosen learning rate is the lowest or the highest of several, with that rate.
-
-    Args:
-        runs: of `with_chosen_learning_rates`.
-    """
-    found = []
-    for (setting, adaptation, name), rows in runs.groupby(["setting_label", "adaptation", "repr"]):
-        rate, tried = rows["learning_rate"].iloc[0], rows["tried"].iloc[0].split()
-        if len(tried) > 1 and rate in (float(tried[0]), float(tried[-1])):
-            found.append(f"{name} {adaptation}, {setting}: {rate:g} of {', '.join(tried)}")
-    return found
+def _of_best_rate(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """The same of one condition. One whose rates were tried on some seeds before one was taken for more was chosen from
+    all of these, by a person or here."""
+    if runs["learning_rate"].isna().all():
+        return runs.assign(tried="")
+    seeds = runs.reindex(columns=["stage1_seed", *SEEDS]).map(str).agg(" ".join, axis=1)
+    scores = runs.groupby([runs["learning_rate"], seeds])[SELECTION_METRIC].mean().unstack()
+    counts = runs["learning_rate"].value_counts().reindex(scores.index)
+    often = counts >= counts.max() / 2
+    shared = scores[often].dropna(axis=1)
+    best = (shared if len(shared.columns) else scores[often]).mean(axis=1).idxmax()
+    tried = often | scores.loc[:, scores.loc[best].notna()].notna().any(axis=1)
+    words = " ".join(map(_written, scores.index[tried]))
+    return runs[runs["learning_rate"] == best].assign(tried=words)
 
 
 class Condition:
@@ -437,6 +403,12 @@ class Condition:
         """In points, with what its interval rests on."""
         answers, axes = self.answers()
         return mean_accuracy(answers, axes=axes)
+
+    @property
+    def mistakes(self) -> float:
+        """Test texts that a run answers wrong, on average; or right, if these are fewer."""
+        wrong = 100 - self.accuracy.points
+        return self.accuracy.examples * min(wrong, self.accuracy.points) / 100
 
     @property
     def interval(self) -> tuple[float, float]:

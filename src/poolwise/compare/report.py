@@ -1,5 +1,6 @@
 """The comparison as files: one self-contained page that reads like a short paper, Markdown, CSV and figures."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +16,14 @@ from poolwise.command_line import program
 from poolwise.compare.disagreement import DisputedText, disputed_texts
 from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
 from poolwise.compare.inference import LEVEL, smallest_detectable
+from poolwise.compare.limits import limits_of
 from poolwise.compare.records import (
     METRICS,
     Condition,
     common_settings,
     is_asked_for,
-    rates_at_an_end,
     read_runs,
     selected,
-    trained_at_one_rate,
-    unlike_rates,
     with_chosen_learning_rates,
 )
 from poolwise.compare.summary import one_for_all, summary_table
@@ -140,7 +139,7 @@ def write_report(runs_folder: Path, selection: Sequence[str] = (), texts: bool =
         formulas=_formulas(runs),
         facts=_facts(found, runs, selection, runs_folder),
         provenance=_provenance(runs),
-        limits=_limits(runs, settings),
+        limits=limits_of(runs, settings),
         kept=kept_run(max((setting.best for setting in settings), key=lambda best: best.dev)) if one_data_set else None,
         page=folder / "index.html",
         markdown=folder / "report.md",
@@ -189,15 +188,22 @@ def _rendered(template: str, report: Report, escaped: bool) -> str:
 
 
 def _families(settings: Sequence[Setting]) -> list[list[Setting]]:
-    families: dict[str, list[Setting]] = {}
+    """From few labels to all; those of few labels with another `least_steps` are another family, ended by the same."""
+    families: dict[str, dict[Any, list[Setting]]] = {}
     for setting in settings:
-        families.setdefault(setting.family, []).append(setting)
-    return list(families.values())
+        by_steps = families.setdefault(setting.family, {})
+        if math.isnan(setting.labels) and by_steps:
+            for family in by_steps.values():
+                family.append(setting)
+        else:
+            by_steps.setdefault(setting.least_steps, []).append(setting)
+    return [family for by_steps in families.values() for family in by_steps.values()]
 
 
 def _detailed(settings: Sequence[Setting]) -> list[Setting]:
     """Of each family the setting with most labels: what is shown from near would repeat itself in the others."""
-    return [family[-1] for family in _families(settings)]
+    fullest = [family[-1] for family in _families(settings)]
+    return [setting for setting in settings if setting in fullest]
 
 
 def _all_drawings(report: Report) -> Iterable[Drawing]:
@@ -264,6 +270,7 @@ def _comparisons(told: Verdict) -> Table | None:
             each.question or "unplanned",
             each.encoders,
             " less ".join(called(each.conditions[:2])),
+            f"{each.gap.stage1_runs} x {each.gap.stage2_runs}",
             f"{each.gap.points:+.1f}",
             f"{each.gap.low:+.1f} to {each.gap.high:+.1f}",
             f"{each.gap.p:.3f}",
@@ -333,7 +340,7 @@ DIFFERENCE_COLUMNS = (
     "question encoder difference stage1_runs stage2_runs label_draws examples points low high p p_adjusted family "
     "p_permutation seen_above outcome"
 )
-COMPARISON_COLUMNS = "question;encoder;difference;points;95 % interval;p alone;p adjusted;would be seen above"
+COMPARISON_COLUMNS = "question;encoder;difference;runs;points;95 % interval;p alone;p adjusted;would be seen above"
 POOLER_COLUMNS = "encoder;seed;pooler;began;losses;steps;gradient norm;distance moved;effective rank;mean cosine"
 
 
@@ -436,82 +443,3 @@ def trials_in_words(trials: pandas.DataFrame) -> dict[str, str]:
         return {}
     studies = some(f"{STUDY}={name}" for name in sorted(set(trials[STUDY])))
     return {"left out": f"{counted(len(trials), 'trial')} of poolwise.tune; what compares those of a study: {studies}"}
-
-
-def _limits(runs: pandas.DataFrame, settings: Sequence[Setting]) -> list[str]:
-    """What the claims do not hold for."""
-    found = [
-        "Rows are ordered by macro F1 on dev, by which a choice should be made; test was read once a run.",
-        "Intervals take differences of runs as normal, and join the spread over runs with the draw of test texts; "
-        "with few runs they are wide. p-values allow for the comparisons of one setting (Holm; planned and unplanned "
-        "ones apart), not for the number of settings. Conditions count as equivalent within 0.5 points.",
-    ]
-    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() == 1:
-        found.append("There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1.")
-    few = runs[runs["labels"].notna()]
-    if few.groupby(["setting", "encoder_key"])["label_seed"].nunique().min() == 1:
-        found.append("Some comparisons of few labels are on one draw of these, and hold for this draw.")
-    partial = [each.name for setting in settings for each in setting.conditions if each.draws_left_out()]
-    if partial:
-        found.append(
-            "Some of a condition's stage-1 runs, or of its seeds on one encoder, lack draws of labels that others "
-            "have, and where two draws are left that all have, the others are left out of its interval and of all "
-            f"differences: {some(sorted(set(partial)), 4)}."
-        )
-    if len(few):
-        found.append(
-            "Where train has few labels, dev is whole all the same: penalties, epochs and learning rates were chosen "
-            "on more labels than were trained on."
-        )
-    if any(config.get("protocol", {}).get("folds") for config in runs["config"]):
-        found.append(
-            "Texts that were predicted in folds count as independent, and so do draws of folds. The folds' probes "
-            "share most of their training texts, so that other training texts may give more different answers than an "
-            "interval says (Bengio and Grandvalet 2004)."
-        )
-    saw = [value for value in runs.get("stage1_saw_test_text", ()) if isinstance(value, bool)]
-    if any(saw):
-        found.append(
-            f"Stage 1 had read test texts, without their labels, in {sum(saw)} of {len(runs)} runs: what an encoder "
-            "gains on texts that it has read may be more than on others."
-        )
-    unknown = len(runs) - len(saw)
-    if unknown:
-        of_unknown = ~runs.get("stage1_saw_test_text", pandas.Series(index=runs.index)).isin([True, False])
-        models = sorted(set(runs[of_unknown]["model"]))
-        found.append(
-            f"Whether stage 1 had read test texts is not known of {unknown} of {len(runs)} runs ({some(models, 4)}): "
-            "their encoder began from one of another stage 1, or from a folder of other origin."
-        )
-    for setting, by_rates in unlike_rates(runs).items():
-        choices = "; ".join(f"{rates.replace(' ', ', ')} for {some(names, 4)}" for rates, names in by_rates.items())
-        found.append(
-            f"Learning rates to choose from were not the same for all of {setting}: {choices}. More of them are an "
-            "advantage."
-        )
-    if alone := trained_at_one_rate(runs):
-        found.append(
-            f"One learning rate was tried in {some(alone, 4)}: representations that another one suits are at a "
-            "disadvantage. protocol=finetune_rates and protocol=frozen_rates, with -m, try three."
-        )
-    if at_an_end := rates_at_an_end(runs):
-        found.append(
-            "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
-            f"might be better: {some(at_an_end, 4)}."
-        )
-    untrained = (runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")
-    drawn = runs.assign(pooler_seed=runs.get("pooler_seed"))[untrained].groupby(["data", "model"])["pooler_seed"]
-    drawn_once = drawn.agg(lambda seeds: len(seeds) > 1 and seeds.nunique() == 1)
-    if drawn_once.any():
-        models = [", ".join(names) for names, once in drawn_once.items() if once]
-        found.append(
-            f"An untrained pooler of an encoder that is not adapted was drawn once for all runs ({some(models, 4)}): "
-            "what is said of it holds for this draw."
-        )
-    unadapted = runs["stage1_seed"].isna()
-    if unadapted.any() and not unadapted.all():
-        found.append(
-            "An encoder that is not adapted has no stage-1 runs: its own runs are dealt out beside theirs, and where "
-            "nothing in them is random, the same one stands beside each."
-        )
-    return found

@@ -98,6 +98,12 @@ class Setting:
         return [condition for conditions in self.encoders.values() for condition in conditions]
 
     @property
+    def least_steps(self) -> int | None:
+        """Of training on few labels; None where the protocol knows none."""
+        steps: int | None = self.best.runs["config"].iloc[0].get("protocol", {}).get("least_steps")
+        return steps
+
+    @property
     def best(self) -> Condition:
         """The best on dev."""
         return next(iter(self.encoders.values()))[0]

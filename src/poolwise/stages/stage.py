@@ -214,7 +214,7 @@ class Stage(lightning.LightningModule, ABC):
         """Lightning's; then gradients, as large as the model, are let go: Lightning keeps them to the next backward
         pass, and so beside all that the forward pass holds."""
         super().optimizer_step(*arguments, **named)
-        self.optimizers(use_pl_optimizer=False).zero_grad()
+        self.trainer.optimizers[0].zero_grad()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, by weight decay."""

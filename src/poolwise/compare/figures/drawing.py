@@ -63,7 +63,7 @@ MARKS = re.compile(r"(?P<group><g\b[^>]*)>(?P<uses>\s*(?:<use\b[^>]*/>\s*)+)</g>
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000"]
 """Okabe and Ito 2008, less the yellow, which is too pale on white."""
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "d", "h"]
 LINES: list[Any] = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1))]
 
 
