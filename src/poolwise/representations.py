@@ -454,7 +454,7 @@ class MeanScaled(Representation):
         return self.factors * layers[-1].mean
 
 
-def mean_over_windows(vectors: Float[Tensor, "R D"], windows: Sequence[int]) -> Float[Tensor, "B D"]:
+def mean_over_windows(vectors: Float[Tensor, "R D"], windows: Sequence[int] | None) -> Float[Tensor, "B D"]:
     """One vector a text: the mean over those of its windows, which stand one after the other.
 
     As Sun et al. 2019, "How to Fine-Tune BERT for Text Classification", section 5.3.1, do it with their hierarchical
@@ -462,9 +462,9 @@ def mean_over_windows(vectors: Float[Tensor, "R D"], windows: Sequence[int]) -> 
 
     Args:
         vectors: (R, D), one a window.
-        windows: how many each of B texts has.
+        windows: how many each of B texts has; None for one each.
     """
-    if len(vectors) == len(windows):
+    if windows is None or len(vectors) == len(windows):
         return vectors
     return torch.stack([of_one_text.mean(dim=0) for of_one_text in torch.split(vectors, list(windows))])
 

@@ -167,8 +167,8 @@ def _chunks(values: ndarray, size: int) -> list[ndarray]:
 class LabelledBatches(Dataset[Batch]):
     """Stage 2's batches of B texts in R windows, those of a text one after the other.
 
-    `input_ids` and `attention_mask` (R, T); `windows`, a list of how many each text has; `labels`, `examples` (B,);
-    `tokens`, a count.
+    `input_ids` and `attention_mask` (R, T); `windows`, a list of how many each text has, or None where each has one, as
+    loaders and Lightning look at each number of a list; `labels`, `examples` (B,); `tokens`, a count.
     """
 
     def __init__(self, texts: TokenisedTexts) -> None:
@@ -181,7 +181,7 @@ class LabelledBatches(Dataset[Batch]):
         return {
             "input_ids": torch.from_numpy(token_ids),
             "attention_mask": torch.from_numpy(present.astype(np.int64)),
-            "windows": counts.tolist(),
+            "windows": None if self.texts.window is None else counts.tolist(),
             "labels": torch.from_numpy(self.texts.labels[examples]),
             "examples": torch.from_numpy(examples),
             "tokens": int(present.sum()),

@@ -104,6 +104,8 @@ class TokenisedTexts:
 
     def windows_of(self, examples: Int64[ndarray, " B"]) -> tuple[Int64[ndarray, " R"], Int64[ndarray, " B"]]:
         """The numbers (R,) of the windows of these texts, one text after the other, and how many each has (B,)."""
+        if self.window is None:
+            return examples, np.ones_like(examples)
         first, end = self.window_offsets[examples], self.window_offsets[examples + 1]
         return np.concatenate([np.arange(*span) for span in zip(first, end, strict=True)]), end - first
 

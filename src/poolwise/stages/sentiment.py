@@ -141,17 +141,21 @@ class Scores(nn.Module):
         self.split = split
         self.loss = MeanMetric()
         self._collected: list[dict[str, Tensor]] = []
+        self._probabilities: list[Tensor] = []
 
     def update(self, batch: Batch, logits: Float[Tensor, "B C"]) -> None:
         """Add the predictions (B, C) of a batch."""
         labels = batch["labels"]
-        self.figures.update(logits.softmax(dim=-1), labels)
+        self._probabilities.append(logits.softmax(dim=-1))  # which metrics take at once: a call of theirs is slow
         self.loss.update(functional.cross_entropy(logits, labels), len(labels))
         columns = {"examples": batch["examples"], "labels": labels, "logits": logits.float()}
         self._collected.append({name: column.cpu() for name, column in columns.items()})
 
     def finish(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The figures, and `examples` (N,), `labels` (N,) and `logits` (N, C) in the examples' order; start anew."""
+        probabilities = torch.cat(self._probabilities)
+        labels = torch.cat([part["labels"] for part in self._collected])
+        self.figures.update(probabilities, labels.to(probabilities.device))
         figures = {**self.figures.compute(), f"{self.split}/loss": self.loss.compute()}
         figures = {name: value.float() for name, value in figures.items()}  # Matthews can be an integer 0
         columns = {
@@ -166,7 +170,7 @@ class Scores(nn.Module):
         order = columns["examples"].argsort()
         self.figures.reset()
         self.loss.reset()
-        self._collected = []
+        self._collected, self._probabilities = [], []
         return figures, {name: column[order] for name, column in columns.items()}
 
 
