@@ -468,9 +468,13 @@ def test_intervals_cover_as_often_as_they_claim(runs, effect):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("effect", [0.0, 1.0])
-@pytest.mark.parametrize("deviations", [(0.3, 0.3), (1.0, 0.3), (0.3, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("runs", [(1, 1), (1, 2), (1, 3), (1, 5), (2, 1), (3, 1), (3, 3), (3, 5), (5, 1), (5, 3)])
-def test_intervals_cover_in_many_simulations(runs, deviations, effect):
-    missed = misses(runs, 1000, stage1_deviation=deviations[0], seed_deviation=deviations[1], effect=effect)
-    assert missed <= most(1000)
+def test_intervals_cover_in_many_simulations(runs):
+    """Each spread alone is a coarse look; together they would show a share of 6 %."""
+    missed = [
+        misses(runs, 1000, stage1_deviation=stage1, seed_deviation=seed, effect=effect)
+        for stage1, seed in [(0.3, 0.3), (1.0, 0.3), (0.3, 1.0), (1.0, 1.0)]
+        for effect in (0.0, 1.0)
+    ]
+    assert max(missed) <= most(1000), missed
+    assert sum(missed) <= most(1000 * len(missed)), missed
