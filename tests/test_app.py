@@ -297,6 +297,13 @@ def test_a_layer_and_parameters_of_a_representation_are_in_the_record(program, t
     assert {row[0] for row in report.sections[0].table.rows} == {"layer_mix@layer1", "pooler@layer1 (random)"}
 
 
+def test_a_sweep_of_many_jobs_says_that_it_looks_at_them(program, monkeypatch, capfd):
+    for many, told in ((3, False), (2, True)):
+        monkeypatch.setattr("poolwise.app.MANY_JOBS", many)
+        assert program("stage=sentiment", "seed=1,2", *SMALL_STAGE2, "-m") == 2  # there is no stage 1
+        assert ("looking at 2 jobs before the first begins" in capfd.readouterr().out) == told
+
+
 def test_each_job_of_a_sweep_resolves_what_the_command_line_refers_to(program, tmp_path):
     frozen = ["encoder=base", "protocol=frozen", "labels_per_class=8", "repr=mean", "logger=csv"]
     assert program("stage=sentiment", *frozen, *SMALL_STAGE2, "seed=2,3", "label_seed=${seed}", "-m") == 0

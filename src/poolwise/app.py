@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 COMPOSING_ERRORS = (HydraException, OmegaConfBaseException)
 """What a config that cannot be composed raises."""
 
+MANY_JOBS = 30
+"""Of which a sweep says that it looks at them: each takes some tenths of a second."""
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """Hydra's launcher that runs the jobs of a sweep in this process."""
 
@@ -410,11 +412,15 @@ class SweepCheck(Callback):
             jobs.setdefault(job.identity.key, (job, overrides))
 
         try:
-            take_all(partial(plan, overrides) for overrides in jobs_of([*axes, *overrides_typed(config.hydra)]))
+            asked = jobs_of([*axes, *overrides_typed(config.hydra)])
+            if len(asked) >= MANY_JOBS:
+                print(f"looking at {len(asked):,} jobs before the first begins", flush=True)
+            take_all(partial(plan, overrides) for overrides in asked)
             from poolwise.stages.sweep import Sweep
 
+            shared = set.intersection(*(set(overrides) for _, overrides in jobs.values()))
             for job, overrides in jobs.values():
-                job.choices = [word for word in overrides if any(word not in other for _, other in jobs.values())]
+                job.choices = [word for word in overrides if word not in shared]
             distinct = [job for job, _ in jobs.values()]
             stop, spread = distinct[0].settings.config["stop_on_failure"], config.hydra.launcher._target_ != ONE_BY_ONE
             if stop and spread:

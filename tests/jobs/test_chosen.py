@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from helpers import TEXTS
 from poolwise.data.corpus import content_hash
-from poolwise.jobs.chosen import texts_in_stage1
+from poolwise.jobs.chosen import texts_in_stage1, tokenizer_of
 
 TRAIN = Dataset.from_dict({"text": TEXTS[:4]})
 TESTED = Dataset.from_dict({"text": [*TEXTS[3:], TEXTS[3]], "label": [0, 1, 0, 1]})
@@ -59,3 +59,15 @@ def test_what_is_not_known_is_not_guessed(tmp_path, export):
     assert read_by(second) == 2
     (export.parent / "record.json").unlink()
     assert read_by(export) is None
+
+
+def test_jobs_share_the_tokenizer_of_a_folder_until_it_changes(tmp_path, tokenizer, config):
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    first = tokenizer_of(tmp_path)
+    assert tokenizer_of(tmp_path) is first
+    tokenizer.add_tokens(["overlong"])
+    tokenizer.save_pretrained(tmp_path)
+    config.vocab_size = len(tokenizer)
+    config.save_pretrained(tmp_path)
+    assert len(tokenizer_of(tmp_path)) == len(first) + 1
