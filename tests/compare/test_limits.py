@@ -116,8 +116,8 @@ def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path):
             write_run(tmp_path, name, seed, [], dev=0.9 if rate == chosen else 0.8, learning_rate=rate)
     write_run(tmp_path, "pooler", 9, [], dev=0.9, learning_rate=1e-3)
     told = rates_at_an_end(with_chosen_learning_rates(read_runs(tmp_path, "sentiment")))
-    where = "after stage 1 with bow, demo, tiny, finetune"
-    assert told == [f"max {where}: 0.001 of 0.001, 0.002, 0.004", f"mean {where}: 0.004 of 0.001, 0.002, 0.004"]
+    where = "after stage 1 with bow in demo, tiny, finetune"
+    assert told == [f"max {where} (0.001)", f"mean {where} (0.004)"]
     limits = " ".join(write_report(tmp_path).limits)
     assert "is the lowest or the highest of those tried, so that one beyond might be better: max after" in limits
 

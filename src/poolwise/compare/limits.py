@@ -294,5 +294,5 @@ def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
     for (setting, adaptation, name), rows in runs.groupby(["setting_label", "adaptation", "repr"]):
         rate, tried = rows["learning_rate"].iloc[0], rows["tried"].iloc[0].split()
         if len(tried) > 1 and rate in (float(tried[0]), float(tried[-1])):
-            found.append(f"{name} {adaptation}, {setting}: {rate:g} of {', '.join(tried)}")
+            found.append(f"{name} {adaptation} in {setting} ({rate:g})")
     return found
