@@ -1,6 +1,6 @@
 import pytest
 
-from poolwise.words import counted, duration, first_line, nearest, roughly, size, some, without_secrets
+from poolwise.words import counted, duration, first_line, nearest, roughly, signed, size, some, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,7 @@ def test_no_key_or_password_is_said_wherever_it_stands(monkeypatch, tmp_path):
     said = "qqqq12345678 qqqq1234 opensesame gh_9876543 0123456789abcdef hf_zzzzzzzz postgres://me:pw@host/db"
     told = "[B_TOKEN] [A_KEY] [SMTP_PASS] [GH_PAT] [netrc] [token of the hub] postgres://[password]@host/db"
     assert without_secrets(said) == told
+
+
+def test_a_difference_has_a_sign_and_is_never_minus_nothing():
+    assert [signed(points) for points in (1.24, -1.25, 0.04, -0.04)] == ["+1.2", "-1.2", "+0.0", "+0.0"]

@@ -54,6 +54,11 @@ def some(items: Iterable[object], shown: int = 5) -> str:
     return ", ".join(words[:shown]) + more
 
 
+def signed(points: float) -> str:
+    """Points of a difference to one digit: `+1.2`, and never `-0.0`."""
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
 def first_line(error: Exception) -> str:
     """What an error of a library says, up to the end of its first line; without secrets."""
     return without_secrets(str(error).strip().split("\n")[0])

@@ -32,7 +32,7 @@ from poolwise.compare.variance import variance_table
 from poolwise.compare.verdict import Setting, Verdict, called, overview, settings_of, verdict
 from poolwise.runs import MODEL_FOLDER, STUDY, hash_of, write_atomically
 from poolwise.settings import OFF, SELECTION_METRIC, UserError
-from poolwise.words import counted, duration, some
+from poolwise.words import counted, duration, signed, some
 
 PERCENT_METRICS = {
     "dev F1": "dev/macro_f1",
@@ -271,8 +271,8 @@ def _comparisons(told: Verdict) -> Table | None:
             each.encoders,
             " less ".join(called(each.conditions[:2])),
             f"{each.gap.stage1_runs} x {each.gap.stage2_runs}",
-            f"{each.gap.points:+.1f}",
-            f"{each.gap.low:+.1f} to {each.gap.high:+.1f}",
+            f"{signed(each.gap.points)}",
+            f"{signed(each.gap.low)} to {signed(each.gap.high)}",
             f"{each.gap.p:.3f}",
             f"{each.p:.3f}",
             f"{smallest_detectable(each.gap, LEVEL / each.family):.1f}",

@@ -8,7 +8,7 @@ from poolwise.compare.inference import pooled
 from poolwise.compare.records import Condition
 from poolwise.compare.tables import Table
 from poolwise.compare.verdict import Setting, compare
-from poolwise.words import counted
+from poolwise.words import counted, signed
 
 MOST_REPRESENTATIONS = 6
 """That have a column, so that the table stays one to be read at a glance."""
@@ -70,7 +70,7 @@ def _less(settings: Sequence[Setting], representation: str, other: str) -> str |
         return None
     data = [str(setting.best.runs.iloc[0]["data"]) for setting, _ in both]
     gap = pooled([gap for _, gap in both], [_group(setting) for setting, _ in both], data)
-    return f"{gap.points:+.1f} points (95 % interval {gap.low:+.1f} to {gap.high:+.1f})"
+    return f"{signed(gap.points)} points (95 % interval {signed(gap.low)} to {signed(gap.high)})"
 
 
 def _representations(settings: Sequence[Setting]) -> list[str]:
@@ -86,11 +86,7 @@ def _representations(settings: Sequence[Setting]) -> list[str]:
 
 def _on_test(settings: Sequence[Setting], representation: str) -> str:
     gaps = [gap for setting in settings if (gap := _gap(setting, representation)) is not None]
-    return f"{_signed(float(np.mean(gaps)))} and {_signed(min(gaps))}"
-
-
-def _signed(points: float) -> str:
-    return f"{round(points, 1) + 0.0:+.1f}"  # never -0.0
+    return f"{signed(float(np.mean(gaps)))} and {signed(min(gaps))}"
 
 
 def _gap(setting: Setting, representation: str) -> float | None:
@@ -102,7 +98,7 @@ def _difference(setting: Setting, representation: str) -> str:
     gap = _gap(setting, representation)
     if gap is None:
         return "not run"
-    return "best" if representation == setting.best.representation else _signed(gap)
+    return "best" if representation == setting.best.representation else signed(gap)
 
 
 def _group(setting: Setting) -> str:

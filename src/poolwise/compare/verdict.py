@@ -46,7 +46,7 @@ from poolwise.compare.inference import (
 )
 from poolwise.compare.records import UNADAPTED, Condition, majority_share, paired_answers
 from poolwise.settings import NO_OBJECTIVE
-from poolwise.words import counted
+from poolwise.words import counted, signed
 
 MARGIN = 0.5
 """Points within which conditions count as equivalent."""
@@ -178,8 +178,8 @@ class Comparison:
         if self.question in ("", *HYPOTHESES):
             limit = "" if self.outcome == OPEN else self.limit
             return in_words(first, second, self.gap, self.p, MARGIN, self.family) + limit
-        interval = f"95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}"
-        return f"{self.gap.points:+.1f} points ({interval}, {p_in_words(self.p)}){self.limit}"
+        interval = f"95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}"
+        return f"{signed(self.gap.points)} points ({interval}, {p_in_words(self.p)}){self.limit}"
 
     @property
     def limit(self) -> str:
@@ -432,7 +432,7 @@ class PooledAnswer:
     def sentence(self) -> str:
         """The answer in words."""
         numbers = (
-            f"{self.gap.points:+.1f} points on average (95 % interval {self.gap.low:+.1f} to {self.gap.high:+.1f}, "
+            f"{signed(self.gap.points)} points on average (95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}, "
             f"{p_in_words(self.p)})"
         )
         single = "single runs or single stage-1 runs"
