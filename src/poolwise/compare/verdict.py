@@ -432,8 +432,8 @@ class PooledAnswer:
     def sentence(self) -> str:
         """The answer in words."""
         numbers = (
-            f"{signed(self.gap.points)} points on average (95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}, "
-            f"{p_in_words(self.p)})"
+            f"{signed(self.gap.points)} points on average "
+            f"(95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}, {p_in_words(self.p)})"
         )
         single = "single runs or single stage-1 runs"
         limit = f" (said of {single} alone in {self.limited} of {len(self.gap.estimates)})" if self.limited else ""
