@@ -249,3 +249,13 @@ def test_scores_start_anew_after_finish():
         figures, predictions = scores.finish()
         assert figures["dev/accuracy"].item() == 1.0
         assert len(predictions["labels"]) == 2
+
+
+def test_figures_of_logits_in_bf16_are_those_of_the_answers_that_are_kept():
+    """A softmax in bf16 makes these two alike, and would answer with the first."""
+    scores = Scores("dev", 2)
+    logits = torch.tensor([[0.0, 0.001], [0.001, 0.0]], dtype=torch.bfloat16)
+    scores.update({"labels": torch.tensor([1, 0]), "examples": torch.arange(2)}, logits)
+    figures, predictions = scores.finish()
+    assert figures["dev/accuracy"] == figures["dev/macro_f1"] == 1
+    assert predictions["logits"].argmax(dim=1).tolist() == [1, 0]

@@ -279,7 +279,7 @@ def penalties_at_an_end(runs: pandas.DataFrame) -> tuple[int, int]:
     """How many probes have the weakest or strongest penalty of several as the best on dev, and how many there are."""
     at_an_end = probes = 0
     for run in runs.to_dict("records"):
-        tried = run["config"].get("protocol", {}).get("strengths", ())
+        tried = run["config"].get("protocol", {}).get("strengths") or ()
         of_folds = run.get("strengths")
         chosen = of_folds if isinstance(of_folds, list) else [run.get("strength")]
         for strength in chosen if len(tried) > 1 else ():

@@ -145,10 +145,10 @@ class Scores(nn.Module):
 
     def update(self, batch: Batch, logits: Float[Tensor, "B C"]) -> None:
         """Add the predictions (B, C) of a batch."""
-        labels = batch["labels"]
+        labels, logits = batch["labels"], logits.float()  # of bf16 logits a softmax makes unlike ones alike
         self._probabilities.append(logits.softmax(dim=-1))  # which metrics take at once: a call of theirs is slow
         self.loss.update(functional.cross_entropy(logits, labels), len(labels))
-        columns = {"examples": batch["examples"], "labels": labels, "logits": logits.float()}
+        columns = {"examples": batch["examples"], "labels": labels, "logits": logits}
         self._collected.append({name: column.cpu() for name, column in columns.items()})
 
     def finish(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
