@@ -71,7 +71,7 @@ CELLS = {
     ("tiny", "imdb"): Plan(2, 16, 100, LONG, 800),
     ("base", "mr"): Plan(1, 64, 20, (32, 64, 128), 600, objectives=("none",), classified=(64,)),
     ("base", "imdb"): Plan(1, 8, 10, (2, 4, 8), 75, objectives=("none",), classified=(8,)),
-    ("headed", "mr"): Plan(2, 64, 40, SHORT, 0, ("loss",)),
+    ("headed", "mr"): Plan(2, 64, 40, (), 0, ("loss",)),
 }
 """By size and texts. `base` trains some hundred tokens a second on two cores; `headed` is minilm with an MLM head."""
 ON_A_GPU = {

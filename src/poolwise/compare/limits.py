@@ -3,12 +3,13 @@
 `runs` are rows of `records.with_chosen_learning_rates`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import pandas
 
 from poolwise.compare.verdict import MARGIN, Setting
-from poolwise.data.imbalance import UNBALANCED
+from poolwise.data.imbalance import are_unlike
 from poolwise.words import counted, some
 
 FEW_MISTAKES = 10
@@ -24,217 +25,200 @@ def limits_of(runs: pandas.DataFrame, settings: Sequence[Setting]) -> list[str]:
         "with few runs they are wide. p-values allow for the comparisons of one setting (Holm; planned and unplanned "
         f"ones apart), not for the number of settings. Conditions count as equivalent within {MARGIN:g} points.",
     ]
-    told = [*(limit(runs) for limit in OF_RUNS), *(limit(settings) for limit in OF_SETTINGS)]
-    return [*found, *(sentence for sentence in told if sentence is not None)]
+    told = chain((limit(runs) for limit in OF_RUNS), (limit(settings) for limit in OF_SETTINGS))
+    return [*found, *chain.from_iterable(told)]
 
 
-def of_one_stage1_run(runs: pandas.DataFrame) -> str | None:
+def of_one_stage1_run(runs: pandas.DataFrame) -> Iterator[str]:
     """Each encoder was adapted once."""
-    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() != 1:
-        return None
-    return "There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1."
+    if runs.groupby(["setting", "encoder_key"])["stage1_seed"].nunique().max() == 1:
+        yield "There is one stage-1 run of each encoder: nothing here can rank the objectives of stage 1."
 
 
-def of_one_draw_of_labels(runs: pandas.DataFrame) -> str | None:
+def of_one_draw_of_labels(runs: pandas.DataFrame) -> Iterator[str]:
     """Few labels were drawn once."""
     few = runs[runs["labels"].notna()]
-    if few.groupby(["setting", "encoder_key"])["label_seed"].nunique().min() != 1:
-        return None
-    return "Some comparisons of few labels are on one draw of these, and hold for this draw."
+    if few.groupby(["setting", "encoder_key"])["label_seed"].nunique().min() == 1:
+        yield "Some comparisons of few labels are on one draw of these, and hold for this draw."
 
 
-def of_one_training_set(runs: pandas.DataFrame) -> str | None:
+def of_one_training_set(runs: pandas.DataFrame) -> Iterator[str]:
     """Probes on all labels, whose spread is that of stage-1 runs alone."""
     whole = runs[(runs["material"].map(lambda material: material["protocol"].get("name")) == "probe")]
     whole = whole[~whole["draws_labels"].astype(bool)]
-    if whole.empty:
-        return None
-    return (
-        "Probes on all labels are of one training set each, and have no seed: their spread is that of stage-1 runs, "
-        "and of one encoder that of test texts alone. labels_per_class=K label_seed=1,2,3,4,5 draws several sets."
-    )
+    if len(whole):
+        yield (
+            "Probes on all labels are of one training set each, and have no seed: their spread is that of stage-1 "
+            "runs, and of one encoder that of test texts alone. labels_per_class=K label_seed=1,2,3,4,5 draws several "
+            "sets."
+        )
 
 
-def of_missing_draws(settings: Sequence[Setting]) -> str | None:
+def of_missing_draws(settings: Sequence[Setting]) -> Iterator[str]:
     """Draws of labels that some runs lack."""
     partial = [each.name for setting in settings for each in setting.conditions if each.draws_left_out()]
-    if not partial:
-        return None
-    return (
-        "Some of a condition's stage-1 runs, or of its seeds on one encoder, lack draws of labels that others "
-        "have, and where two draws are left that all have, the others are left out of its interval and of all "
-        f"differences: {some(sorted(set(partial)), 4)}."
-    )
+    if partial:
+        yield (
+            "Some of a condition's stage-1 runs, or of its seeds on one encoder, lack draws of labels that others "
+            "have, and where two draws are left that all have, the others are left out of its interval and of all "
+            f"differences: {some(sorted(set(partial)), 4)}."
+        )
 
 
-def of_a_whole_dev(runs: pandas.DataFrame) -> str | None:
+def of_a_whole_dev(runs: pandas.DataFrame) -> Iterator[str]:
     """Few labels to train on, and all of dev to choose by."""
-    if not runs["labels"].notna().any():
-        return None
-    return (
-        "Where train has few labels, dev is whole all the same: penalties, epochs and learning rates were chosen "
-        "on more labels than were trained on."
-    )
+    if runs["labels"].notna().any():
+        yield (
+            "Where train has few labels, dev is whole all the same: penalties, epochs and learning rates were chosen "
+            "on more labels than were trained on."
+        )
 
 
-def of_folds(runs: pandas.DataFrame) -> str | None:
+def of_folds(runs: pandas.DataFrame) -> Iterator[str]:
     """Folds that share training texts."""
-    if not any(config.get("protocol", {}).get("folds") for config in runs["config"]):
-        return None
-    return (
-        "Texts that were predicted in folds count as independent, and so do draws of folds. The folds' probes "
-        "share most of their training texts, so that other training texts may give more different answers than an "
-        "interval says (Bengio and Grandvalet 2004)."
-    )
+    if any(config.get("protocol", {}).get("folds") for config in runs["config"]):
+        yield (
+            "Texts that were predicted in folds count as independent, and so do draws of folds. The folds' probes "
+            "share most of their training texts, so that other training texts may give more different answers than an "
+            "interval says (Bengio and Grandvalet 2004)."
+        )
 
 
-def of_test_texts_that_stage1_read(runs: pandas.DataFrame) -> str | None:
+def of_test_texts_that_stage1_read(runs: pandas.DataFrame) -> Iterator[str]:
     """Stage 1 has read what is tested."""
     saw = [value for value in runs.get("stage1_saw_test_text", ()) if isinstance(value, bool)]
-    if not any(saw):
-        return None
-    return (
-        f"Stage 1 had read test texts, without their labels, in {sum(saw)} of {len(runs)} runs: what an encoder "
-        "gains on texts that it has read may be more than on others."
-    )
+    if any(saw):
+        yield (
+            f"Stage 1 had read test texts, without their labels, in {sum(saw)} of {len(runs)} runs: what an encoder "
+            "gains on texts that it has read may be more than on others."
+        )
 
 
-def of_unknown_texts_of_stage1(runs: pandas.DataFrame) -> str | None:
+def of_unknown_texts_of_stage1(runs: pandas.DataFrame) -> Iterator[str]:
     """Nobody knows whether it has."""
     unknown = ~runs.get("stage1_saw_test_text", pandas.Series(index=runs.index)).isin([True, False])
-    if not unknown.any():
-        return None
-    models = sorted(set(runs[unknown]["model"]))
-    return (
-        f"Whether stage 1 had read test texts is not known of {unknown.sum()} of {len(runs)} runs ({some(models, 4)}): "
-        "their encoder began from one of another stage 1, or from a folder of other origin."
-    )
+    if unknown.any():
+        models = sorted(set(runs[unknown]["model"]))
+        yield (
+            f"Whether stage 1 had read test texts is not known of {unknown.sum()} of {len(runs)} runs "
+            f"({some(models, 4)}): their encoder began from one of another stage 1, or from a folder of other origin."
+        )
 
 
-def of_unlike_rates(runs: pandas.DataFrame) -> str | None:
+def of_unlike_rates(runs: pandas.DataFrame) -> Iterator[str]:
     """Conditions that chose from other learning rates than others."""
-    found = []
     for setting, by_rates in unlike_rates(runs).items():
         choices = "; ".join(f"{rates.replace(' ', ', ')} for {some(names, 4)}" for rates, names in by_rates.items())
-        found.append(
+        yield (
             f"Learning rates to choose from were not the same for all of {setting}: {choices}. More of them are an "
             "advantage."
         )
-    return " ".join(found) or None
 
 
-def of_one_rate(runs: pandas.DataFrame) -> str | None:
+def of_one_rate(runs: pandas.DataFrame) -> Iterator[str]:
     """One learning rate for all."""
     alone = trained_at_one_rate(runs)
-    if not alone:
-        return None
-    return (
-        f"One learning rate was tried in {some(alone, 4)}: representations that another one suits are at a "
-        "disadvantage. protocol=finetune_rates and protocol=frozen_rates, with -m, try three."
-    )
+    if alone:
+        yield (
+            f"One learning rate was tried in {some(alone, 4)}: representations that another one suits are at a "
+            "disadvantage. protocol=finetune_rates and protocol=frozen_rates, with -m, try three."
+        )
 
 
-def of_rates_at_an_end(runs: pandas.DataFrame) -> str | None:
+def of_rates_at_an_end(runs: pandas.DataFrame) -> Iterator[str]:
     """A better rate may lie beyond those tried."""
     at_an_end = rates_at_an_end(runs)
-    if not at_an_end:
-        return None
-    return (
-        "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
-        f"might be better: {some(at_an_end, 4)}."
-    )
+    if at_an_end:
+        yield (
+            "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
+            f"might be better: {some(at_an_end, 4)}."
+        )
 
 
-def of_penalties_at_an_end(runs: pandas.DataFrame) -> str | None:
+def of_penalties_at_an_end(runs: pandas.DataFrame) -> Iterator[str]:
     """A better penalty may lie beyond those tried."""
     at_an_end, probes = penalties_at_an_end(runs)
-    if not at_an_end:
-        return None
-    return (
-        f"Of {counted(probes, 'probe')} {at_an_end:,} chose the weakest or the strongest penalty of those tried, so "
-        "that one beyond might be better; protocol.strengths names others."
-    )
+    if at_an_end:
+        yield (
+            f"Of {counted(probes, 'probe')} {at_an_end:,} chose the weakest or the strongest penalty of those tried, "
+            "so that one beyond might be better; protocol.strengths names others."
+        )
 
 
-def of_dense_layers_trained_unlike(runs: pandas.DataFrame) -> str | None:
+def of_dense_layers_trained_unlike(runs: pandas.DataFrame) -> Iterator[str]:
     """A fixed pooler beside a dense layer that stage 2 trains."""
     as_named = runs[[config.get("protocol", {}).get("dense") == "as_named" for config in runs["config"]]]
     both = [
         str(words) for words, rows in as_named.groupby("setting_label") if {"pooler", "cls_linear"} <= set(rows["repr"])
     ]
-    if not both:
-        return None
-    return (
-        f"In {some(both, 4)} stage 2 trained the dense layer of cls_linear and left that of the pooler as it was: the "
-        "two do not differ in where they begin alone. protocol=frozen_rates trains both."
-    )
+    if both:
+        yield (
+            f"In {some(both, 4)} stage 2 trained the dense layer of cls_linear and left that of the pooler as it was: "
+            "the two do not differ in where they begin alone. protocol=frozen_rates trains both."
+        )
 
 
-def of_wider_heads(runs: pandas.DataFrame) -> str | None:
+def of_wider_heads(runs: pandas.DataFrame) -> Iterator[str]:
     """Vectors that are wider than the encoder's states have larger heads, and no control."""
     wider = sorted(set(runs["repr"]) & {"cls_last4", "cls_mean"})
-    if not wider:
-        return None
-    return (
-        f"The head on {' and '.join(wider)} has several times the parameters of others, as the vector is as much "
-        "wider; there is no control of as many."
-    )
+    if wider:
+        yield (
+            f"The head on {' and '.join(wider)} has several times the parameters of others, as the vector is as much "
+            "wider; there is no control of as many."
+        )
 
 
-def of_unbalanced_classes(runs: pandas.DataFrame) -> str | None:
+def of_unbalanced_classes(runs: pandas.DataFrame) -> Iterator[str]:
     """Accuracy says little of rare classes."""
     found = []
     for data, rows in runs.groupby("data"):
-        counts = [of["test"] for of in rows.get("class_counts", ()) if isinstance(of, dict) and of.get("test")]
-        there = [count for count in counts[0].values() if count] if counts else []
-        if there and max(there) > UNBALANCED * min(there):
-            found.append(f"{data} ({100 * max(there) / sum(there):.0f} % of test is one class)")
-    if not found:
-        return None
-    return (
-        f"Classes are unbalanced in {some(found, 4)}: claims and intervals are of accuracy, which frequent classes "
-        "make; macro F1 stands in the tables, without intervals."
-    )
+        counts: Mapping[str, int] = next(
+            (of["test"] for of in rows.get("class_counts", ()) if isinstance(of, dict) and "test" in of), {}
+        )
+        if are_unlike(counts.values()):
+            found.append(f"{data} ({100 * max(counts.values()) / sum(counts.values()):.0f} % of test is one class)")
+    if found:
+        yield (
+            f"Classes are unbalanced in {some(found, 4)}: claims and intervals are of accuracy, which frequent classes "
+            "make; macro F1 stands in the tables, without intervals."
+        )
 
 
-def of_few_mistakes(settings: Sequence[Setting]) -> str | None:
+def of_few_mistakes(settings: Sequence[Setting]) -> Iterator[str]:
     """Accuracies near 100 % of few texts."""
     found = [each.name for setting in settings for each in setting.conditions if each.mistakes < FEW_MISTAKES]
-    if not found:
-        return None
-    return (
-        f"Fewer than {FEW_MISTAKES} test texts a run are answered wrong (or right) by {some(sorted(set(found)), 4)}: "
-        "intervals then cover less often than 95 %."
-    )
+    if found:
+        yield (
+            f"Fewer than {FEW_MISTAKES} test texts a run are answered wrong (or right) by "
+            f"{some(sorted(set(found)), 4)}: intervals then cover less often than 95 %."
+        )
 
 
-def of_a_pooler_drawn_once(runs: pandas.DataFrame) -> str | None:
+def of_a_pooler_drawn_once(runs: pandas.DataFrame) -> Iterator[str]:
     """One draw of an untrained pooler stands for all."""
     untrained = (runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")
     drawn = runs.assign(pooler_seed=runs.get("pooler_seed"))[untrained].groupby(["data", "model"])["pooler_seed"]
     drawn_once = drawn.agg(lambda seeds: len(seeds) > 1 and seeds.nunique() == 1)
     models = [", ".join(names) for names, once in drawn_once.items() if once]
-    if not models:
-        return None
-    return (
-        f"An untrained pooler of an encoder that is not adapted was drawn once for all runs ({some(models, 4)}): "
-        "what is said of it holds for this draw."
-    )
+    if models:
+        yield (
+            f"An untrained pooler of an encoder that is not adapted was drawn once for all runs ({some(models, 4)}): "
+            "what is said of it holds for this draw."
+        )
 
 
-def of_dealt_runs(runs: pandas.DataFrame) -> str | None:
+def of_dealt_runs(runs: pandas.DataFrame) -> Iterator[str]:
     """An encoder without stage-1 runs beside those that have some."""
     unadapted = runs["stage1_seed"].isna()
-    if unadapted.all() or not unadapted.any():
-        return None
-    return (
-        "An encoder that is not adapted has no stage-1 runs: its own runs are dealt out beside theirs, each once, and "
-        "where nothing in them is random, the same one stands beside each. With fewer of its own, a difference is of "
-        "as many of the others, and not that of the means in the table."
-    )
+    if unadapted.any() and not unadapted.all():
+        yield (
+            "An encoder that is not adapted has no stage-1 runs: its own runs are dealt out beside theirs, each once, "
+            "and where nothing in them is random, the same one stands beside each. With fewer of its own, a difference "
+            "is of as many of the others, and not that of the means in the table."
+        )
 
 
-OF_RUNS: tuple[Callable[[pandas.DataFrame], str | None], ...] = (
+OF_RUNS: tuple[Callable[[pandas.DataFrame], Iterator[str]], ...] = (
     of_one_stage1_run,
     of_one_draw_of_labels,
     of_one_training_set,
@@ -252,8 +236,8 @@ OF_RUNS: tuple[Callable[[pandas.DataFrame], str | None], ...] = (
     of_a_pooler_drawn_once,
     of_dealt_runs,
 )
-OF_SETTINGS: tuple[Callable[[Sequence[Setting]], str | None], ...] = (of_missing_draws, of_few_mistakes)
-"""What is looked for, in the order of a report: a sentence each, or None."""
+OF_SETTINGS: tuple[Callable[[Sequence[Setting]], Iterator[str]], ...] = (of_missing_draws, of_few_mistakes)
+"""What is looked for, in the order of a report: sentences, or none."""
 
 
 def unlike_rates(runs: pandas.DataFrame) -> dict[str, dict[str, list[str]]]:

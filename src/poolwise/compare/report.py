@@ -271,7 +271,7 @@ def _comparisons(told: Verdict) -> Table | None:
             each.encoders,
             " less ".join(called(each.conditions[:2])),
             f"{each.gap.stage1_runs} x {each.gap.stage2_runs}",
-            f"{signed(each.gap.points)}",
+            signed(each.gap.points),
             f"{signed(each.gap.low)} to {signed(each.gap.high)}",
             f"{each.gap.p:.3f}",
             f"{each.p:.3f}",

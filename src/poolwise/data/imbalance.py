@@ -3,7 +3,7 @@
 Shapes: N examples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Int64
@@ -18,8 +18,13 @@ UNBALANCED = 1.5
 
 def is_unbalanced(labels: Int[ndarray, " N"]) -> bool:
     """Whether the classes that there are have unlike numbers of examples."""
-    counts = np.unique(labels, return_counts=True)[1]
-    return bool(counts.max() > UNBALANCED * counts.min())
+    return are_unlike(np.unique(labels, return_counts=True)[1].tolist())
+
+
+def are_unlike(counts: Iterable[int]) -> bool:
+    """The same of how many examples each class has; those of none are left aside."""
+    there = [count for count in counts if count]
+    return bool(there) and max(there) > UNBALANCED * min(there)
 
 
 def class_weights(labels: Int[ndarray, " N"], classes: int) -> Float[ndarray, " C"]:
