@@ -18,6 +18,7 @@ from poolwise.compare.inference import (
     paired_difference,
     permutation_p,
     pooled,
+    seen_in_words,
     smallest_detectable,
     variance_components,
 )
@@ -192,22 +193,25 @@ def test_the_mean_of_estimates_covers_whatever_settings_share(spreads):
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", [0.0, 1.0])
 @pytest.mark.parametrize("questions", [1, 8])
-def test_the_answer_over_settings_is_wrong_no_more_often_than_claimed(alone, questions):
+@pytest.mark.parametrize("draws", [0.0, 2.0])
+def test_the_answer_over_settings_is_wrong_no_more_often_than_claimed(alone, questions, draws):
     """Two data sets by two models, three stage-1 runs each; a group's two settings share these, in part or wholly, and
-    those of one data set share its texts. Of `questions`, each at its part of the 5 %."""
+    those of one data set share its texts, and the draws of labels that each run has. Of `questions`, each at its part
+    of the 5 %."""
     random = np.random.default_rng(2)
     missed = 0
     for _ in range(REPETITIONS):
         gaps, groups, data = [], [], []
         for texts_of in "de":
             texts = 20 * random.normal(size=1000)
+            of_draws = draws * random.normal(size=(3, 1, 1))
             for model in "mn":
                 of_runs = random.normal(size=(3, 1, 1))
                 for _ in range(2):
-                    values = of_runs + alone * random.normal(size=(3, 1, 1)) + texts
+                    values = of_runs + of_draws + alone * random.normal(size=(3, 1, 1)) + texts
                     values = values + 20 * random.normal(size=(3, 1, 1000))
                     gaps.append(paired_difference(values / 100, np.zeros_like(values)))
-                    groups.append((texts_of, model))
+                    groups.append((texts_of, "" if draws else model))  # as `verdict.mean_of` has it
                     data.append(texts_of)
         found = pooled(gaps, groups, data)
         missed += abs(found.points) > found.reach(0.025 / questions)
@@ -228,6 +232,13 @@ def test_the_smallest_difference_that_is_told_is_seen_about_four_times_in_five(r
         first, second, _ = simulated(random, runs, effect=effect)
         seen += paired_difference(first, second).p <= 0.05
     assert 0.6 <= seen / REPETITIONS <= 0.9
+
+
+def test_differences_that_hardly_exist_are_not_told_as_seen():
+    assert seen_in_words([3.44]) == "above 3.4"
+    assert seen_in_words([5.62, 3.44]) == "above 3.4 to 5.6"
+    assert seen_in_words([61.0, 31.0]) == "above 31.0 to more than 50"
+    assert seen_in_words([61.0, 75.3]) == "of more than 50 points"
 
 
 def test_the_interval_joins_runs_and_examples_and_is_never_narrower_than_examples_alone():

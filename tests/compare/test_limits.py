@@ -104,6 +104,10 @@ def test_an_untrained_pooler_that_was_drawn_once_and_dealt_runs_are_told(tmp_pat
     for folder in (tmp_path / "sentiment").iterdir():
         changed(folder, pooler_seed=1)
     assert drawn in limits(tmp_path)
+    never_trained = "is as the checkpoint has it, never trained (tiny): one draw of random weights"
+    assert never_trained not in limits(tmp_path)
+    changed(write_run(tmp_path, "pooler", 3, [], 0.9, status="never trained", objective=None))
+    assert never_trained in limits(tmp_path)
     assert "are dealt out beside" not in limits(tmp_path)
     write_run(tmp_path, "pooler", 1, [], 0.9)
     assert "are dealt out beside" in limits(tmp_path)
@@ -116,10 +120,10 @@ def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path):
             write_run(tmp_path, name, seed, [], dev=0.9 if rate == chosen else 0.8, learning_rate=rate)
     write_run(tmp_path, "pooler", 9, [], dev=0.9, learning_rate=1e-3)
     told = rates_at_an_end(with_chosen_learning_rates(read_runs(tmp_path, "sentiment")))
-    where = "after stage 1 with bow in demo, tiny, finetune"
-    assert told == [f"max {where} (0.001)", f"mean {where} (0.004)"]
+    expected = {"max": "1 the lowest, 0 the highest", "mean": "0 the lowest, 1 the highest"}
+    assert told == [f"{name}, of 1 condition {ends}" for name, ends in expected.items()]
     limits = " ".join(write_report(tmp_path).limits)
-    assert "is the lowest or the highest of those tried, so that one beyond might be better: max after" in limits
+    assert f"for some representations than for others: {told[0]}; {told[1]}." in limits
 
 
 def test_unlike_learning_rates_are_found_in_each_setting(tmp_path):

@@ -61,6 +61,9 @@ def test_settings_families_and_encoders_are_told_apart(tmp_path):
     assert runs.loc[1, "setting_label"] == "demo, tiny, finetune (protocol.epochs=2)"  # two have these words
     assert runs.loc[6, "setting_label"] == "demo, tiny, finetune (protocol.epochs=9)"
     assert runs.loc[2, "setting_label"] == "demo, tiny, finetune on 8 labels a class"
+    write_run(tmp_path, "cls", 7, [], dev=0.9, labels=8, numerics_version=4)
+    runs = read_runs(tmp_path, "sentiment").set_index("seed")
+    assert runs.loc[7, "setting_label"] == "demo, tiny, finetune on 8 labels a class (numerics_version=4)"
 
 
 def test_a_learning_rate_of_a_representation_does_not_tell_settings_apart(tmp_path):

@@ -148,6 +148,8 @@ def test_the_report_says_how_it_was_run(tmp_path):
     assert facts["texts"] == "demo: up to None word pieces, train 6,161, dev 769"
     assert facts["stage 2"] == "finetune: epochs 2, learning rates 0.001"
     assert facts["seeds"] == "11, 12 of stage 1; 1, 2 of stage 2"
+    write_run(tmp_path, "cls", 5, [0], dev=0.9, protocol="probe", labels=8, data_report=report, stage1_seed=11)
+    assert write_report(tmp_path).facts["seeds"] == "11, 12 of stage 1; 5 of label draws; 1, 2 of stage 2"
 
 
 def test_the_mean_and_the_spread_in_the_table_are_over_stage_1_runs(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -9,7 +10,8 @@ from helpers import EXAMPLES, write_run
 from poolwise.compare import records
 from poolwise.compare.inference import LEVEL
 from poolwise.compare.records import Condition, read_runs
-from poolwise.compare.verdict import Setting, Verdict, overview, settings_of, verdict
+from poolwise.compare.verdict import Setting, Verdict, mean_of, overview, planned, settings_of, verdict
+from poolwise.runs import write_record
 
 HALF = list(range(0, EXAMPLES, 2))
 """Wrong on one of two classes, as a constant answer is."""
@@ -247,6 +249,23 @@ def test_what_single_runs_say_together_is_said_of_them_alone(tmp_path):
     (h1,) = [words for words in overview_of(tmp_path) if words.startswith("H1")]
     said = r"yes \(said of single runs or single stage-1 runs alone in 2 of 2\)"
     assert re.search(rf"\+20\.0 points on average \(.*\): {said}\. By itself", h1)
+
+
+@pytest.mark.parametrize(("labels", "draw_of"), [(8, "run"), (8, "all runs"), (None, "run")])
+def test_models_of_a_data_set_share_draws_that_change_with_the_run(tmp_path, labels, draw_of):
+    for model, protocol in (("small", "finetune"), ("large", "finetune"), ("large", "probe")):
+        for seed in (1, 2, 3):
+            for name in ("pooler", "cls"):
+                drawn = {"label_seed": seed if draw_of == "run" else 7}
+                runs = tmp_path / model / name
+                material = write_run(runs, name, seed, [seed], 0.9, stage1_seed=seed, protocol=protocol, labels=labels)
+                record = json.loads((material / "record.json").read_text())
+                write_record(material, {**record, **drawn, "model": model})
+    found = pandas.concat([read_runs(folder, "sentiment") for folder in sorted(tmp_path.glob("*/*"))])
+    asked = [each for setting in settings_of(found) for each in planned(setting) if each.question == "H1"]
+    groups = mean_of(asked).runs
+    shared = labels is not None and draw_of == "run"
+    assert groups == [("demo", "" if shared else model) for model in ("large", "large", "small")]
 
 
 def test_the_overview_counts_settings_and_claims(three_encoders):

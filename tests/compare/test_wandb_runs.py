@@ -46,14 +46,15 @@ def test_complete_finished_runs_are_read_and_others_are_counted(runs, service, t
     # What is there is not asked for again, what is broken is, and what is gone from the project goes.
     service.operations.clear()
     first, second, third = (folder for folder in sorted((fetched.folder / "sentiment").iterdir())[:3])
-    (first / "predictions.parquet").unlink()
+    whole_predictions = (first / "predictions.parquet").read_bytes()
+    (first / "predictions.parquet").write_bytes(whole_predictions[:-1])
     shutil.rmtree(second)
     gone = json.loads((third / "record.json").read_text())["key"]
     service.runs = {name: run for name, run in service.runs.items() if run.config.get("key") != gone}
     again = fetch_runs(PATH, tmp_path / "elsewhere")
     assert (again.complete, again.lacking) == (fetched.complete - 1, 2 + 1)
     assert service.operations.count("RunFiles") == 2 + 2  # those of two lacking runs, and two whole ones
-    assert (first / "predictions.parquet").is_file()
+    assert (first / "predictions.parquet").read_bytes() == whole_predictions
     assert second.is_dir()
     assert not third.exists()
 

@@ -22,6 +22,8 @@ DRAWS = 2000
 """Of a bootstrap or permutation; a standard error of the bootstrap is then off by 1.6 % (1 / sqrt(2 DRAWS))."""
 PARTS = 20
 """In which the draws of a bootstrap are computed, so that hundreds of thousands of test texts find room."""
+LARGEST = 50.0
+"""Points; from chance to no mistake with two classes."""
 FARTHEST = 20.0
 """Standard normal deviations beyond which a p-value (below 1e-88) is told as 0."""
 
@@ -390,8 +392,20 @@ def in_words(
         return f"{better} beats {worse} by {gap:.1f} points ({interval}, {p_in_words(adjusted_p)})"
     if equivalent(difference, margin, LEVEL / pairs):
         return f"{first} and {second} are equivalent within {margin:g}"
-    smallest = smallest_detectable(difference, LEVEL / pairs)
-    return f"cannot tell {first} from {second}: these runs see differences above {smallest:.1f} only"
+    seen = seen_in_words([smallest_detectable(difference, LEVEL / pairs)])
+    return f"cannot tell {first} from {second}: these runs see differences {seen} only"
+
+
+def seen_in_words(smallest: Sequence[float]) -> str:
+    """From which differences on runs see them; there are hardly any above `LARGEST`.
+
+    Args:
+        smallest: of `smallest_detectable`, one of each comparison.
+    """
+    low, high = (f"{points:.1f}" if points <= LARGEST else "" for points in (min(smallest), max(smallest)))
+    if not low:
+        return f"of more than {LARGEST:.0f} points"
+    return f"above {low}" if low == high else f"above {low} to {high or f'more than {LARGEST:.0f}'}"
 
 
 def p_in_words(p: float) -> str:

@@ -130,8 +130,8 @@ def of_rates_at_an_end(runs: pandas.DataFrame) -> Iterator[str]:
     at_an_end = rates_at_an_end(runs)
     if at_an_end:
         yield (
-            "The learning rate that is best on dev is the lowest or the highest of those tried, so that one beyond "
-            f"might be better: {some(at_an_end, 4)}."
+            "The learning rate that is best on dev is often an end of those tried, so that one beyond might be better, "
+            f"and more so for some representations than for others: {'; '.join(at_an_end)}."
         )
 
 
@@ -196,7 +196,8 @@ def of_few_mistakes(settings: Sequence[Setting]) -> Iterator[str]:
 
 def of_a_pooler_drawn_once(runs: pandas.DataFrame) -> Iterator[str]:
     """One draw of an untrained pooler stands for all."""
-    untrained = (runs["pooler_status"] == "random") & runs["stage1_seed"].isna() & (runs["repr"] == "pooler")
+    unadapted_pooler = runs["stage1_seed"].isna() & (runs["repr"] == "pooler")
+    untrained = (runs["pooler_status"] == "random") & unadapted_pooler
     drawn = runs.assign(pooler_seed=runs.get("pooler_seed"))[untrained].groupby(["data", "model"])["pooler_seed"]
     drawn_once = drawn.agg(lambda seeds: len(seeds) > 1 and seeds.nunique() == 1)
     models = [", ".join(names) for names, once in drawn_once.items() if once]
@@ -204,6 +205,13 @@ def of_a_pooler_drawn_once(runs: pandas.DataFrame) -> Iterator[str]:
         yield (
             f"An untrained pooler of an encoder that is not adapted was drawn once for all runs ({some(models, 4)}): "
             "what is said of it holds for this draw."
+        )
+    of_checkpoints = runs[(runs["pooler_status"] == "never trained") & unadapted_pooler]
+    if len(of_checkpoints):
+        names = sorted(set(of_checkpoints["model"]))
+        yield (
+            "The pooler of an encoder that is not adapted is as the checkpoint has it, never trained "
+            f"({some(names, 4)}): one draw of random weights, and what is said of it holds for this draw."
         )
 
 
@@ -273,10 +281,15 @@ def penalties_at_an_end(runs: pandas.DataFrame) -> tuple[int, int]:
 
 
 def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
-    """Conditions in words whose chosen learning rate is the lowest or the highest of several, with that rate."""
-    found = []
-    for (setting, adaptation, name), rows in runs.groupby(["setting_label", "adaptation", "repr"]):
+    """Representations in words, with how many of their conditions chose the lowest or the highest of several rates."""
+    chosen: dict[str, list[str]] = {}
+    for (_, _, name), rows in runs.groupby(["setting_label", "adaptation", "repr"]):
         rate, tried = rows["learning_rate"].iloc[0], rows["tried"].iloc[0].split()
-        if len(tried) > 1 and rate in (float(tried[0]), float(tried[-1])):
-            found.append(f"{name} {adaptation} in {setting} ({rate:g})")
-    return found
+        if len(tried) > 1:
+            where = {float(tried[0]): "lowest", float(tried[-1]): "highest"}.get(rate, "between")
+            chosen.setdefault(str(name), []).append(where)
+    return [
+        f"{name}, of {counted(len(of), 'condition')} {of.count('lowest')} the lowest, {of.count('highest')} the highest"
+        for name, of in chosen.items()
+        if {"lowest", "highest"} & set(of)
+    ]

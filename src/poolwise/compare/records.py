@@ -117,7 +117,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
     labels = dict(material.pop("labels", {}))
     shared = {key: value for key, value in material.items() if key not in (*OF_THE_REPRESENTATION, *OF_THE_ENCODER)}
     shared |= {"protocol": {**protocol, "optimisation": optimisation}}
-    names = [record.get("numerics_version", 1), record["data"], record["model"]]  # the first days' are of version 1
+    names = [record.get(NUMERICS, 1), record["data"], record["model"]]  # the first days' are of version 1
     family = hash_of([names, without_seeds(shared)])[:8]
     count = labels.get("per_class")
     return {
@@ -168,11 +168,14 @@ LEFT_OUT = (
 )
 """Parts of a key of the config that do not tell settings apart."""
 MOST_DIFFERENCES = 3
+NUMERICS = "numerics_version"
 
 
 def _differences(firsts: pandas.DataFrame, key: str, stage1: bool) -> list[str]:
     """Of each run, which settings of `stage1` or of all else it alone has; a key where the config does not tell."""
-    found = [_flat(config) for config in firsts["config"]]
+    versions = firsts.get(NUMERICS, pandas.Series(1, index=firsts.index))
+    known = versions.fillna(1).astype(int)
+    found = [{**_flat(config), NUMERICS: version} for config, version in zip(firsts["config"], known, strict=True)]
     names = {name for config in found for name in config if name.startswith("stage1.") == stage1}
     told = sorted(
         name

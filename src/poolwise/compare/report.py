@@ -15,7 +15,7 @@ from markupsafe import Markup
 from poolwise.command_line import program
 from poolwise.compare.disagreement import DisputedText, disputed_texts
 from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, labels_drawn, layers_drawn
-from poolwise.compare.inference import LEVEL, smallest_detectable
+from poolwise.compare.inference import LARGEST, LEVEL, smallest_detectable
 from poolwise.compare.limits import limits_of
 from poolwise.compare.records import (
     METRICS,
@@ -29,7 +29,7 @@ from poolwise.compare.records import (
 from poolwise.compare.summary import one_for_all, summary_table
 from poolwise.compare.tables import Table, markdown_table, markdown_text
 from poolwise.compare.variance import variance_table
-from poolwise.compare.verdict import Setting, Verdict, called, overview, settings_of, verdict
+from poolwise.compare.verdict import Comparison, Setting, Verdict, called, overview, settings_of, verdict
 from poolwise.runs import MODEL_FOLDER, STUDY, hash_of, write_atomically
 from poolwise.settings import OFF, SELECTION_METRIC, UserError
 from poolwise.words import counted, duration, signed, some
@@ -275,11 +275,16 @@ def _comparisons(told: Verdict) -> Table | None:
             f"{signed(each.gap.low)} to {signed(each.gap.high)}",
             f"{each.gap.p:.3f}",
             f"{each.p:.3f}",
-            f"{smallest_detectable(each.gap, LEVEL / each.family):.1f}",
+            _seen_above(each),
         ]
         for each in [*told.planned, *told.unplanned]
     ]
     return Table(COMPARISON_COLUMNS.split(";"), rows) if rows else None
+
+
+def _seen_above(compared: Comparison) -> str:
+    points = smallest_detectable(compared.gap, LEVEL / compared.family)
+    return f"{points:.1f}" if points <= LARGEST else f"> {LARGEST:.0f}"
 
 
 def _disputed(setting: Setting) -> list[DisputedText]:
@@ -288,7 +293,8 @@ def _disputed(setting: Setting) -> list[DisputedText]:
 
 
 def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
-    """A row for each condition: what it is, its runs, and mean, sd, lowest and highest of each metric."""
+    """A row for each condition: what it is, its runs, and of each metric, as recorded, mean, sd over units (stage-1
+    runs where there are several, else runs), lowest and highest."""
     rows = []
     for setting in settings:
         for each in setting.conditions:
@@ -300,8 +306,10 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
                 **{"runs": len(each.runs), "stage1_runs": each.runs["stage1_seed"].nunique()},
                 **{"test/accuracy low": accuracy.low / 100, "test/accuracy high": accuracy.high / 100},
             }
-            statistics = each.runs[METRICS].astype(float).agg(["mean", "std", "min", "max"])
-            row |= {f"{metric} {name}": statistics.at[name, metric] for metric in METRICS for name in statistics.index}
+            for metric in METRICS:
+                values = each.runs[metric].astype(float)
+                row |= {f"{metric} mean": values.mean(), f"{metric} std": each.by_unit(metric).std()}
+                row |= {f"{metric} min": values.min(), f"{metric} max": values.max()}
             rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -389,7 +397,7 @@ def _facts(
     seconds = float(runs["wall_seconds"].sum())
     return {
         "runs": f"{counted(len(runs), 'finished run')} of {runs_folder}{chosen}"
-        + (f"; {left_out} others not selected, or with a learning rate that was not the best on dev" * (left_out > 0)),
+        + f"; {left_out:,} others not selected, or of a learning rate that was not the best on dev" * (left_out > 0),
         **trials_in_words(found[trials]),
         **_made_of(runs),
         "made": f"{min(runs['started'])[:10]} to {max(runs['started'])[:10]}, {duration(seconds)} of running in all",
@@ -419,10 +427,13 @@ def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
         shown = [f"{name} {protocol[name]}" for name in told if name in protocol]
         rates = [f"learning rates {run['tried'].replace(' ', ', ')}"] if run["tried"] else []
         protocols[f"{protocol.get('name')}: {', '.join([*shown, *rates])}"] = None
+    counts = {
+        "seed": runs["material"].map(lambda material: "seed" in material),
+        "label_seed": runs["draws_labels"].astype(bool),
+    }
     drawn = {
-        name: sorted({int(seed) for seed in runs[column].dropna()})
+        name: sorted({int(seed) for seed in runs[column][counts.get(column, slice(None))].dropna()})
         for column, name in NAMED_SEEDS.items()
-        if column in runs and (column != "label_seed" or runs["draws_labels"].any())
     }
     seeds = [f"{some(numbers, 8)} {name}" for name, numbers in drawn.items() if numbers]
     return {

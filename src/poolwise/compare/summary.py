@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from poolwise.compare.inference import pooled
 from poolwise.compare.records import Condition
 from poolwise.compare.tables import Table
-from poolwise.compare.verdict import Setting, compare
+from poolwise.compare.verdict import Setting, compare, mean_of
 from poolwise.words import counted, signed
 
 MOST_REPRESENTATIONS = 6
@@ -59,17 +58,19 @@ def one_for_all(settings: Sequence[Setting]) -> str | None:
         words.append(f"Not run in all: {', '.join(lacking)}.")
     gaps = {other: _less(settings, everywhere[0], other) for other in everywhere[1:]}
     words += [f"{everywhere[0]} less {other}: {gap}." for other, gap in gaps.items() if gap is not None]
-    return " ".join([*words, "These comparisons were not planned, and each setting has its own answer."])
+    words.append(
+        "These comparisons were not planned, and intervals allow for nothing; each setting has its own answer."
+    )
+    return " ".join(words)
 
 
 def _less(settings: Sequence[Setting], representation: str, other: str) -> str | None:
     """By how much one representation is better on average over settings, each on its best encoder."""
     found = [compare([best_with(setting, representation), best_with(setting, other)]) for setting in settings]
-    both = [(setting, compared.gap) for setting, compared in zip(settings, found, strict=True) if compared is not None]
+    both = [compared for compared in found if compared is not None]
     if not both:
         return None
-    data = [str(setting.best.runs.iloc[0]["data"]) for setting, _ in both]
-    gap = pooled([gap for _, gap in both], [_group(setting) for setting, _ in both], data)
+    gap = mean_of(both)
     return f"{signed(gap.points)} points (95 % interval {signed(gap.low)} to {signed(gap.high)})"
 
 

@@ -42,6 +42,7 @@ from poolwise.compare.inference import (
     paired_difference,
     permutation_p,
     pooled,
+    seen_in_words,
     smallest_detectable,
 )
 from poolwise.compare.records import UNADAPTED, Condition, majority_share, paired_answers
@@ -337,9 +338,8 @@ def _best_against_others(group: Sequence[Condition], told: Mapping[frozenset[Con
     if alike:
         words.append(f"{best} is {EQUIVALENT} to {_listed(alike)}.")
     if unclear:
-        low, high = f"{min(smallest):.1f}", f"{max(smallest):.1f}"
-        above = low if low == high else f"{low} to {high}"
-        words.append(f"Cannot tell {best} from {_listed(unclear)}: these runs see differences above {above} only.")
+        seen = seen_in_words(smallest)
+        words.append(f"Cannot tell {best} from {_listed(unclear)}: these runs see differences {seen} only.")
     return words
 
 
@@ -441,25 +441,36 @@ class PooledAnswer:
             return f"{numbers}: {'yes' if self.gap.points > 0 else 'no, the opposite'}{limit}"
         if equivalent(self.gap, MARGIN, LEVEL / self.family):
             return f"{numbers}: no, {EQUIVALENT}{limit}"
-        smallest = smallest_detectable(self.gap, LEVEL / self.family)
-        return f"{numbers}: cannot tell, as these runs together see differences above {smallest:.1f} only"
+        seen = seen_in_words([smallest_detectable(self.gap, LEVEL / self.family)])
+        return f"{numbers}: cannot tell, as these runs together see differences {seen} only{limit}"
+
+
+def mean_of(comparisons: Sequence[Comparison]) -> PooledEstimate:
+    """Their mean; those of one data set share its texts and draws of labels, of one model of it their stage-1 runs.
+
+    Where each run has a draw of its own, these are in the error of runs, which all models of the data set then share.
+    """
+    runs = [each.conditions[0].runs for each in comparisons]
+    data = [str(rows["data"].iloc[0]) for rows in runs]
+    with_draws = {name for name, rows, each in zip(data, runs, comparisons, strict=True) if _has_draws(rows, each.gap)}
+    models = ["" if name in with_draws else str(rows["model"].iloc[0]) for name, rows in zip(data, runs, strict=True)]
+    return pooled([each.gap for each in comparisons], list(zip(data, models, strict=True)), data)
+
+
+def _has_draws(runs: pandas.DataFrame, gap: Estimate) -> bool:
+    """Whether draws of labels change with the units that the error of runs is of."""
+    return not gap.draws and runs["label_seed"][runs["draws_labels"].astype(bool)].nunique() > 1
 
 
 def pooled_answers(asked: Sequence[Comparison]) -> list[PooledAnswer]:
-    """Of each planned question that several comparisons ask, their mean; those with an untrained pooler apart.
-
-    Comparisons of one data set and model are taken to share their stage-1 runs, those of one data set its texts.
-    """
+    """Of each planned question that several comparisons ask, their mean; those with an untrained pooler apart."""
     found = []
     for question in PLANNED:
         for trusted in (True, False):
             every = [each for each in asked if each.question == question and each.trusted == trusted]
             if len(every) > 1:
-                runs = [each.conditions[0].runs.iloc[0] for each in every]
-                data = [str(run["data"]) for run in runs]
-                models = [(run["data"], run["model"]) for run in runs]
-                gap = pooled([each.gap for each in every], models, data)
-                found.append(PooledAnswer(question, trusted, gap, sum(bool(each.limit) for each in every)))
+                limited = sum(bool(each.limit) for each in every)
+                found.append(PooledAnswer(question, trusted, mean_of(every), limited))
     p_values = holm(np.array([each.gap.p for each in found]), len(found))
     return [replace(each, p=float(p), family=len(found)) for each, p in zip(found, p_values, strict=True)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from poolwise.runs import read_record, run_folder
+from poolwise.runs import damaged_file, read_record, run_folder
 from poolwise.settings import UserError
 from poolwise.tracking import RECORD_FILES, wandb_account, what_hinders
 from poolwise.words import counted
@@ -96,4 +96,6 @@ def _is_complete(folder: Path, stage: str, key: str) -> bool:
     if not all((folder / name).is_file() for name in RECORD_FILES[stage]):
         return False
     record = read_record(folder)
-    return record is not None and (record["key"], record["stage"], record["status"]) == (key, stage, "finished")
+    if record is None or (record["key"], record["stage"], record["status"]) != (key, stage, "finished"):
+        return False
+    return damaged_file(folder, record) is None
