@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -44,7 +44,7 @@ class Plan:
         rounds: how often each system is measured; the parts in `ONCE` once.
         batch: texts of a batch of poolwise.
         steps: of a stage 1 of poolwise; some 10 to 45 seconds.
-        peer_batches: of which the peer gets the one that is fastest in `TRIAL_SECONDS`.
+        peer_batches: of which the peer gets the one that is fastest in the better of `TRIALS` of `TRIAL_SECONDS`.
         encoded: texts that are encoded.
         parts: what is measured.
         objectives: of poolwise in stage 1.
@@ -86,11 +86,11 @@ GPU_SETTINGS = ("workers=4",)
 if HAS_GPU:
     CELLS = ON_A_GPU
 LENGTHS = {"mr": 64, "imdb": 256}
-TRIAL_SECONDS, TRIAL_STEPS = 10.0, 3
-"""Of each batch of the peer, at least."""
+TRIALS, TRIAL_SECONDS, TRIAL_STEPS = 2, 10.0, 3
+"""Of each batch of the peer, in turns; seconds and steps at least."""
 LEAST_STEPS = {"tiny": 10, "minilm": 10, "headed": 10, "base": 40 if HAS_GPU else 5}
 """Of a measurement of the peer, where its seconds are spent before."""
-IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 200, "test": 200}
+IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 50, "test": 50}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
 PREPARED = "Trainer, best settings, with poolwise's allocator settings"
@@ -105,6 +105,10 @@ BUDGETS = (3, 5, 8, 12, 18, 27, 40, 60, 90)
 """Seconds that poolwise is given one after the other, until it has reached the loss of each peer."""
 STARTS = 3
 """How often the program is started for a median."""
+SWEEP = 6
+"""Jobs of a sweep whose seconds are taken, less those of a sweep of one."""
+LONGEST_SECONDS = 45 * 60
+"""Of a process; one that hangs is ended."""
 SAMPLED_EVERY = 0.05
 """Seconds between two looks at a process's memory."""
 UNPROBED = (
@@ -171,19 +175,24 @@ def with_head(folder: Path) -> None:
 def run(*command: object) -> tuple[str, dict[str, float]]:
     """What a command prints, from the project's root, and the peak of its anonymous memory.
 
-    The benchmark ends where it fails.
+    Raises:
+        SystemExit: it failed, or takes too long.
     """
+    began = time.perf_counter()
     with TemporaryFile("w+", encoding="utf-8") as output, TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=output, stderr=errors)
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, anonymous_mib(process.pid))
             time.sleep(SAMPLED_EVERY)
+            if time.perf_counter() - began > LONGEST_SECONDS:
+                process.kill()
         output.seek(0)
         errors.seek(0)
         printed = output.read()
         if process.returncode:
-            raise SystemExit(printed[-1000:] + errors.read()[-2000:])
+            words = f"{' '.join(map(str, command))} ended with {process.returncode}\n"
+            raise SystemExit(words + printed[-1000:] + errors.read()[-2000:])
     return printed, {"anon_mib": peak} if peak else {}
 
 
@@ -200,15 +209,21 @@ def measured(measure: Callable[[], Any]) -> Any:
     """What is measured; nothing where it failed, as for want of memory, and the rest goes on."""
     try:
         return measure()
-    except SystemExit as error:
+    except (SystemExit, ValueError, OSError) as error:
         print(error, flush=True)
         return {}
 
 
 def worker(*arguments: object) -> dict[str, float]:
     """Run `worker.py`; its last line is what it found."""
-    printed, memory = run(HERE / "worker.py", *arguments)
+    printed, memory = run(HERE / "worker.py", *arguments, "--bf16", int(bf16_pays()))
     return dict(json.loads(printed.splitlines()[-1])) | memory
+
+
+@cache
+def bf16_pays() -> bool:
+    """Whether this machine multiplies fast in bf16: asked once, as processes that each ask might not agree."""
+    return bool(json.loads(run(HERE / "worker.py", "limit")[0].splitlines()[-1])["bf16"])
 
 
 def shared_settings(folder: Path, size: str, data: str) -> list[str]:
@@ -218,6 +233,7 @@ def shared_settings(folder: Path, size: str, data: str) -> list[str]:
         *(f"data.{split}={folder}/data/{data}_{split}.tsv" for split in ("train", "dev", "test")),
         *(f"model={'minilm' if size == 'minilm' else model_folder(folder, size)}", "logger=csv"),
         *((f"model.mlm_learning_rate={own_rate()['rate']}",) if size == "headed" else ()),
+        f"trainer.precision={'bf16-mixed' if bf16_pays() else '32-true'}",
         f"runs_dir={folder}/runs",
         f"cache_dir={folder}/cache",
         *(GPU_SETTINGS if HAS_GPU else ()),
@@ -298,11 +314,14 @@ class Cell:
         if system not in self.best and len(self.plan.peer_batches) == 1:
             (self.best[system],) = self.plan.peer_batches
         if system not in self.best:
-            rates = {}
-            for batch in self.plan.peer_batches:
+            rates = dict.fromkeys(self.plan.peer_batches, 0.0)
+            for batch in self.plan.peer_batches * TRIALS:
                 least = ("--seconds", TRIAL_SECONDS, "--least", TRIAL_STEPS)
                 if tried := measured(partial(worker, system, *self.given, *least, "--batch", batch)):
-                    rates[batch] = tried["tokens"] / tried["seconds"]
+                    rates[batch] = max(rates[batch], tried["tokens"] / tried["seconds"])
+            print(
+                system, "tokens a second by batch:", {batch: round(rate) for batch, rate in rates.items()}, flush=True
+            )
             self.best[system] = max(rates, key=lambda batch: rates[batch])
         return self.best[system]
 
@@ -397,6 +416,7 @@ def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
         "sentence-transformers, one pass": encoding,
         "poolwise, a probe: one pass, all layers and vectors kept": {"seconds": seconds[0] - start} | memory[0],
         f"poolwise, {jobs} probes more": {"seconds": seconds[2] - start, "jobs": jobs} | memory[2],
+        "poolwise, the pass and these": {"seconds": seconds[0] + seconds[2] - 2 * start, "jobs": jobs + 1},
         "poolwise, start of the program": {"seconds": start},
     }
 
@@ -416,7 +436,9 @@ def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
     for seconds in BUDGETS:
         batch = f"pretraining.batch_size={cell.plan.batch}"
         settings = ("stage=mlm", f"budget={seconds}s", "objective=none", batch, f"seed={seed}")
-        record = program(cell.folder, cell.size, cell.data, *settings)
+        record = measured(partial(program, cell.folder, cell.size, cell.data, *settings))
+        if not record:
+            break
         loss = record["metrics"]["dev/mlm_loss"]
         found[f"{OBJECTIVES['none']}, {seconds} s"] = of_record(record) | {"dev_loss": loss}
         if loss <= lowest:
@@ -429,6 +451,10 @@ def starts(folder: Path) -> dict[str, dict[str, float]]:
 
     The latter fine-tune on one batch: what is left is a job's start, and its reading of dev and test.
     """
+
+    def has_step(metrics: Path) -> bool:
+        return metrics.stat().st_size > 0  # each step is a line
+
     settings = shared_settings(folder, "tiny", "mr")
     found: dict[str, list[float]] = {}
     for _ in range(STARTS):
@@ -439,15 +465,20 @@ def starts(folder: Path) -> dict[str, dict[str, float]]:
         command = ["train.py", *settings, "stage=mlm", "budget=3steps", "trainer.log_every_n_steps=1"]
         began = time.perf_counter()
         with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            while process.poll() is None and not any((folder / "runs").glob("*/*/metrics.jsonl")):
+            while process.poll() is None and not any(map(has_step, (folder / "runs").glob("*/*/metrics.jsonl"))):
                 time.sleep(0.01)
             found.setdefault("the first step of a cached job", []).append(time.perf_counter() - began)
-        shutil.rmtree(folder / "runs", ignore_errors=True)
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}")
         of_sweep = ["stage=sentiment", "encoder=base", "protocol.epochs=1", "+trainer.limit_train_batches=1", "-m"]
-        run("train.py", *settings, *of_sweep, "seed=1,2,3,4,5,6")
-        records = (folder / "runs").glob("*/*/record.json")
-        walls = sorted(json.loads(file.read_text(encoding="utf-8"))["wall_seconds"] for file in records)
-        found.setdefault("a job within a sweep, one step and its evaluations", []).append(walls[len(walls) // 2])
+        seconds = []
+        for jobs in (1, SWEEP):
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            began = time.perf_counter()
+            run("train.py", *settings, *of_sweep, f"seed={','.join(map(str, range(1, jobs + 1)))}")
+            seconds.append(time.perf_counter() - began)
+        each = (seconds[1] - seconds[0]) / (SWEEP - 1)
+        found.setdefault("a further job of a sweep: planning, one step, dev and test", []).append(each)
     return {name: {"seconds": sorted(seconds)[len(seconds) // 2]} for name, seconds in found.items()}
 
 
@@ -463,9 +494,11 @@ def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
                     target.writelines(f"{copy} {text}\n" for text in lines["text"])
             shutil.rmtree(folder / "cache", ignore_errors=True)
             started = time.perf_counter()
-            record = program(folder, size, "mr", "stage=mlm", length, f"data.text={file}", "objective=bow")
+            settings = ("stage=mlm", length, f"data.text={file}", "objective=bow")
+            record = measured(partial(program, folder, size, "mr", *settings))
             taken = time.perf_counter() - started
-            found[f"{times} x {len(lines):,} lines, {words}"] = of_record(record) | {"all_seconds": taken}
+            if record:
+                found[f"{times} x {len(lines):,} lines, {words}"] = of_record(record) | {"all_seconds": taken}
     return found
 
 
@@ -474,7 +507,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
     parser.add_argument("--parts", help="all that a cell has, if not given")
     parser.add_argument("--append", action="store_true", help="keep all rows, and number rounds on")
@@ -495,9 +528,9 @@ def main() -> None:
             with_head(folder)
         cell = Cell(folder, size, data, given.seconds)
         for repeated in range(cell.plan.rounds):
-            limit = worker("limit")["flops_per_second"]
             for part in chosen:
                 if part in RATES:
+                    limit = worker("limit")["flops_per_second"]
                     flops = needed_flops(folder, size, data, part)
                     notes.add(part, size, data, cell.rates(part, notes.next_round(part, size, data)), limit, flops)
                 elif part not in ONCE or not repeated:

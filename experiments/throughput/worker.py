@@ -144,7 +144,7 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
         disable_tqdm=True,
         logging_strategy="no",
         seed=given.seed,
-        **({} if given.batch is None else best_settings(given.batch)),
+        **({} if given.batch is None else best_settings(given.batch, uses_bf16(given))),
         **({} if given.rate is None else {"learning_rate": given.rate, "warmup_steps": given.warmup}),
     )
     clock = Clock(given.seconds if given.steps is None else float("inf"), given.least)
@@ -157,12 +157,17 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
     return found | {"dev_loss": dev_loss(model.eval(), tokenizer, given.dev, given.length)}
 
 
-def best_settings(batch: int) -> dict[str, Any]:
+def uses_bf16(given: argparse.Namespace) -> bool:
+    """Whether products are in bf16: as told, or where the machine does them fast."""
+    return bf16_gain(device()) >= BF16_PAYS_FROM if given.bf16 is None else bool(given.bf16)
+
+
+def best_settings(batch: int, half: bool) -> dict[str, Any]:
     """What the peer is given beside its defaults."""
     return {
         "per_device_train_batch_size": batch,
         "train_sampling_strategy": "group_by_length",
-        "bf16": bf16_gain(device()) >= BF16_PAYS_FROM,
+        "bf16": half,
         "dataloader_num_workers": LOADERS if device() == "cuda" else 0,
     }
 
@@ -224,12 +229,11 @@ def of_poolwise(model_folder: str, length: int) -> Callable[[list[str]], Any]:
     return TrainedClassifier(Path(model_folder), notes, AutoTokenizer.from_pretrained(model_folder), classifier).encode
 
 
-def limit(seconds: float = 3.0) -> dict[str, float]:
-    """The highest rate of matrix products of this machine, in FLOP a second, and whether bf16 gives it.
+def limit(half: bool, seconds: float = 3.0) -> dict[str, float]:
+    """The highest rate of matrix products of this machine, in FLOP a second, in bf16 or fp32.
 
     Of random matrices, into memory that is there already, so that no page has to be fetched for the product.
     """
-    half = bf16_gain(device()) >= BF16_PAYS_FROM
     size = 8192 if device() == "cuda" else 2048
     dtype = torch.bfloat16 if half else torch.float32
     left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
@@ -272,11 +276,12 @@ def main() -> None:
     parser.add_argument("--warmup", type=float, help="share of steps")
     parser.add_argument("--dev", type=Path, help="texts whose MLM loss is measured at the end")
     parser.add_argument("--texts", type=int, help="so many are encoded; all if not given")
+    parser.add_argument("--bf16", type=int, help="1 or 0; where the machine is fast in it, if not given")
     given = parser.parse_args()
     if given.prepared:
         prepare()
     if given.system == "limit":
-        found = limit()
+        found = limit(uses_bf16(given))
     elif given.system.startswith("encode"):
         found = encode(given)
     else:
