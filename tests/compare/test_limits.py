@@ -120,10 +120,10 @@ def test_a_best_rate_at_an_end_of_those_tried_is_told(tmp_path):
             write_run(tmp_path, name, seed, [], dev=0.9 if rate == chosen else 0.8, learning_rate=rate)
     write_run(tmp_path, "pooler", 9, [], dev=0.9, learning_rate=1e-3)
     told = rates_at_an_end(with_chosen_learning_rates(read_runs(tmp_path, "sentiment")))
-    expected = {"max": "1 the lowest, 0 the highest", "mean": "0 the lowest, 1 the highest"}
-    assert told == [f"{name}, of 1 condition {ends}" for name, ends in expected.items()]
+    expected = {"max": "1 the lowest and 0 the highest", "mean": "0 the lowest and 1 the highest"}
+    assert told == [f"{name} ({ends}, of 1)" for name, ends in expected.items()]
     limits = " ".join(write_report(tmp_path).limits)
-    assert f"for some representations than for others: {told[0]}; {told[1]}." in limits
+    assert f"so that one beyond might be better: {told[0]}, {told[1]}." in limits
 
 
 def test_unlike_learning_rates_are_found_in_each_setting(tmp_path):

@@ -251,6 +251,24 @@ def test_what_single_runs_say_together_is_said_of_them_alone(tmp_path):
     assert re.search(rf"\+20\.0 points on average \(.*\): {said}\. By itself", h1)
 
 
+def test_draws_of_other_comparisons_go_together_with_those_in_runs(tmp_path):
+    for seed in (1, 2, 3):
+        for name, wrong in (("pooler", seed), ("cls", 3 * seed)):
+            write_run(tmp_path, name, seed, list(range(wrong)), 0.9, stage1_seed=seed, labels=8)
+            for draw in (1, 2):
+                mistakes = list(range(wrong * draw))
+                write_run(tmp_path, name, draw, mistakes, 0.9, stage1_seed=seed, labels=8, protocol="probe")
+    asked = [each for setting in settings_of(read_runs(tmp_path, "sentiment")) for each in planned(setting)]
+    heads, probes = sorted((each.gap for each in asked if each.question == "H1"), key=lambda gap: gap.draws)
+    assert (heads.draws, probes.draws) == (0, 2)
+    together = mean_of([each for each in asked if each.question == "H1"])
+    reach = stats.t.isf(0.025, 2) * (heads.run_error + probes.run_error + probes.draw_error) / 2
+    units, draws, _ = together.parts(lambda freedom: float(stats.t.isf(0.025, freedom)))
+    assert units == pytest.approx(reach)
+    assert draws == 0.0
+    assert mean_of([each for each in asked if each.gap is probes]).parts(lambda freedom: 1.0)[1] == probes.draw_error
+
+
 @pytest.mark.parametrize(("labels", "draw_of"), [(8, "run"), (8, "all runs"), (None, "run")])
 def test_models_of_a_data_set_share_draws_that_change_with_the_run(tmp_path, labels, draw_of):
     for model, protocol in (("small", "finetune"), ("large", "finetune"), ("large", "probe")):

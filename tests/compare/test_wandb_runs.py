@@ -34,7 +34,7 @@ def test_complete_finished_runs_are_read_and_others_are_counted(runs, service, t
     fetched = fetch_runs(PATH, tmp_path / "elsewhere")
     assert fetched.folder == tmp_path / "elsewhere/from_wandb" / PATH
     assert (fetched.complete, fetched.lacking) == (len(local) - 4, 3)
-    assert fetched.in_words().endswith("left out: 3 finished runs without the files of a poolwise record")
+    assert fetched.in_words().endswith("left out: 3 finished runs without the whole files of a poolwise record")
     found = read_runs(fetched.folder, "sentiment")
     keys = [run.config["key"] for run in (whole, *received[5:])]
     assert sorted(found["key"]) == sorted(keys)

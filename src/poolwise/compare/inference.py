@@ -23,7 +23,7 @@ DRAWS = 2000
 PARTS = 20
 """In which the draws of a bootstrap are computed, so that hundreds of thousands of test texts find room."""
 LARGEST = 50.0
-"""Points; from chance to no mistake with two classes."""
+"""Points; from chance to no mistake with two classes. A smallest difference above that is told as more than that."""
 FARTHEST = 20.0
 """Standard normal deviations beyond which a p-value (below 1e-88) is told as 0."""
 
@@ -397,7 +397,7 @@ def in_words(
 
 
 def seen_in_words(smallest: Sequence[float]) -> str:
-    """From which differences on runs see them; there are hardly any above `LARGEST`.
+    """From which differences on runs see them, up to `LARGEST`.
 
     Args:
         smallest: of `smallest_detectable`, one of each comparison.

@@ -130,8 +130,8 @@ def of_rates_at_an_end(runs: pandas.DataFrame) -> Iterator[str]:
     at_an_end = rates_at_an_end(runs)
     if at_an_end:
         yield (
-            "The learning rate that is best on dev is often an end of those tried, so that one beyond might be better, "
-            f"and more so for some representations than for others: {'; '.join(at_an_end)}."
+            "The learning rate that is best on dev is in some conditions the lowest or the highest of those tried, so "
+            f"that one beyond might be better: {some(at_an_end, 6)}."
         )
 
 
@@ -289,7 +289,7 @@ def rates_at_an_end(runs: pandas.DataFrame) -> list[str]:
             where = {float(tried[0]): "lowest", float(tried[-1]): "highest"}.get(rate, "between")
             chosen.setdefault(str(name), []).append(where)
     return [
-        f"{name}, of {counted(len(of), 'condition')} {of.count('lowest')} the lowest, {of.count('highest')} the highest"
+        f"{name} ({of.count('lowest')} the lowest and {of.count('highest')} the highest, of {len(of)})"
         for name, of in chosen.items()
         if {"lowest", "highest"} & set(of)
     ]

@@ -84,12 +84,14 @@ def read_runs(runs: Path, stage: str) -> pandas.DataFrame:
 
 NEEDED = ("material", "config", "representation", "pooler_status", "label_names", "started", "versions")
 
+NUMERICS = "numerics_version"
 TEXT, SEED = (str,), (int, type(None))
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("condition", "data", "model", "encoder", "repr", "protocol", "started", "pooler_status"), TEXT),
     **dict.fromkeys(("stage1_seed", "seed", "label_seed", "head_seed", "order_seed", "pooler_seed"), SEED),
     **dict.fromkeys(("material", "config", "representation", "versions", "metrics"), (dict,)),
     "objective": (str, type(None)),
+    NUMERICS: (int, type(None)),
     "label_names": (list,),
     "wall_seconds": (int, float, type(None)),
 }
@@ -168,7 +170,6 @@ LEFT_OUT = (
 )
 """Parts of a key of the config that do not tell settings apart."""
 MOST_DIFFERENCES = 3
-NUMERICS = "numerics_version"
 
 
 def _differences(firsts: pandas.DataFrame, key: str, stage1: bool) -> list[str]:

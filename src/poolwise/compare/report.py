@@ -18,6 +18,7 @@ from poolwise.compare.drawings import Drawing, accuracies_drawn, details_drawn, 
 from poolwise.compare.inference import LARGEST, LEVEL, smallest_detectable
 from poolwise.compare.limits import limits_of
 from poolwise.compare.records import (
+    DRAWN_BY,
     METRICS,
     Condition,
     common_settings,
@@ -293,8 +294,8 @@ def _disputed(setting: Setting) -> list[DisputedText]:
 
 
 def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
-    """A row for each condition: what it is, its runs, and of each metric, as recorded, mean, sd over units (stage-1
-    runs where there are several, else runs), lowest and highest."""
+    """A row for each condition: what it is, its runs, and of each metric, as recorded, mean and sd over units (stage-1
+    runs where there are several, else runs), lowest and highest run."""
     rows = []
     for setting in settings:
         for each in setting.conditions:
@@ -308,7 +309,7 @@ def _csv(settings: Sequence[Setting]) -> pandas.DataFrame:
             }
             for metric in METRICS:
                 values = each.runs[metric].astype(float)
-                row |= {f"{metric} mean": values.mean(), f"{metric} std": each.by_unit(metric).std()}
+                row |= {f"{metric} mean": each.by_unit(metric).mean(), f"{metric} std": each.by_unit(metric).std()}
                 row |= {f"{metric} min": values.min(), f"{metric} max": values.max()}
             rows.append(row)
     return pandas.DataFrame(rows)
@@ -409,7 +410,14 @@ def _facts(
 
 SHOWN_OF_PROTOCOL = ("epochs", "batch_size", "least_steps", "dropout", "dense", "layer_decay", "strengths")
 SHOWN_IF_ON = ("reinitialise", "gradual_unfreezing", "early_stopping")
-NAMED_SEEDS = {"stage1_seed": "of stage 1", "label_seed": "of label draws", "seed": "of stage 2"}
+NAMED_SEEDS = {
+    "stage1_seed": "of stage 1",
+    "label_seed": "of label draws",
+    "seed": "of stage 2",
+    "head_seed": "of heads",
+    "order_seed": "of orders",
+    "pooler_seed": "of fresh poolers",
+}
 
 
 def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
@@ -427,13 +435,12 @@ def _made_of(runs: pandas.DataFrame) -> dict[str, str]:
         shown = [f"{name} {protocol[name]}" for name in told if name in protocol]
         rates = [f"learning rates {run['tried'].replace(' ', ', ')}"] if run["tried"] else []
         protocols[f"{protocol.get('name')}: {', '.join([*shown, *rates])}"] = None
-    counts = {
-        "seed": runs["material"].map(lambda material: "seed" in material),
-        "label_seed": runs["draws_labels"].astype(bool),
-    }
+    by_one = runs["material"].map(lambda material: "seed" in material)  # one `seed` for all that stage 2 draws
+    counts = {"seed": by_one, "label_seed": runs["draws_labels"].astype(bool), **dict.fromkeys(DRAWN_BY, ~by_one)}
     drawn = {
         name: sorted({int(seed) for seed in runs[column][counts.get(column, slice(None))].dropna()})
         for column, name in NAMED_SEEDS.items()
+        if column in runs
     }
     seeds = [f"{some(numbers, 8)} {name}" for name, numbers in drawn.items() if numbers]
     return {

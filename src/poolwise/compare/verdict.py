@@ -448,13 +448,20 @@ class PooledAnswer:
 def mean_of(comparisons: Sequence[Comparison]) -> PooledEstimate:
     """Their mean; those of one data set share its texts and draws of labels, of one model of it their stage-1 runs.
 
-    Where each run has a draw of its own, these are in the error of runs, which all models of the data set then share.
+    Where each run of any of them has a draw of its own, these are in its error of runs. All models of the data set then
+    share that error, and what draws give in the other comparisons goes together with it.
     """
     runs = [each.conditions[0].runs for each in comparisons]
     data = [str(rows["data"].iloc[0]) for rows in runs]
     with_draws = {name for name, rows, each in zip(data, runs, comparisons, strict=True) if _has_draws(rows, each.gap)}
     models = ["" if name in with_draws else str(rows["model"].iloc[0]) for name, rows in zip(data, runs, strict=True)]
-    return pooled([each.gap for each in comparisons], list(zip(data, models, strict=True)), data)
+    gaps = [
+        replace(each.gap, run_error=each.gap.run_error + each.gap.draw_error, draw_error=0.0, draws=0)
+        if name in with_draws
+        else each.gap
+        for name, each in zip(data, comparisons, strict=True)
+    ]
+    return pooled(gaps, list(zip(data, models, strict=True)), data)
 
 
 def _has_draws(runs: pandas.DataFrame, gap: Estimate) -> bool:

@@ -33,7 +33,7 @@ class FetchedRuns:
         """For the screen."""
         words = f"{counted(self.complete, 'run')} of {self.path}, kept in {self.folder}"
         if self.lacking:
-            words += f"; left out: {counted(self.lacking, 'finished run')} without the files of a poolwise record"
+            words += f"; left out: {counted(self.lacking, 'finished run')} without the whole files of a poolwise record"
         return words
 
 
