@@ -47,7 +47,7 @@ from poolwise.encoder import (
 )
 from poolwise.export import FORMS, checked_texts
 from poolwise.exports.check import READERS
-from poolwise.families import FAMILIES, POOLER_KEYS
+from poolwise.families import FAMILIES, POOLER_KEYS, family_of
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.packing import Packing
@@ -575,6 +575,52 @@ def test_a_tokenizer_without_a_mask_token(own_config, own_tokenizer, program, ca
     small = [word for word in SMALL_RUN if not word.startswith("model.")]
     assert program("stage=mlm", *small, f"model={tmp_path / 'start'}", "data.max_length=32") != 0
     assert "has no mask token" in " ".join(capsys.readouterr().err.split())
+
+
+@EACH
+def test_a_last_layer_that_is_computed_where_it_is_read_changes_nothing(own_model, own_batch, kind):
+    model = own_model.eval()
+    assert model.reads_last_layer_in_part == (kind != "modernbert")
+    given = {name: own_batch[name] for name in ("input_ids", "attention_mask", "labels", "masked_positions")}
+    if kind == "modernbert":
+        return
+    rows: list[int] = []
+    layer = model.body.get_submodule(model.family.layers)[-1]
+    layer.register_forward_hook(lambda _, states, found: rows.append(found.shape[:-1].numel()))
+    found = []
+    for only_read in (False, True):
+        model.zero_grad()
+        output = model(**given, masked_only=True, only_read=only_read)
+        (output.loss + output.pooler_output.square().sum()).backward()
+        gradients = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+        found.append({"loss": output.loss, "logits": output.logits, "pooled": output.pooler_output, **gradients})
+    assert output.last_hidden_state is None
+    masked = len(given["masked_positions"])
+    assert rows == [given["input_ids"].numel(), len(given["input_ids"]) + masked + -masked % 32]
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="only_read=True needs masked_only=True"):
+        model(**given, only_read=True)
+
+
+@EACH
+@pytest.mark.parametrize("name", ["cls", "pooler", "cls_linear", "cls_scaled", "mean"])
+def test_a_classifier_computes_the_last_layer_at_token_0_where_it_reads_no_more(own_export, own_batch, kind, name):
+    body, _ = load_encoder(str(own_export))
+    representation = build_representation({"name": name, "layer": None}, EncoderShape.of(body.config))
+    classifier = SentimentClassifier(body, representation, 2, dropout=0.0).eval()
+    rows: list[int] = []
+    layer = body.get_submodule(family_of(body.config).layers)[-1]
+    layer.register_forward_hook(lambda _, states, found: rows.append(found.shape[:-1].numel()))
+    batch = {key: own_batch[key] for key in ("input_ids", "attention_mask")}
+    vectors = {}
+    for classifier.training in (True, False):  # of this module alone: nothing is dropped
+        vectors[classifier.training] = classifier.vectors_of_windows(batch)
+    torch.testing.assert_close(vectors[True], vectors[False], atol=1e-5, rtol=1e-4)
+    alone = name != "mean" and kind != "modernbert"
+    every = batch["input_ids"].numel()
+    assert rows == [len(batch["input_ids"]) if alone else every, every]
 
 
 @EACH

@@ -33,7 +33,7 @@ from poolwise.checkpoints import (
 )
 from poolwise.data.masking import IGNORED_LABEL, positions_of
 from poolwise.durable import draft_folder_of
-from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of
+from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of, last_layer_at
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
 
@@ -53,7 +53,7 @@ class MaskedLMWithPoolerOutput(ModelOutput):  # type: ignore[misc]
         loss: cross entropy in nats, mean over masked positions; None without labels.
         logits: (B, T, V), or (M, V) with `masked_only=True`.
         pooler_output: (B, H), each unit in [-1, 1].
-        last_hidden_state: (B, T, H).
+        last_hidden_state: (B, T, H); None with `only_read=True`.
         hidden_states: embeddings and each layer, (B, T, H) each, on request (`output_hidden_states=True`).
         attentions: on request (`output_attentions=True`, eager attention).
     """
@@ -98,6 +98,11 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         self.pooler_origin = "fresh: model built from a config"
         self.loading_info: dict[str, set[str]] = {}
         self.leaves_out_padding = self.compiles_layers = False
+
+    @property
+    def reads_last_layer_in_part(self) -> bool:
+        """Whether passes with `only_read` are possible: not without padding, whose layers may be compiled."""
+        return self.family.after_attention is not None and not self.leaves_out_padding
 
     @property
     def body(self) -> Any:
@@ -170,6 +175,29 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         padded = packing.padded(states, input_ids.shape)
         return BaseModelOutputWithPooling(last_hidden_state=padded, pooler_output=self.pooling_layer(padded))
 
+    @staticmethod
+    def _rows_read(
+        labels: Int[Tensor, "B T"] | None, masked_positions: Int[Tensor, "M"] | None, masked_only: bool
+    ) -> tuple[Int[Tensor, "M"], Int[Tensor, "N"]]:
+        """The labelled positions, and these with what logits at them alone are made for beside: N, a multiple."""
+        if labels is None:
+            return (none := torch.empty(0, dtype=torch.long)), none
+        at = positions_of(labels) if masked_positions is None else masked_positions
+        return at, functional.pad(at, (0, -len(at) % ROWS_AT_ONCE if masked_only else 0))
+
+    def _body_where_read(
+        self, rows: Int[Tensor, "N"], *, input_ids: Int[Tensor, "B T"], **inputs: Any
+    ) -> BaseModelOutputWithPooling:
+        """The last layer's states (N, H) at `rows`, and pooler outputs (B, H)."""
+        texts, width = input_ids.shape
+        first = torch.arange(0, texts * width, width, device=rows.device)
+        with last_layer_at(self.body, torch.cat([first, rows])):
+            states = self.body(input_ids, **inputs).last_hidden_state[0]
+        of_first, of_rows = states.split([texts, len(rows)])
+        return BaseModelOutputWithPooling(
+            last_hidden_state=of_rows, pooler_output=self.pooling_layer(of_first.unsqueeze(1))
+        )
+
     def _pooled(self, output: Any) -> Tensor:
         pooled: Tensor = output.pooler_output if self.family.has_pooler else self.pooler(output.last_hidden_state)
         return pooled
@@ -237,6 +265,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         labels: Int[Tensor, "B T"] | None = None,
         masked_only: bool = False,
         masked_positions: Int[Tensor, "M"] | None = None,
+        only_read: bool = False,
         packing: Packing | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
@@ -253,6 +282,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             masked_only: form logits (M, V) at the labelled positions only; the loss is the same.
             masked_positions: (M,) places of the labelled positions among the B T ones, row by row, where they are
                 known: a GPU would have to be waited for to learn from `labels` how many there are.
+            only_read: with `masked_only`, of the last layer, after its attention, compute what logits and pooler read
+                alone: states at labelled positions and at token 0. Loss, logits and pooler output are the same.
             packing: where the tokens lie, after `leave_out_padding`, to compute these alone; states at padding are then
                 0, and there are no `hidden_states` of layers.
             num_items_in_batch: what the summed loss is divided by, if not the number of labelled positions
@@ -262,45 +293,45 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             The output; its loss is 0, not NaN, for a batch without a masked position.
 
         Raises:
-            ValueError: `masked_only` without labels.
+            ValueError: `masked_only` without labels, or `only_read` without `masked_only`.
         """
         if masked_only and labels is None:
             raise ValueError("masked_only=True needs labels: they say which positions are masked")
+        if only_read and not masked_only:
+            raise ValueError("only_read=True needs masked_only=True: all states are read without it")
+        at, rows = self._rows_read(labels, masked_positions, masked_only)
         if packing is not None:
             assert input_ids is not None
             body = self._body_without_padding(input_ids, token_type_ids, packing)
         else:
-            body = self.body(
-                input_ids,
-                attention_mask=attention_mask,
+            inputs = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
                 **self._token_types(token_type_ids),
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                return_dict=True,
+                "position_ids": position_ids,
+                "inputs_embeds": inputs_embeds,
+                "return_dict": True,
                 **kwargs,
-            )
-        states = body.last_hidden_state
-        loss = None
-        if labels is None:
-            logits = self.mlm_logits(states)
+            }
+            body = self._body_where_read(rows, **inputs) if only_read else self.body(**inputs)
+        states, loss = body.last_hidden_state, None
+        if masked_only:
+            of_rows = self.mlm_logits(states if only_read else states.flatten(0, 1).index_select(0, rows))
+            logits = of_rows[: len(at)]
         else:
-            at = positions_of(labels) if masked_positions is None else masked_positions
-            surplus = -len(at) % ROWS_AT_ONCE if masked_only else 0
-            rows = functional.pad(at, (0, surplus))
-            if masked_only:
-                of_rows = self.mlm_logits(states.flatten(0, 1).index_select(0, rows))
-                logits = of_rows[: len(at)]
-            else:
-                logits = self.mlm_logits(states)
+            logits = self.mlm_logits(states)
+        if labels is not None:
+            if not masked_only:
                 of_rows = logits.flatten(0, 1).index_select(0, rows)
+            surplus = len(rows) - len(at)
             targets = functional.pad(labels.flatten().index_select(0, at), (0, surplus), value=IGNORED_LABEL)
             count = max(len(at), 1) if num_items_in_batch is None else num_items_in_batch
             loss = masked_lm_loss(of_rows, targets, count)
         return MaskedLMWithPoolerOutput(
             loss=loss,
             logits=logits,
-            pooler_output=self._pooled(body),
-            last_hidden_state=states,
+            pooler_output=body.pooler_output if only_read else self._pooled(body),
+            last_hidden_state=None if only_read else states,
             hidden_states=body.hidden_states,
             attentions=body.attentions,
         )

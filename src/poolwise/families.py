@@ -1,15 +1,16 @@
 """The families of encoders: where each keeps its body, its MLM head and its pooler. One row each.
 
-Shapes: B texts, T tokens, H hidden size, V vocabulary; `...` stands for any dimensions.
+Shapes: B texts, T tokens, H hidden size, V vocabulary, N places; `...` stands for any dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
     BertForMaskedLM,
@@ -51,6 +52,8 @@ class Family:
         mlm_logits: from an object that has these modules, and states (..., H), to logits (..., V).
         head_beside_pooler: makes the MLM head's module where `body` has a pooler of its own; None where it has none.
         layers: where in the body the list of its layers lies.
+        after_attention: where in a layer the first module lies of which each row of what is given to it, and of all
+            that follows, stands for one token alone; None where a layer adds to what was there before it.
         dropouts: names in the config of the dropout probabilities that act in stage 1, that of a layer's output first.
         feed_forward_size: name in the config of the size of a layer's inner dense layer.
         has_token_types: whether the body tells a second segment by `token_type_ids`, if its config has two types.
@@ -65,6 +68,7 @@ class Family:
     mlm_logits: Callable[[Any, Tensor], Tensor]
     head_beside_pooler: Callable[[Any], nn.Module] | None = None
     layers: str = "encoder.layer"
+    after_attention: str | None = "attention.output"
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     feed_forward_size: str = "intermediate_size"
     has_token_types: bool = True
@@ -172,6 +176,7 @@ FAMILIES: dict[str, Family] = {
         mlm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         mlm_logits=_distilbert_logits,
         layers="transformer.layer",
+        after_attention="sa_layer_norm",
         dropouts=("dropout", "attention_dropout"),
         feed_forward_size="hidden_dim",
         has_token_types=False,
@@ -183,6 +188,7 @@ FAMILIES: dict[str, Family] = {
         mlm_head=("head", "decoder"),
         mlm_logits=lambda model, states: model.decoder(model.head(states)),
         layers="layers",
+        after_attention=None,
         dropouts=("mlp_dropout", "attention_dropout", "embedding_dropout"),
         has_token_types=False,
         has_position_embeddings=False,
@@ -206,6 +212,31 @@ def family_named(model_type: str, place: str) -> Family:
 def family_of(config: PreTrainedConfig) -> Family:
     """The row of a config."""
     return family_named(config.model_type, "the config")
+
+
+@contextmanager
+def last_layer_at(body: Any, places: Int[Tensor, " N"]) -> Iterator[None]:
+    """Have passes of a body compute the last layer, after its attention, at N places alone of the B T ones.
+
+    What is read of it are few states: those at masked positions, or of token 0. Each is as in a whole pass. The last
+    states are then (1, N, H), and no pooler output is one of a text.
+
+    Args:
+        body: of a family with `after_attention`.
+        places: among the positions of a batch, row by row.
+    """
+    family = family_of(body.config)
+    assert family.after_attention is not None
+    layer = body.get_submodule(family.layers)[-1]
+
+    def chosen(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(each.flatten(0, 1).index_select(0, places).unsqueeze(0) for each in states)
+
+    hook = layer.get_submodule(family.after_attention).register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Pooler(nn.Module):

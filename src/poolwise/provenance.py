@@ -32,6 +32,10 @@ class ProvenanceTracker:
     """Watches the training of one model; nothing it does changes a number.
 
     The word embeddings, tied to the MLM head's output layer, are counted under `embeddings`.
+
+    Attributes:
+        parts: the model's parameters by part, each once.
+        step_norms: of the gradient of each part in the last step, before clipping.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class ProvenanceTracker:
         self._start = {part: [p.detach().clone() for p in group] for part, group in self.parts.items()}
         self._probes = 0
         self._loss_sums: defaultdict[str, float] = defaultdict(float)
+        self.step_norms: dict[str, Tensor] = {}
         self._norm_sum = {part: torch.zeros(()) for part in self.parts}
         self._steps_reached = {part: torch.zeros(()) for part in self.parts}
         self._probed_norms: dict[str, defaultdict[str, float]] = {part: defaultdict(float) for part in self.parts}
@@ -111,14 +116,12 @@ class ProvenanceTracker:
     def note_gradients(self) -> Tensor:
         """Add up the gradient norms of this step, before clipping; returns the pooler's (0 without one)."""
         for part, group in self.parts.items():
-            norm = gradient_norm([p.grad for p in group if p.grad is not None])
+            norm = self.step_norms[part] = gradient_norm([p.grad for p in group if p.grad is not None])
             # A gradient scaler's first steps overflow and are skipped: they count for nothing.
             counted = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
             self._norm_sum[part] = self._norm_sum[part].to(norm.device) + counted
             self._steps_reached[part] = self._steps_reached[part].to(norm.device) + (counted > 0)
-            if part == POOLER:
-                pooler_norm = norm
-        return pooler_norm
+        return self.step_norms[POOLER]
 
     def summary(self, geometry: Mapping[str, float], cls_geometry: Mapping[str, float]) -> dict[str, Any]:
         """What is known after training; `geometry` is that of the pooler's outputs then, `cls_geometry` of raw `cls`.

@@ -110,6 +110,7 @@ class Representation(nn.Module, ABC):
         learning_rate: of these parameters where stage 2's is too small for them: factors of whole states, which an
             encoder's rate would leave where they begin; null for stage 2's.
         reads_tokens: whether it needs the states of all tokens, so that `StoredStates` will not do.
+        reads_first_alone: whether it needs no state but token 0's.
         reads_lower_layers: whether it reads layers below the last one too.
         lowest_layer: the lowest that may stand for the last.
         states_side_by_side: how many states make up the vector: D / H.
@@ -125,6 +126,7 @@ class Representation(nn.Module, ABC):
     drawn: ClassVar[bool] = False
     learning_rate: ClassVar[float | None] = None
     reads_tokens: ClassVar[bool] = False
+    reads_first_alone: ClassVar[bool] = False
     reads_lower_layers: ClassVar[bool] = False
     lowest_layer: ClassVar[int] = 0
     states_side_by_side: ClassVar[int] = 1
@@ -209,6 +211,7 @@ class Cls(Representation):
 
     name = "cls"
     formula = "h[0], the last layer's state of token 0 ([CLS]), without a dense layer"
+    reads_first_alone = True
 
     def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H)."""
@@ -221,6 +224,7 @@ class PoolerOutput(Representation):
     name = "pooler"
     formula = "tanh(W h[0] + b) with the checkpoint's own pooler W, b"
     uses_pooler = True
+    reads_first_alone = True
 
     def pool(self, layers: Layers, pooler: Pooler | None) -> Float[Tensor, "B D"]:
         """(B, T, H) to (B, H), each unit in [-1, 1].
@@ -249,6 +253,7 @@ class ClsLinear(Representation):
 
     name = "cls_linear"
     formula = "tanh(W h[0] + b) with W, b drawn fresh in stage 2"
+    reads_first_alone = True
     learned = True
     drawn = True
 
@@ -382,6 +387,7 @@ class ClsScaled(Representation):
     formula = (
         "c h[0] with a factor c (at first 1) for each of K + 2 slices of units (K the last layer), learned in stage 2"
     )
+    reads_first_alone = True
     learned = True
     learning_rate = FACTORS_LEARNING_RATE
 

@@ -15,7 +15,7 @@ from poolwise.data.batching import Batch
 from poolwise.encoder import MaskedLMWithPooler
 from poolwise.geometry import dev_geometries
 from poolwise.objectives.base import Objective
-from poolwise.provenance import ProvenanceTracker, pooler_figures
+from poolwise.provenance import ProvenanceTracker, gradient_norm, pooler_figures
 from poolwise.settings import Budget, Optimisation
 from poolwise.stages.stage import Stage, weight_decay_groups
 
@@ -111,6 +111,7 @@ class MaskedLanguageModelling(Stage):
             labels=batch["labels"],
             masked_only=True,
             masked_positions=batch["masked_positions"],
+            only_read=self.model.reads_last_layer_in_part,
             packing=batch["packing"] if self.model.leaves_out_padding else None,
         )
 
@@ -159,6 +160,12 @@ class MaskedLanguageModelling(Stage):
         """Note which parts got a gradient; log the norm that reached the pooler (0 without an objective)."""
         super().on_before_optimizer_step(optimizer)
         self.log_training({"pooler_gradient_norm": self.provenance.note_gradients()})
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """As in `Stage`, from the norms of the model's parts, which are known by then."""
+        of_model = {id(parameter) for parameter in self.model.parameters()}
+        others = [each.grad for each in parameters if id(each) not in of_model and each.grad is not None]
+        return gradient_norm([*self.provenance.step_norms.values(), *others])
 
     def on_train_end(self) -> None:
         """Measure what training made of the pooler, while the model is on its device, and log it."""

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from poolwise import ranks
 from poolwise.data.batching import Batch
 from poolwise.encoder import PoolerAlone
-from poolwise.families import family_of
+from poolwise.families import family_of, last_layer_at
 from poolwise.geometry import TEXTS, spread
 from poolwise.representations import Representation, mean_over_windows
 from poolwise.settings import SELECTION_METRIC, Optimisation
@@ -75,6 +75,12 @@ class SentimentClassifier(nn.Module):
         between = [module for module in (self.representation, self.pooler) if module is not None]
         return sum(parameter.numel() for module in between for parameter in module.parameters())
 
+    @property
+    def reads_first_alone(self) -> bool:
+        """Whether of the last layer the states of token 0 alone are read, and can be computed alone."""
+        reads = self.representation.reads_first_alone and not self.representation.needs_all_states
+        return reads and family_of(self.encoder.config).after_attention is not None
+
     def distance_of(self, name: str) -> int:
         """How far below the head a parameter lies: K - l for layer l, 0 to K, K the layer that stands for the last.
 
@@ -103,10 +109,17 @@ class SentimentClassifier(nn.Module):
             stored: Tensor = self.representation.of_layers(layers_of(batch), self.pooler)
             return stored
         input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+        vectors: Tensor
+        if self.training and self.reads_first_alone:
+            places = torch.arange(0, input_ids.numel(), input_ids.shape[1], device=input_ids.device)
+            with last_layer_at(self.encoder, places):
+                first = self.encoder(input_ids, attention_mask).last_hidden_state.transpose(0, 1)
+            vectors = self.representation((first,), attention_mask[:, :1], self.pooler)
+            return vectors
         every = self.representation.needs_all_states
         output = self.encoder(input_ids, attention_mask, output_hidden_states=every)
         states = output.hidden_states if every else (output.last_hidden_state,)
-        vectors: Tensor = self.representation(states, attention_mask, self.pooler)
+        vectors = self.representation(states, attention_mask, self.pooler)
         return vectors
 
     def logits(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:

@@ -24,6 +24,9 @@ DIVERGED = (
     "Training diverged: a lower learning rate or more warm-up may help. The last checkpoint, if there is one, is kept"
 )
 
+CLIP_EPSILON = 1e-6
+"""What torch adds to a norm before it divides by it."""
+
 
 class SeenLoss(NamedTuple):
     """The loss of a step, which is not looked at yet.
@@ -122,9 +125,16 @@ class Stage(lightning.LightningModule, ABC):
         """As Lightning does, and in bf16 too, where it refuses to for a fused optimiser; notes the norm before it."""
         if self.trainer.precision != "16-mixed" and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            norm = self._gradient_norm = self.gradient_norm(parameters)
+            # torch multiplies by 1 too, which reads and writes all gradients.
+            if not (self.is_at_hand(norm) and float(norm) + CLIP_EPSILON <= gradient_clip_val):
+                nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """L2 norm over all gradients of a step."""
+        return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
     @abstractmethod
     def counts(self, batch: Batch) -> Mapping[str, Any]:
