@@ -142,21 +142,33 @@ def test_precision_is_what_this_machine_multiplies_fast(monkeypatch, gain, chose
     assert machine.trainer_arguments({"precision": "64-true"}) == {"precision": "64-true"}
 
 
-def test_the_machine_is_asked_once(monkeypatch):
-    gain = MEASURED("cpu")
+def test_the_machine_is_asked_once_and_its_answer_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ask = MEASURED.__wrapped__
+    gain = ask("cpu")
     assert 0.05 < gain < 50
-    monkeypatch.setattr(torch, "ones", None)
-    assert MEASURED("cpu") == gain
+    kept = machine.gain_file("cpu")
+    assert list((tmp_path / "poolwise").iterdir()) == [kept]
+    with monkeypatch.context() as without:
+        without.setattr(machine, "measured_gain", None)
+        assert ask("cpu") == pytest.approx(gain, abs=1e-3)  # as another process would
+    kept.write_text("", encoding="ascii")  # damaged
+    monkeypatch.setattr(machine, "measured_gain", lambda device: 2.0)
+    assert (ask("cpu"), kept.read_text(encoding="ascii")) == (2.0, "2.000\n")
+    monkeypatch.setattr(machine, "processor", lambda: "another")
+    assert machine.gain_file("cpu") != kept
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert ask("cpu") == 2.0  # where nothing can be kept
 
 
 def test_precisions_are_timed_in_turns(monkeypatch):
     timed = []
     monkeypatch.setattr(torch, "mm", lambda left, right: timed.append(left.dtype))
-    MEASURED.__wrapped__("cpu")
+    machine.measured_gain("cpu")
     assert timed == [torch.float32, torch.bfloat16] * machine.TRIES
     monkeypatch.setattr(machine, "MOST_SECONDS", 0)  # as where a product takes a second
     timed.clear()
-    MEASURED.__wrapped__("cpu")
+    machine.measured_gain("cpu")
     assert timed == [torch.float32, torch.bfloat16] * machine.LEAST_TRIES
 
 

@@ -190,7 +190,7 @@ def test_states_of_all_layers_are_asked_of_the_encoder_only_where_they_are_neede
             built = classifier(deep, name, layer)
             asked = []
             built.encoder.register_forward_pre_hook(
-                lambda module, positional, named, asked=asked: asked.append(named["output_hidden_states"]),
+                lambda module, positional, named, asked=asked: asked.append(named.get("output_hidden_states", False)),
                 with_kwargs=True,
             )
             built.vectors(batch_of(SHORT))

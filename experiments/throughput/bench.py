@@ -1,6 +1,7 @@
 """Real tokens per second of poolwise and of its peers, taking turns in one run; `make bench` runs this.
 
-    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--cells ...] [--parts ...] [--append]
+    python experiments/throughput/bench.py ../shared/data FOLDER [--seconds S] [--cells ...] [--parts ...]
+        [--rounds N] [--append]
 
 `FOLDER` holds what is made on the way; `results.csv` and `machine.json` are written beside this file, and `summary.py`
 makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own. With
@@ -510,6 +511,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--cells", default=",".join(map(":".join, CELLS)))
     parser.add_argument("--parts", help="all that a cell has, if not given")
+    parser.add_argument("--rounds", type=int, help="so many, if not as many as a cell has")
     parser.add_argument("--append", action="store_true", help="keep all rows, and number rounds on")
     given = parser.parse_args()
     parts: dict[tuple[str, str], list[str]] = {}
@@ -527,7 +529,7 @@ def main() -> None:
         if size == "headed":
             with_head(folder)
         cell = Cell(folder, size, data, given.seconds)
-        for repeated in range(cell.plan.rounds):
+        for repeated in range(given.rounds or cell.plan.rounds):
             for part in chosen:
                 if part in RATES:
                     limit = worker("limit")["flops_per_second"]

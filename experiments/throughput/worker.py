@@ -35,7 +35,7 @@ from transformers import (
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import DevBatches, SortedBatches
 from poolwise.data.tokens import tokenise
-from poolwise.machine import BF16_PAYS_FROM, bf16_gain, prepare
+from poolwise.machine import BF16_PAYS_FROM, measured_gain, prepare
 from poolwise.runs import peak_memory_mib
 from poolwise.settings import Masking
 
@@ -159,7 +159,7 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
 
 def uses_bf16(given: argparse.Namespace) -> bool:
     """Whether products are in bf16: as told, or where the machine does them fast."""
-    return bf16_gain(device()) >= BF16_PAYS_FROM if given.bf16 is None else bool(given.bf16)
+    return measured_gain(device()) >= BF16_PAYS_FROM if given.bf16 is None else bool(given.bf16)
 
 
 def best_settings(batch: int, half: bool) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def limit(half: bool, seconds: float = 3.0) -> dict[str, float]:
         torch.mm(left, right, out=product)
         synchronise()
         best = min(best, time.perf_counter() - before)
-    return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": bf16_gain(device())}
+    return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": measured_gain(device())}
 
 
 def synchronise() -> None:

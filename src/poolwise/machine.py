@@ -1,7 +1,9 @@
 """What a training process asks of the machine. torch is not loaded before it is needed."""
 
 import ctypes
+import hashlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -9,11 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from poolwise import ranks
+from poolwise.durable import draft_of
 from poolwise.settings import UserError
 from poolwise.words import size
 
@@ -165,7 +169,47 @@ def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def bf16_gain(device: str) -> float:
-    """How many times faster a matrix product in bf16 is than in fp32, measured on the device; asked once a process."""
+    """How many times faster a matrix product in bf16 is than in fp32, as once measured on such a device, and kept.
+
+    Precision is part of a run's key, and another answer would make its next start another run: one and the same
+    machine had 4.4 in a quiet moment and 1.6 beside others.
+    """
+    return ranks.first_decides(lambda: _kept_gain(device))
+
+
+def gain_file(device: str) -> Path:
+    """Where the answer is kept: a file for each kind of processor, or GPU, and version of torch."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
+    key = hashlib.sha256(f"{name} {torch.__version__}".encode()).hexdigest()[:12]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "poolwise" / f"bf16_gain-{key}"
+
+
+def processor() -> str:
+    """What the system calls the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+
+
+def _kept_gain(device: str) -> float:
+    file = gain_file(device)
+    with suppress(OSError, ValueError):
+        return float(file.read_text(encoding="ascii"))
+    gain = measured_gain(device)
+    with suppress(OSError):  # nowhere to keep it: asked again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with draft_of(file) as draft:
+            draft.write_text(f"{gain:.3f}\n", encoding="ascii")
+    return gain
+
+
+def measured_gain(device: str) -> float:
+    """How many times faster a matrix product in bf16 is than in fp32 there, now."""
     import torch
 
     size = 4096 if device == "cuda" else 768
@@ -181,7 +225,7 @@ def bf16_gain(device: str) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    return ranks.first_decides(lambda: seconds[torch.float32] / seconds[torch.bfloat16])
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,7 +35,7 @@ class ProvenanceTracker:
 
     Attributes:
         parts: the model's parameters by part, each once.
-        step_norms: of the gradient of each part in the last step, before clipping.
+        step_norms: of the gradient of each part that had one in the last step, before clipping.
     """
 
     def __init__(
@@ -115,13 +115,17 @@ class ProvenanceTracker:
 
     def note_gradients(self) -> Tensor:
         """Add up the gradient norms of this step, before clipping; returns the pooler's (0 without one)."""
+        self.step_norms = {}
         for part, group in self.parts.items():
-            norm = self.step_norms[part] = gradient_norm([p.grad for p in group if p.grad is not None])
+            gradients = [p.grad for p in group if p.grad is not None]
+            norm = gradient_norm(gradients)
+            if gradients:
+                self.step_norms[part] = norm
             # A gradient scaler's first steps overflow and are skipped: they count for nothing.
             counted = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))
             self._norm_sum[part] = self._norm_sum[part].to(norm.device) + counted
             self._steps_reached[part] = self._steps_reached[part].to(norm.device) + (counted > 0)
-        return self.step_norms[POOLER]
+        return self.step_norms.get(POOLER, torch.zeros(()))
 
     def summary(self, geometry: Mapping[str, float], cls_geometry: Mapping[str, float]) -> dict[str, Any]:
         """What is known after training; `geometry` is that of the pooler's outputs then, `cls_geometry` of raw `cls`.

@@ -243,6 +243,26 @@ def test_a_batch_equals_smaller_ones_that_are_accumulated(model, tokenizer, tmp_
         torch.testing.assert_close(accumulated, whole, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["none", "bow", "decoder"])
+@pytest.mark.parametrize("share", [0.1, 10.0])
+def test_gradients_are_clipped_by_the_norm_of_all_as_torch_does(model, texts, tokenizer, training_batch, name, share):
+    objective = build_objective(objective_settings(name), Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    stage.trainer = quiet_trainer(1, None)
+    optimizer = torch.optim.AdamW(stage.parameter_groups())
+    stage.trainer.strategy.optimizers = [optimizer]
+    stage.training_step(training_batch(objective.needs), 0).backward()
+    stage.on_before_optimizer_step(optimizer)
+    trained = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+    before = [each.grad.clone() for each in trained]
+    norm = torch.nn.utils.get_total_norm(before)
+    limit = share * float(norm)
+    stage.configure_gradient_clipping(optimizer, limit)
+    torch.testing.assert_close(stage._gradient_norm, norm)
+    for each, gradient in zip(trained, before, strict=True):
+        torch.testing.assert_close(each.grad, gradient * min(limit / (norm + 1e-6), 1.0))
+
+
 class WaitsForDevice(TorchDispatchMode):
     """Counts operations after which the program would wait for a GPU: reading a number, learning a size."""
 

@@ -163,8 +163,8 @@ class MaskedLanguageModelling(Stage):
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """As in `Stage`, from the norms of the model's parts, which are known by then."""
-        of_model = {id(parameter) for parameter in self.model.parameters()}
-        others = [each.grad for each in parameters if id(each) not in of_model and each.grad is not None]
+        known = {id(parameter) for part in self.provenance.parts.values() for parameter in part}
+        others = [each.grad for each in parameters if id(each) not in known and each.grad is not None]
         return gradient_norm([*self.provenance.step_norms.values(), *others])
 
     def on_train_end(self) -> None:
