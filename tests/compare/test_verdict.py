@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 import numpy as np
@@ -262,7 +263,7 @@ def test_draws_of_other_comparisons_go_together_with_those_in_runs(tmp_path):
     heads, probes = sorted((each.gap for each in asked if each.question == "H1"), key=lambda gap: gap.draws)
     assert (heads.draws, probes.draws) == (0, 2)
     together = mean_of([each for each in asked if each.question == "H1"])
-    reach = stats.t.isf(0.025, 2) * (heads.run_error + probes.run_error + probes.draw_error) / 2
+    reach = stats.t.isf(0.025, 2) * (heads.run_error + math.hypot(probes.run_error, probes.draw_error)) / 2
     units, draws, _ = together.parts(lambda freedom: float(stats.t.isf(0.025, freedom)))
     assert units == pytest.approx(reach)
     assert draws == 0.0

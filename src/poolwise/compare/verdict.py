@@ -456,7 +456,7 @@ def mean_of(comparisons: Sequence[Comparison]) -> PooledEstimate:
     with_draws = {name for name, rows, each in zip(data, runs, comparisons, strict=True) if _has_draws(rows, each.gap)}
     models = ["" if name in with_draws else str(rows["model"].iloc[0]) for name, rows in zip(data, runs, strict=True)]
     gaps = [
-        replace(each.gap, run_error=each.gap.run_error + each.gap.draw_error, draw_error=0.0, draws=0)
+        replace(each.gap, run_error=math.hypot(each.gap.run_error, each.gap.draw_error), draw_error=0.0, draws=0)
         if name in with_draws
         else each.gap
         for name, each in zip(data, comparisons, strict=True)
