@@ -47,9 +47,9 @@ def test_gradients_are_those_of_the_elements_that_were_kept():
     torch.testing.assert_close(states.grad, (found != 0) / 0.75)
 
 
-def inputs():
+def inputs(tokens=9, dtype=torch.float32):
     torch.manual_seed(3)
-    return [torch.randn(2, 4, 9, 16, requires_grad=True) for _ in range(3)]
+    return [torch.randn(2, 4, tokens, 16, dtype=dtype, requires_grad=True) for _ in range(3)]
 
 
 @pytest.fixture
@@ -59,33 +59,52 @@ def layer():
     return module
 
 
-def seen_keys():
-    mask = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+def seen_keys(tokens):
+    mask = torch.ones(2, 1, tokens, tokens, dtype=torch.bool)
     mask[1, :, :, 6:] = False
     return mask
 
 
-MASKS = {
-    "all": None,
-    "bool": seen_keys(),
-    "added": torch.zeros(2, 1, 9, 9).masked_fill(~seen_keys(), torch.finfo(torch.float32).min),
-}
+def added(tokens):
+    return torch.zeros(2, 1, tokens, tokens).masked_fill(~seen_keys(tokens), torch.finfo(torch.float32).min)
+
+
+MASKS = {"all": lambda tokens: None, "bool": seen_keys, "added": added}
+LONG = dropout.ROW_OF_SOFTMAX
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("scaling", [None, 0.1])
-def test_attention_that_drops_nothing_equals_sdpa_with_its_gradients(monkeypatch, layer, mask, scaling):
+@pytest.mark.parametrize(("tokens", "scaling"), [(9, None), (9, 0.1), (LONG, None)])
+def test_attention_that_drops_nothing_equals_sdpa_with_its_gradients(monkeypatch, layer, mask, tokens, scaling):
     monkeypatch.setattr(dropout, "dropped", lambda states, probability: states)
     found = []
     for function, share in ((attention, 0.5), (attention, 0.0), (sdpa_attention_forward, 0.0)):
-        states = inputs()
-        output, weights = function(layer, *states, MASKS[mask], dropout=share, scaling=scaling)
+        states = inputs(tokens)
+        output, weights = function(layer, *states, MASKS[mask](tokens), dropout=share, scaling=scaling)
         assert weights is None
         output.square().sum().backward()
         found.append([output, *(each.grad for each in states)])
     for own, none_dropped, reference in zip(*found, strict=True):
         torch.testing.assert_close(own, reference)
         assert torch.equal(none_dropped, reference)
+
+
+@pytest.mark.parametrize("tokens", [LONG - 1, LONG])
+def test_attention_in_bf16_is_near_that_in_fp32_and_of_hidden_keys_a_mean(monkeypatch, layer, tokens):
+    monkeypatch.setattr(dropout, "dropped", lambda states, probability: states)
+    mask = seen_keys(tokens)
+    mask[0, :, 0] = False  # a query that sees no key
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        states = [each.detach().to(torch.bfloat16).to(dtype).requires_grad_() for each in inputs(tokens)]
+        output, _ = attention(layer, *states, mask, dropout=0.5)
+        output.float().square().sum().backward()
+        found[dtype] = [output, *(each.grad for each in states)]
+        expected = states[2][0].mean(dim=1)
+        torch.testing.assert_close(output[0, 0], expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=2e-2)
+    for half, full in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        assert half.dtype == torch.bfloat16
+        assert (half.float() - full).abs().max() < 0.02 * full.abs().max()
 
 
 def test_attention_drops_weights_and_keeps_their_mean(layer):

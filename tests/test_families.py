@@ -602,6 +602,10 @@ def test_a_last_layer_that_is_computed_where_it_is_read_changes_nothing(own_mode
         torch.testing.assert_close(found[1][name], expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="only_read=True needs masked_only=True"):
         model(**given, only_read=True)
+    layer.gradient_checkpointing = True
+    assert not model.reads_last_layer_in_part
+    with pytest.raises(ValueError, match="reads_last_layer_in_part"):
+        model(**given, masked_only=True, only_read=True)
 
 
 @EACH

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import datasets
 import pytest
@@ -34,7 +35,8 @@ def test_prepare_sets_what_is_not_set_already(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of /proc")
-def test_other_programs_that_run_are_seen():
+def test_other_programs_that_run_are_seen(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
@@ -42,6 +44,14 @@ def test_other_programs_that_run_are_seen():
     finally:
         busy.kill()
         busy.wait()
+
+
+@pytest.mark.parametrize(("cores", "running", "others"), [(2, 1, False), (2, 2, True), (64, 9, False), (64, 20, True)])
+def test_other_programs_count_that_want_a_quarter_of_the_cores(monkeypatch, tmp_path, cores, running, others):
+    (tmp_path / "loadavg").write_text(f"0.00 0.01 0.05 {running}/99 12345\n", encoding="ascii")
+    monkeypatch.setattr(machine, "Path", lambda place: tmp_path / "loadavg")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert machine.others_run() == others
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
@@ -144,21 +154,38 @@ def test_precision_is_what_this_machine_multiplies_fast(monkeypatch, gain, chose
 
 def test_the_machine_is_asked_once_and_its_answer_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    ask = MEASURED.__wrapped__
-    gain = ask("cpu")
-    assert 0.05 < gain < 50
+    assert 0.05 < machine.measured_gain("cpu") < 50
+    answers = iter([1.49996, 2.0, 3.0, 4.0, 5.0])
+    monkeypatch.setattr(machine, "measured_gain", lambda device: next(answers))
+    ask = MEASURED.__wrapped__  # as each process does once
+    MEASURED.cache_clear()
+    assert MEASURED("cpu") == MEASURED("cpu") == ask("cpu") == 1.5
     kept = machine.gain_file("cpu")
     assert list((tmp_path / "poolwise").iterdir()) == [kept]
-    with monkeypatch.context() as without:
-        without.setattr(machine, "measured_gain", None)
-        assert ask("cpu") == pytest.approx(gain, abs=1e-3)  # as another process would
-    kept.write_text("", encoding="ascii")  # damaged
-    monkeypatch.setattr(machine, "measured_gain", lambda device: 2.0)
-    assert (ask("cpu"), kept.read_text(encoding="ascii")) == (2.0, "2.000\n")
+    for damaged, answer in (("", 2.0), ("nan", 3.0)):
+        kept.write_text(damaged, encoding="ascii")
+        assert ask("cpu") == ask("cpu") == answer
+    with monkeypatch.context() as racing:
+        kept.unlink()
+        racing.setattr(machine, "measured_gain", lambda device: kept.write_text("1.7\n", encoding="ascii") + 2.0)
+        assert ask("cpu") == 1.7  # of the process that was first
     monkeypatch.setattr(machine, "processor", lambda: "another")
     assert machine.gain_file("cpu") != kept
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert ask("cpu") == 2.0  # where nothing can be kept
+    assert ask("cpu") == 4.0  # where nothing can be kept
+    monkeypatch.setattr(machine, "gain_file", Mock(side_effect=RuntimeError))
+    assert ask("cpu") == 5.0  # without a home
+    MEASURED.cache_clear()
+
+
+def test_processors_are_told_apart_by_what_they_can_do(monkeypatch, tmp_path):
+    told = {}
+    for features in ("asimd", "asimd bf16"):
+        core = f"processor\t: {{}}\nFeatures\t: {features}\nCPU part\t: 0xd40\nBogoMIPS\t: 5{features[-1]}\n"
+        (tmp_path / "cpuinfo").write_text(core.format(0) + core.format(1), encoding="utf-8")
+        monkeypatch.setattr(machine, "Path", lambda place: tmp_path / place.rpartition("/")[2])
+        told[features] = machine.processor()
+    assert told == {"asimd": " 0xd40  asimd", "asimd bf16": " 0xd40  asimd bf16"}
 
 
 def test_precisions_are_timed_in_turns(monkeypatch):
@@ -172,6 +199,13 @@ def test_precisions_are_timed_in_turns(monkeypatch):
     assert timed == [torch.float32, torch.bfloat16] * machine.LEAST_TRIES
 
 
-def test_compiling_pays_from_about_a_minute_of_training_on():
+def test_compiling_pays_from_about_a_minute_of_training_on(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "gcc" else None)
+    monkeypatch.setenv("CC", "")
     assert not machine.compiling_pays(60 * machine.OPERATIONS_A_SECOND)
     assert machine.compiling_pays(70 * machine.OPERATIONS_A_SECOND)
+    monkeypatch.setenv("CC", "none -O2")
+    assert not machine.compiling_pays(70 * machine.OPERATIONS_A_SECOND)
+    monkeypatch.setenv("CC", "")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)  # as in many containers
+    assert not machine.compiling_pays(70 * machine.OPERATIONS_A_SECOND)

@@ -267,7 +267,8 @@ def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
     """Of the matrix products that one real token needs: of training three times those of the forward pass.
 
     Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it);
-    of the MLM head 2 H^2 + 2 H V at 15 % of positions, less the two special ones of each text.
+    of the MLM head 2 H^2 + 2 H V at 15 % of positions, less the two special ones of each text. In training the last
+    layer's 2 H^2 + 4 H I after its attention are needed where they are read: at masked positions and at token 0.
     """
     place = model_folder(folder, size)
     config, tokenizer = BertConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
@@ -279,8 +280,14 @@ def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
     hidden, inner = config.hidden_size, config.intermediate_size
     layer = 8 * hidden**2 + 4 * hidden * inner + 4 * hidden * seen
     masked = MASKED * (1 - 2 / lengths.mean())
+    of_layers = config.num_hidden_layers * layer
+    if part == "encode":
+        return of_layers
+    first = 1 / lengths.mean()
+    read = masked + first if part == "stage1" else first
+    unread = (1 - read) * (2 * hidden**2 + 4 * hidden * inner)
     of_head = masked * (2 * hidden**2 + 2 * hidden * config.vocab_size) if part == "stage1" else 0.0
-    return (1 if part == "encode" else 3) * (config.num_hidden_layers * layer + of_head)
+    return float(3 * (of_layers - unread + of_head))
 
 
 def own_rate() -> dict[str, float]:
@@ -529,7 +536,7 @@ def main() -> None:
         if size == "headed":
             with_head(folder)
         cell = Cell(folder, size, data, given.seconds)
-        for repeated in range(given.rounds or cell.plan.rounds):
+        for repeated in range(cell.plan.rounds if given.rounds is None else given.rounds):
             for part in chosen:
                 if part in RATES:
                     limit = worker("limit")["flops_per_second"]

@@ -3,7 +3,7 @@
     python experiments/throughput/step.py ../shared/data FOLDER
 
 `FOLDER` is that of `bench.py`. minilm on lines of `mr` in batches of 64, MLM alone: milliseconds a step without the
-profiler, and with torch's, by kind of operation; what is not in an operation of torch is Python and Lightning.
+profiler, and with torch's, by kind of operation; what is in none of these is Python and Lightning.
 """
 
 import re
@@ -20,8 +20,9 @@ machine.prepare()  # before torch is loaded
 import lightning  # noqa: E402
 import pandas  # noqa: E402
 from bench import HERE, prepare, shared_settings  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 
+from poolwise import dropout  # noqa: E402
 from poolwise.stages import mlm  # noqa: E402
 from poolwise.stages.loop import choices_of, work_of_step  # noqa: E402
 
@@ -84,6 +85,7 @@ def main() -> None:
     data, folder = (Path(each).absolute() for each in sys.argv[1:3])
     prepare(data, folder)
     mlm.PROBES = 0
+    dropout.random_bits = record_function("aten::random_bits")(dropout.random_bits)  # numpy draws them
     length = f"budget={FIRST + TIMED + PROFILED}steps"
     given = ["stage=mlm", "objective=none", "pretraining.batch_size=64", length]
     job = app.planned(app.composed(app.prepared([*given, *shared_settings(folder, "minilm", "mr")])), [])

@@ -101,8 +101,11 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
 
     @property
     def reads_last_layer_in_part(self) -> bool:
-        """Whether passes with `only_read` are possible: not without padding, whose layers may be compiled."""
-        return self.family.after_attention is not None and not self.leaves_out_padding
+        """Whether passes with `only_read` are possible: not without padding, whose layers may be compiled, nor where
+        layers are computed a second time in the backward pass."""
+        last = self.body.get_submodule(self.family.layers)[-1]
+        whole = self.leaves_out_padding or getattr(last, "gradient_checkpointing", False)
+        return self.family.after_attention is not None and not whole
 
     @property
     def body(self) -> Any:
@@ -283,7 +286,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             masked_positions: (M,) places of the labelled positions among the B T ones, row by row, where they are
                 known: a GPU would have to be waited for to learn from `labels` how many there are.
             only_read: with `masked_only`, of the last layer, after its attention, compute what logits and pooler read
-                alone: states at labelled positions and at token 0. Loss, logits and pooler output are the same.
+                alone: states at labelled positions and at token 0. Loss, logits and pooler output are the same; nothing
+                else is given. From `input_ids`, where `reads_last_layer_in_part`.
             packing: where the tokens lie, after `leave_out_padding`, to compute these alone; states at padding are then
                 0, and there are no `hidden_states` of layers.
             num_items_in_batch: what the summed loss is divided by, if not the number of labelled positions
@@ -293,12 +297,12 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             The output; its loss is 0, not NaN, for a batch without a masked position.
 
         Raises:
-            ValueError: `masked_only` without labels, or `only_read` without `masked_only`.
+            ValueError: `masked_only` without labels, or `only_read` where that is not possible.
         """
         if masked_only and labels is None:
             raise ValueError("masked_only=True needs labels: they say which positions are masked")
-        if only_read and not masked_only:
-            raise ValueError("only_read=True needs masked_only=True: all states are read without it")
+        if only_read and not (masked_only and input_ids is not None and self.reads_last_layer_in_part):
+            raise ValueError("only_read=True needs masked_only=True, input_ids and reads_last_layer_in_part")
         at, rows = self._rows_read(labels, masked_positions, masked_only)
         if packing is not None:
             assert input_ids is not None

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from poolwise import ranks
-from poolwise.durable import draft_of
+from poolwise.durable import draft_beside
 from poolwise.settings import UserError
 from poolwise.words import size
 
@@ -84,7 +85,8 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
 
 
 def others_run() -> bool:
-    """Whether other programs want the cores now, by Linux's count of threads that run; elsewhere taken to be so."""
+    """Whether other programs want a quarter of the cores now, by Linux's count of threads that run; elsewhere taken to
+    be so. Measured on two cores only."""
     running = []
     for _ in range(LOOKS):
         try:
@@ -92,11 +94,12 @@ def others_run() -> bool:
         except (OSError, ValueError, IndexError):
             return True
         time.sleep(0.004)
-    return sum(running) > 1.5 * LOOKS  # this one is counted
+    return sum(running) > (1 + len(os.sched_getaffinity(0)) / 4) * LOOKS  # this one is counted
 
 
 ONE_THREAD_BELOW = 3e9
-"""Floating-point operations of a step. Those of a smaller one are too short to be worth waking a second thread.
+"""Floating-point operations of a step, with whole layers. Those of a smaller one are too short to wake a second
+thread for.
 
 Tokens per second on one and on two of two idle cores, by these operations in thousand millions: 0.3: 51,200 and 26,600;
 0.8: 36,600 and 19,900; 1.0: 13,900 and 10,900 (fewer, larger layers) or 69,100 and 64,400; 4.2: 22,600 and 24,700, and
@@ -136,12 +139,18 @@ COMPILING_SECONDS, COMPILED_GAIN = 14.0, 1.27
 """How long compiling takes there, and how many times as fast its steps are then."""
 
 
+def has_compiler() -> bool:
+    """Whether there is a C compiler, which torch's own calls: without one layers would stay as they are, unsaid."""
+    named = os.environ.get("CC", "").split()[:1]
+    return any(shutil.which(name) for name in named or ("gcc", "clang"))
+
+
 def compiling_pays(work: float) -> bool:
     """Whether a GPU trains faster with compiled layers, for so many floating-point operations in all.
 
     Measured on one GPU only; on a slower one it pays sooner, as compiling is the CPU's work.
     """
-    return work / OPERATIONS_A_SECOND * (1 - 1 / COMPILED_GAIN) > COMPILING_SECONDS
+    return has_compiler() and work / OPERATIONS_A_SECOND * (1 - 1 / COMPILED_GAIN) > COMPILING_SECONDS
 
 
 BF16_PAYS_FROM = 1.5
@@ -149,6 +158,8 @@ BF16_PAYS_FROM = 1.5
 
 Seen: 4.6 (AMD, AVX-512 with bf16) and 0.55 (Intel, with the same flag, which is why the machine is timed)."""
 TRIES, LEAST_TRIES, MOST_SECONDS = 20, 3, 0.5
+TELLS_PROCESSORS_APART = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+"""In Linux's account of a core, on x86 and on ARM, which has no name there."""
 
 
 def trainer_arguments(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,34 +189,57 @@ def bf16_gain(device: str) -> float:
 
 
 def gain_file(device: str) -> Path:
-    """Where the answer is kept: a file for each kind of processor, or GPU, and version of torch."""
+    """Where the answer is kept: a file for each kind of processor, or GPU, and version of torch. Without it, it is
+    measured again."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
     key = hashlib.sha256(f"{name} {torch.__version__}".encode()).hexdigest()[:12]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "poolwise" / f"bf16_gain-{key}"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "poolwise" / f"bf16_gain-{key}"
 
 
 def processor() -> str:
-    """What the system calls the CPU."""
+    """What the system tells of the first core that says what it can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    return next((line for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+        return f"{platform.machine()} {platform.processor()}"
+    told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)  # of several cores the first
+    return " ".join(text for name, text in told.items() if name.strip() in TELLS_PROCESSORS_APART)
 
 
 def _kept_gain(device: str) -> float:
-    file = gain_file(device)
-    with suppress(OSError, ValueError):
-        return float(file.read_text(encoding="ascii"))
-    gain = measured_gain(device)
+    try:
+        file = gain_file(device)
+    except RuntimeError:  # a user without a home
+        return measured_gain(device)
+    kept = _read_gain(file)
+    if kept is not None:
+        return kept
+    gain = round(measured_gain(device), 3)
     with suppress(OSError):  # nowhere to keep it: asked again
         file.parent.mkdir(parents=True, exist_ok=True)
-        with draft_of(file) as draft:
-            draft.write_text(f"{gain:.3f}\n", encoding="ascii")
+        draft = draft_beside(file)
+        draft.write_text(f"{gain}\n", encoding="ascii")
+        with suppress(FileExistsError):
+            os.link(draft, file)  # unless another process was first, whose answer then holds for both
+        draft.unlink()
+        return _read_gain(file) or gain
     return gain
+
+
+def _read_gain(file: Path) -> float | None:
+    """None where there is none, or one that is damaged, which is removed."""
+    try:
+        gain = float(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        gain = 0.0
+    if 0 < gain < math.inf:
+        return gain
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+    return None
 
 
 def measured_gain(device: str) -> float:

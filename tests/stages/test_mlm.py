@@ -11,7 +11,7 @@ from helpers import BOW, CONSTANT, MASKING, TEXTS, objective_settings, quiet_tra
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.module import masked_data
 from poolwise.data.tokens import tokenise
-from poolwise.encoder import BertForMaskedLMWithPooler
+from poolwise.encoder import ROWS_AT_ONCE, BertForMaskedLMWithPooler
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
 from poolwise.provenance import ProvenanceTracker
@@ -190,6 +190,20 @@ def test_the_weight_multiplies_the_objective(model, texts, tokenizer):
     losses = stage.objective.losses(output.pooler_output, batch, model)
     stage.log_training = lambda figures: None
     torch.testing.assert_close(stage.training_step(batch, 1), output.loss + 2.0 * losses["bow"])
+
+
+def test_a_step_computes_the_last_layer_where_it_is_read(model, texts, tokenizer, training_batch):
+    objective = build_objective(objective_settings("bow"), Surroundings(tokenizer, model.config, texts), seed=1)
+    stage = MaskedLanguageModelling(model, objective, ProvenanceTracker(model, None, 1), OPTIMISATION)
+    rows = []
+    for layer in model.bert.encoder.layer:
+        layer.output.register_forward_hook(lambda module, states, found: rows.append(found.shape[:-1].numel()))
+    batch = training_batch(objective.needs)
+    stage.encode(batch)
+    texts_and_tokens, masked = batch["input_ids"].shape, len(batch["masked_positions"])
+    *whole, last = rows
+    assert set(whole) == {texts_and_tokens.numel()}
+    assert last == texts_and_tokens[0] + masked + -masked % ROWS_AT_ONCE
 
 
 class Gradients(lightning.Callback):

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import lightning
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef, recall_score
 from sklearn.utils.class_weight import compute_sample_weight
 from transformers import BertModel
 
-from helpers import quiet_trainer
+from helpers import TEXTS, quiet_trainer
 from poolwise.data.batching import LabelledBatches
 from poolwise.data.imbalance import class_weights
 from poolwise.data.module import labelled_data
+from poolwise.data.tokens import tokenise
 from poolwise.representations import REPRESENTATIONS, EncoderShape, TokenStates
 from poolwise.settings import Optimisation
 from poolwise.stages.sentiment import Scores, Sentiment, SentimentClassifier, macro_f1, recall_by_class, scores_of
@@ -32,6 +36,16 @@ class Modes(lightning.Callback):
         self.seen.append(all(module.training for module in stage.classifier.modules()))
 
 
+class Gradients(lightning.Callback):
+    """Keeps the gradients of each step, before they are clipped."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        self.steps.append({name: p.grad.clone() for name, p in stage.named_parameters() if p.grad is not None})
+
+
 def fit(stage, texts):
     modes = Modes()
     trainer = quiet_trainer(2, modes)
@@ -50,6 +64,25 @@ def test_encoder_representation_and_head_are_all_trained_in_train_mode(config, t
     assert modes.seen == [True] * 6
     unmoved = [n for n, p in stage.classifier.named_parameters() if torch.equal(before[n], p)]
     assert unmoved == []
+
+
+def test_a_batch_equals_smaller_ones_that_are_accumulated(config, tokenizer, tmp_path):
+    """The mean over labelled texts, whichever batch they are in: 5 texts, or 2, 2 and 1 of them."""
+    texts = tokenise(Dataset.from_dict({"text": TEXTS[:5], "label": [0, 1, 1, 0, 1]}), tokenizer, 32, tmp_path)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    start = classifier(config).state_dict()
+    found = []
+    for batch_size, accumulated in ((8, 1), (2, 3)):
+        stage = Sentiment(classifier(config), replace(OPTIMISATION, learning_rate=0.0))
+        stage.classifier.load_state_dict(start)
+        stage.classifier.dropout.p = 0.0
+        seen = Gradients()
+        data = labelled_data({"train": texts, "dev": texts, "test": texts}, batch_size, seed=1, workers=0)
+        quiet_trainer(1, seen, accumulate_grad_batches=accumulated).fit(stage, data)
+        (gradients,) = seen.steps
+        found.append(gradients)
+    assert found[0].keys() == found[1].keys()
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
 
 
 def test_a_mix_of_layers_finds_the_one_that_knows_within_an_encoders_usual_steps(config):

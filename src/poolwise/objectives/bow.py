@@ -55,6 +55,7 @@ class BagOfWords(PoolerLoss):
             weights[frequencies > largest_document_share * len(texts)] = 0.0
         weights[tokenizer.all_special_ids] = 0.0
         self.register_buffer("piece_weights", weights, persistent=False)
+        self._is_predicted = weights > 0  # stays on the CPU, where several processes count before a batch is on its GPU
 
     def forward(
         self, pooler_output: Float[Tensor, "R H"], batch: Batch, model: MaskedLMWithPooler
@@ -74,7 +75,9 @@ class BagOfWords(PoolerLoss):
     def counted(self, batch: Batch) -> Int[Tensor, ""]:
         """Texts that hold a word piece to predict."""
         pieces: Tensor = batch["original_ids"]
-        return (self.get_buffer("piece_weights").to(pieces.device)[pieces] > 0).any(dim=1).sum()
+        on_cpu = pieces.device.type == "cpu"
+        is_predicted = self._is_predicted if on_cpu else self.get_buffer("piece_weights") > 0
+        return is_predicted[pieces].any(dim=1).sum()
 
     def _vocabulary_logits(self, pooler_output: Float[Tensor, "R H"], mlm_head: nn.Module) -> Float[Tensor, "R V"]:
         if self.train_mlm_head:

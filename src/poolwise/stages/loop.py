@@ -330,6 +330,7 @@ def work_of_step(stage: Stage, data: TextDataModule) -> float:
     """About how many floating-point operations a training step takes: six for each parameter and token.
 
     Two forward and four backward (Kaplan et al. 2020, section 2.1), embeddings left out, as their rows are looked up.
+    The last layer counts whole, though it may be computed in part.
     """
     weights = sum(weight.numel() for name, weight in stage.named_parameters() if "embeddings" not in name)
     return 6.0 * weights * tokens_of_step(data)
