@@ -41,7 +41,7 @@ test-slow: $(VENV)/.tests ## run the tests that take minutes
 faults: $(VENV)/.tests ## kill runs, fill disks, damage files, turn clocks: what survives it, in experiments/faults
 	$(RUN) experiments/faults/faults.py
 
-bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer and sentence-transformers; needs ../shared/data and some 2 hours
+bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer and sentence-transformers; needs ../shared/data and 2 to 3 hours
 	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput
 	$(RUN) experiments/throughput/summary.py
 

@@ -26,6 +26,11 @@ RATE_HEADS = (
     *("part, size, texts", "system", "rounds", "tokens/s", "tokens a step", "x defaults", "x best", "(least, most)"),
     *("share of limit", "peak MiB", "anonymous MiB"),
 )
+PEERS = (
+    *("Trainer, defaults", "Trainer, best settings", "Trainer, best settings, with poolwise's allocator settings"),
+    "sentence-transformers",
+)
+"""In the order of a table, before poolwise."""
 SLOWER = " **slower**"
 """Marks where poolwise is slower than the best of a peer."""
 
@@ -50,7 +55,13 @@ def summary(results: pandas.DataFrame) -> pandas.DataFrame:
         ["part", "size", "texts", "system"], sort=False
     )
     spread = found["to_best"].agg(["min", "max"]).add_prefix("to_best_")
-    return found[columns].median().join(spread).join(found.size().rename("rounds")).reset_index()
+    table = found[columns].median().join(spread).join(found.size().rename("rounds")).reset_index()
+    names = table["part"] + table["size"] + table["texts"]
+    places = {name: place for place, name in enumerate(names.unique())}
+    own = table["system"].str.startswith("poolwise")  # in turns each system is first in some round
+    ranks = own.astype(int) * len(PEERS) + table["system"].map(lambda name: PEERS.index(name) if name in PEERS else 0)
+    order = pandas.DataFrame({"place": names.map(places), "rank": ranks}).sort_values(["place", "rank"], kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
 
 
 def drawn(table: pandas.DataFrame) -> Figure:
