@@ -33,7 +33,16 @@ from poolwise.checkpoints import (
 )
 from poolwise.data.masking import IGNORED_LABEL, positions_of
 from poolwise.durable import draft_folder_of
-from poolwise.families import FAMILIES, POOLER_KEYS, Family, Pooler, body_with_pooler, family_of, last_layer_at
+from poolwise.families import (
+    FAMILIES,
+    POOLER_KEYS,
+    Family,
+    Pooler,
+    body_with_pooler,
+    family_of,
+    first_places,
+    last_layer_at,
+)
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
 
@@ -192,11 +201,10 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         self, rows: Int[Tensor, "N"], *, input_ids: Int[Tensor, "B T"], **inputs: Any
     ) -> BaseModelOutputWithPooling:
         """The last layer's states (N, H) at `rows`, and pooler outputs (B, H)."""
-        texts, width = input_ids.shape
-        first = torch.arange(0, texts * width, width, device=rows.device)
+        first = first_places(input_ids)
         with last_layer_at(self.body, torch.cat([first, rows])):
             states = self.body(input_ids, **inputs).last_hidden_state[0]
-        of_first, of_rows = states.split([texts, len(rows)])
+        of_first, of_rows = states.split([len(first), len(rows)])
         return BaseModelOutputWithPooling(
             last_hidden_state=of_rows, pooler_output=self.pooling_layer(of_first.unsqueeze(1))
         )

@@ -214,6 +214,11 @@ def family_of(config: PreTrainedConfig) -> Family:
     return family_named(config.model_type, "the config")
 
 
+def first_places(input_ids: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """Where token 0 of each text lies among the positions of a batch, row by row."""
+    return torch.arange(0, input_ids.numel(), input_ids.shape[1], device=input_ids.device)
+
+
 @contextmanager
 def last_layer_at(body: Any, places: Int[Tensor, " N"]) -> Iterator[None]:
     """Have passes of a body compute the last layer, after its attention, at N places alone of the B T ones.

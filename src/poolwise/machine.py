@@ -221,12 +221,13 @@ def _kept_gain(device: str) -> float:
     with suppress(OSError):  # nowhere to keep it: asked again
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = draft_beside(file)
-        draft.write_text(f"{gain}\n", encoding="ascii")
-        with suppress(FileExistsError):
-            os.link(draft, file)  # unless another process was first, whose answer then holds for both
-        draft.unlink()
-        return _read_gain(file) or gain
-    return gain
+        try:
+            draft.write_text(f"{gain}\n", encoding="ascii")
+            with suppress(FileExistsError):
+                os.link(draft, file)  # unless another process was first, whose answer then holds for both
+        finally:
+            draft.unlink(missing_ok=True)
+    return _read_gain(file) or gain
 
 
 def _read_gain(file: Path) -> float | None:

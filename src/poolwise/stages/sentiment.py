@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from poolwise import ranks
 from poolwise.data.batching import Batch
 from poolwise.encoder import PoolerAlone
-from poolwise.families import family_of, last_layer_at
+from poolwise.families import family_of, first_places, last_layer_at
 from poolwise.geometry import TEXTS, spread
 from poolwise.representations import Representation, mean_over_windows
 from poolwise.settings import SELECTION_METRIC, Optimisation
@@ -111,8 +111,7 @@ class SentimentClassifier(nn.Module):
         input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         vectors: Tensor
         if self.training and self.reads_first_alone:
-            places = torch.arange(0, input_ids.numel(), input_ids.shape[1], device=input_ids.device)
-            with last_layer_at(self.encoder, places):
+            with last_layer_at(self.encoder, first_places(input_ids)):
                 first = self.encoder(input_ids, attention_mask).last_hidden_state.transpose(0, 1)
             vectors = self.representation((first,), attention_mask[:, :1], self.pooler)
             return vectors
