@@ -38,7 +38,7 @@ def compose(*overrides: str):
 
 def overrides_for(file: str) -> list[str]:
     """The command line that composes a file of `conf/`."""
-    if file in ("train", "hydra/help/poolwise", "hydra/job_logging/poolwise", "hydra/hydra_logging/poolwise"):
+    if file in ("train", "hydra/job_logging/poolwise", "hydra/hydra_logging/poolwise"):
         return ["stage=mlm"]
     group, choice = file.split("/")
     stage = "sentiment" if group in ("repr", "protocol") else "mlm"
@@ -236,7 +236,6 @@ def test_settings_may_stand_on_both_sides_of_a_flag():
         "seed=1,2",
     ]
     assert app.prepared(["stage=mlm", "--cfg", "job", "seed=1"]) == ["--cfg", "job", "stage=mlm", "seed=1"]
-    assert app.prepared(["--help", "stage=mlm"]) == ["--help", "stage=mlm"]
 
 
 def records(folder: Path) -> list[dict]:

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -75,6 +76,17 @@ print(faults())
         found = subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True)
         pages[how] = int(found.stdout)
     assert pages["kept"] < 100 < pages["given back"]
+
+
+def test_garbage_is_looked_for_again_after_imports():
+    @machine.uncollected()
+    def import_what_finds_a_mistake():
+        assert not gc.isenabled()
+        raise UserError("a mistake")
+
+    with pytest.raises(UserError):
+        import_what_finds_a_mistake()
+    assert gc.isenabled()
 
 
 def test_small_models_get_one_thread_and_larger_ones_all(monkeypatch):

@@ -101,7 +101,7 @@ def test_layout_names_what_exists():
         assert (REPOSITORY / name).is_file() or (REPOSITORY / "src/poolwise" / name).is_file(), name
 
 
-def test_train_py_shows_its_help_in_two_seconds():
+def test_train_py_shows_its_help_in_a_second():
     """The best of three: the machine may be busy."""
     seconds = []
     for _ in range(3):
@@ -109,7 +109,7 @@ def test_train_py_shows_its_help_in_two_seconds():
         command = [sys.executable, str(REPOSITORY / "train.py"), "--help"]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.monotonic() - started)
-    assert min(seconds) < 2
+    assert min(seconds) < 1
     for words in ("stage: mlm, sentiment", "repr: attention, cls, ", "python train.py stage=mlm"):
         assert words in found.stdout
 

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import sys
 import traceback
 import warnings
@@ -38,13 +37,13 @@ from poolwise.command_line import (
     Override,
     conf_dir,
     expanded,
+    help_page,
     override_in,
     overrides_in,
     problem_with_choice,
     problem_with_launcher,
     problem_with_stage,
     problem_with_sweep,
-    program,
     stage_of,
     with_paths_quoted,
 )
@@ -121,7 +120,6 @@ def register_schemas() -> None:
     for stage, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
     OmegaConf.register_new_resolver("default_objective", default_objective, replace=True)
-    OmegaConf.register_new_resolver("program", lambda: shlex.join(program()), replace=True)
     OmegaConf.register_new_resolver("around", rates_around, replace=True)
 
 
@@ -165,6 +163,9 @@ def main() -> None:
 
 
 def _main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_page())
+        return
     machine.prepare()
     try:
         sys.argv[1:] = prepared(sys.argv[1:])
@@ -194,8 +195,6 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         UserError: it asks for two stages, has settings of the other one or choices that there are not; told with all
             else that is wrong.
     """
-    if {"--help", "-h"} & set(arguments):
-        return list(arguments)
     stage = stage_of(arguments)
     problems: list[str] = []
     kept: list[str] = []
@@ -335,10 +334,11 @@ def planned(cfg: DictConfig, overrides: Sequence[str]) -> "Job":
     Raises:
         UserError: a setting is wrong, or data, encoder or room are missing; all that is wrong is told together.
     """
-    settings = typed_settings(cfg, overrides)
-    if settings.trainer.get("strategy") == "ddp":
-        ranks.join(settings.trainer["accelerator"])
-    quieten()
+    with machine.uncollected():  # which import objectives and Lightning
+        settings = typed_settings(cfg, overrides)
+        if settings.trainer.get("strategy") == "ddp":
+            ranks.join(settings.trainer["accelerator"])
+        quieten()
     return job_of(settings)
 
 
@@ -348,8 +348,8 @@ def job_of(settings: types.MLMSettings | types.SentimentSettings) -> "Job":
     Raises:
         UserError: data, encoder or room are missing; all that is wrong is told together.
     """
-    from poolwise.jobs import FoldsJob, MLMJob, ProbeJob, SentimentJob, check_inputs
-
+    with machine.uncollected():
+        from poolwise.jobs import FoldsJob, MLMJob, ProbeJob, SentimentJob, check_inputs
     check_inputs(settings)
     if isinstance(settings, types.MLMSettings):
         return MLMJob(settings)

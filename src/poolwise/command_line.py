@@ -105,6 +105,34 @@ def groups() -> set[str]:
     return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
 
 
+def choices_of(group: str) -> list[str]:
+    """The choices of a config group: `cls`, `pooler` and so on, of `repr`."""
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def help_page() -> str:
+    """What `--help` prints; Hydra, which looks for the groups itself, would take a second."""
+    start = shlex.join(program())
+    choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in sorted(groups() - {"hydra"}))
+    return f"""\
+poolwise adapts a BERT encoder to your text with a pooler that is really trained (stage=mlm), and compares
+sentence representations on sentiment (stage=sentiment).
+
+Groups and their choices (group=choice):
+
+{choices}
+
+Examples
+  {start} stage=mlm
+  {start} stage=sentiment repr=pooler -m
+  {start} stage=sentiment repr=cls,pooler,mean,cls_linear seed=1,2,3 -m
+  {start} stage=mlm model=minilm data=files data.text=my_texts.txt
+  python -m poolwise.report
+Common settings: seed=, runs_dir=, data.max_length=; stage 1: pretraining.epochs= or budget=, pretraining.batch_size=;
+stage 2: protocol.epochs=, protocol.batch_size=, encoder=base or FOLDER
+See what a run would use: {start} stage=mlm --cfg job"""
+
+
 PATHS = re.compile(
     r"(data\.(text|text_dev|train|dev|test|\w+_column)|runs_dir|cache_dir|encoder|control\.run|model|model\.(path|name|vocabulary))$"
 )
@@ -164,7 +192,7 @@ def problem_with_choice(override: Override) -> str | None:
     if not override.is_choice or override.prefix == "~" or re.search(r"[()\[\]{}'\"]", override.value):
         return None
     group = override.key.split("@")[0]
-    known = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    known = choices_of(group)
     for choice in (word.strip() for word in override.value.split(",")):
         if choice not in known:
             hint = nearest(choice, known)
