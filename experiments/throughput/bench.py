@@ -95,6 +95,7 @@ IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 50, "test": 50}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
 PREPARED = "Trainer, best settings, with poolwise's allocator settings"
+SAME_BATCHES = "poolwise, MLM alone, in the peer's best batches"
 SAME_RATE = "Trainer, best settings, poolwise's batches, rate and warm-up"
 SENTENCE_TRANSFORMERS, OWN_ENCODING = "sentence-transformers", "poolwise.load(run).encode"
 MASKED = 0.15
@@ -340,10 +341,11 @@ class Cell:
             self.steps[name] = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
         return self.steps[name]
 
-    def stage1(self, objective: str, seed: int) -> dict[str, float]:
+    def stage1(self, objective: str, seed: int, batch: int) -> dict[str, float]:
         """Stage 1 of poolwise; memory is the higher of that and of eight steps in which gradients are looked at."""
-        length, batch = f"budget={self.plan.steps}steps", f"pretraining.batch_size={self.plan.batch}"
-        settings = ("stage=mlm", f"objective={objective}", batch, f"seed={seed}")
+        steps = max(self.plan.steps * self.plan.batch // batch, LEAST_STEPS[self.size])
+        length, texts = f"budget={steps}steps", f"pretraining.batch_size={batch}"
+        settings = ("stage=mlm", f"objective={objective}", texts, f"seed={seed}")
         probed = of_record(program(self.folder, self.size, self.data, *settings, "budget=8steps", start=("train.py",)))
         found = of_record(program(self.folder, self.size, self.data, *settings, length))
         memory = {name: max(probed[name], value) for name, value in found.items() if name.endswith("_mib")}
@@ -391,7 +393,9 @@ class Cell:
             return found | {f"poolwise, batches of {size}": partial(self.stage2, size, seed) for size in sizes}
         if self.size == "minilm":
             found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared", *drawn)
-        return found | {OBJECTIVES[name]: partial(self.stage1, name, seed) for name in self.plan.objectives}
+            found[SAME_BATCHES] = partial(self.stage1, "none", seed, batch)
+        own = self.plan.batch
+        return found | {OBJECTIVES[name]: partial(self.stage1, name, seed, own) for name in self.plan.objectives}
 
 
 def frozen(folder: Path, size: str, data: str) -> dict[str, dict[str, float]]:
