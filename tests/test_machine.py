@@ -203,6 +203,7 @@ def test_processors_are_told_apart_by_what_they_can_do(monkeypatch, tmp_path):
 def test_precisions_are_timed_in_turns(monkeypatch):
     timed = []
     monkeypatch.setattr(torch, "mm", lambda left, right: timed.append(left.dtype))
+    monkeypatch.setattr(machine, "PAUSE", 0)
     machine.measured_gain("cpu")
     assert timed == [torch.float32, torch.bfloat16] * machine.TRIES
     monkeypatch.setattr(machine, "MOST_SECONDS", 0)  # as where a product takes a second

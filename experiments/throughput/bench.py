@@ -5,8 +5,9 @@
 
 `FOLDER` holds what is made on the way; `results.csv` and `machine.json` are written beside this file, and `summary.py`
 makes tables and a figure of them. Each measurement is a process of its own, so that peak memory is its own. With
-`--append` all rows are kept and rounds are numbered on, each with batches of its own: `machine.json` says for each call
-what it was made on, and the column `call` which one a row is of.
+`--append` all rows are kept and rounds are numbered on, each with batches of its own, and the peer has the batch that
+was found fastest before: `machine.json` says for each call what it was made on, and the column `call` which one a row
+is of.
 """
 
 import argparse
@@ -29,10 +30,14 @@ import pandas
 import torch
 import yaml
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from worker import limit
+
+from poolwise.machine import BF16_PAYS_FROM, measured_gain
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
 SHAPES = {"tiny": (128, 2, 2), "base": (768, 12, 12)}
 """Hidden size, layers, heads."""
 
@@ -86,6 +91,8 @@ GPU_SETTINGS = ("workers=4",)
 """What poolwise is given there."""
 if HAS_GPU:
     CELLS = ON_A_GPU
+READ = ("mr/train.tsv", "mr/dev.tsv", "mr/test.tsv", "imdb/train.tsv")
+"""Of the folder of data."""
 LENGTHS = {"mr": 64, "imdb": 256}
 TRIALS, TRIAL_SECONDS, TRIAL_STEPS = 2, 10.0, 3
 """Of each batch of the peer, in turns; seconds and steps at least."""
@@ -93,8 +100,10 @@ LEAST_STEPS = {"tiny": 10, "minilm": 10, "headed": 10, "base": 40 if HAS_GPU els
 """Of a measurement of the peer, where its seconds are spent before."""
 IMDB_TEXTS = {"train": 7000 if HAS_GPU else 2000, "dev": 50, "test": 50}
 OBJECTIVES = {"none": "poolwise, MLM alone", "bow": "poolwise, bow", "combined": "poolwise, combined"}
+PEERS = {"stage1": "trainer", "stage2": "classify"}
 DEFAULTS, BEST = "Trainer, defaults", "Trainer, best settings"
 PREPARED = "Trainer, best settings, with poolwise's allocator settings"
+IN_FP32 = "poolwise, MLM alone, in fp32"
 SAME_BATCHES = "poolwise, MLM alone, in the peer's best batches"
 SAME_RATE = "Trainer, best settings, poolwise's batches, rate and warm-up"
 SENTENCE_TRANSFORMERS, OWN_ENCODING = "sentence-transformers", "poolwise.load(run).encode"
@@ -225,7 +234,7 @@ def worker(*arguments: object) -> dict[str, float]:
 @cache
 def bf16_pays() -> bool:
     """Whether this machine multiplies fast in bf16: asked once, as processes that each ask might not agree."""
-    return bool(json.loads(run(HERE / "worker.py", "limit")[0].splitlines()[-1])["bf16"])
+    return measured_gain(DEVICE) >= BF16_PAYS_FROM
 
 
 def shared_settings(folder: Path, size: str, data: str) -> list[str]:
@@ -306,12 +315,13 @@ Measures = dict[str, Callable[[], dict[str, float]]]
 class Cell:
     """Encoders of one size on one kind of texts: how each system is measured."""
 
-    def __init__(self, folder: Path, size: str, data: str, seconds: float) -> None:
+    def __init__(self, folder: Path, size: str, data: str, seconds: float, best: dict[str, int]) -> None:
+        """`best` has the batch of a part in which the peer was fastest, where it was looked for before."""
         self.folder, self.size, self.data, self.seconds = folder, size, data, seconds
         self.plan = CELLS[size, data]
         text = folder / f"data/{data}_train.tsv"
         self.given = ("--model", model_folder(folder, size), "--text", text, "--length", LENGTHS[data])
-        self.best: dict[str, int] = {}
+        self.best = {PEERS[part]: batch for part, batch in best.items()}
         self.steps: dict[str, int] = {}
 
     def peer(self, system: str, *further: object) -> dict[str, float]:
@@ -341,11 +351,11 @@ class Cell:
             self.steps[name] = max(round(TARGET_SECONDS * tried["steps"] / tried["seconds"]), 5)
         return self.steps[name]
 
-    def stage1(self, objective: str, seed: int, batch: int) -> dict[str, float]:
+    def stage1(self, objective: str, seed: int, batch: int, *further: str) -> dict[str, float]:
         """Stage 1 of poolwise; memory is the higher of that and of eight steps in which gradients are looked at."""
         steps = max(self.plan.steps * self.plan.batch // batch, LEAST_STEPS[self.size])
         length, texts = f"budget={steps}steps", f"pretraining.batch_size={batch}"
-        settings = ("stage=mlm", f"objective={objective}", texts, f"seed={seed}")
+        settings = ("stage=mlm", f"objective={objective}", texts, f"seed={seed}", *further)
         probed = of_record(program(self.folder, self.size, self.data, *settings, "budget=8steps", start=("train.py",)))
         found = of_record(program(self.folder, self.size, self.data, *settings, length))
         memory = {name: max(probed[name], value) for name, value in found.items() if name.endswith("_mib")}
@@ -358,10 +368,18 @@ class Cell:
         return of_record(program(self.folder, self.size, self.data, *settings, f"protocol.batch_size={batch}", limit))
 
     def rates(self, part: str, round_: int) -> dict[str, dict[str, float]]:
-        """A round of a part: each system once, another one first in each."""
+        """A round of a part: each system once, another one first in each, and in another order in each second one.
+
+        The limit of each is the mean of the machine's before and after it, as that changes from moment to moment.
+        """
         systems = list(self.systems(part, round_ + 1).items())
         first = round_ % len(systems)
-        return {name: measured(measure) for name, measure in [*systems[first:], *systems[:first]]}
+        found = {}
+        for name, measure in [*systems[first:], *systems[:first]][:: -1 if round_ % 2 else 1]:
+            before = limit(bf16_pays())
+            figures = measured(measure)
+            found[name] = figures | {"limit": (before + limit(bf16_pays())) / 2}
+        return found
 
     def further(self, part: str, round_: int) -> dict[str, dict[str, float]]:
         """A part whose systems are no rates of tokens."""
@@ -382,7 +400,7 @@ class Cell:
                 SENTENCE_TRANSFORMERS: lambda: worker("encode", *self.given, *count),
                 OWN_ENCODING: lambda: worker("encode-poolwise", *self.given, *count),
             }
-        peer = {"stage1": "trainer", "stage2": "classify"}[part]
+        peer = PEERS[part]
         batch, drawn = self.best_batch(peer), ("--seed", seed)
         found: Measures = {
             DEFAULTS: partial(self.peer, peer, *drawn),
@@ -394,6 +412,8 @@ class Cell:
         if self.size == "minilm":
             found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared", *drawn)
             found[SAME_BATCHES] = partial(self.stage1, "none", seed, batch)
+            if bf16_pays():
+                found[IN_FP32] = partial(self.stage1, "none", seed, self.plan.batch, "trainer.precision=32-true")
         own = self.plan.batch
         return found | {OBJECTIVES[name]: partial(self.stage1, name, seed, own) for name in self.plan.objectives}
 
@@ -534,18 +554,21 @@ def main() -> None:
         for part in set(parts[size, data]) - set(CELLS[size, data].parts):
             parser.error(f"--parts={part}: {name} has {','.join(CELLS[size, data].parts)}")
     folder = given.folder.absolute()
+    if missing := [str(file) for file in map(given.data.joinpath, READ) if not file.is_file()]:
+        parser.error(f"no {', '.join(missing)}: tab-separated, unquoted, with the columns text and label")
+    if not given.append and (given.parts or set(parts) != CELLS.keys()):
+        parser.error("a part alone needs --append: else the rows of all others would be dropped")
     prepare(given.data, folder)
     notes = Notes(given.append, {"cells": given.cells, "parts": given.parts, "seconds": given.seconds})
     for (size, data), chosen in parts.items():
         if size == "headed":
             with_head(folder)
-        cell = Cell(folder, size, data, given.seconds)
+        cell = Cell(folder, size, data, given.seconds, notes.best_batches(size, data))
         for repeated in range(cell.plan.rounds if given.rounds is None else given.rounds):
             for part in chosen:
                 if part in RATES:
-                    limit = worker("limit")["flops_per_second"]
                     flops = needed_flops(folder, size, data, part)
-                    notes.add(part, size, data, cell.rates(part, notes.next_round(part, size, data)), limit, flops)
+                    notes.add(part, size, data, cell.rates(part, notes.next_round(part, size, data)), flops)
                 elif part not in ONCE or not repeated:
                     notes.add(part, size, data, cell.further(part, notes.next_round(part, size, data)))
 
@@ -576,13 +599,19 @@ class Notes:
         rows = self.table.query("part == @part and size == @size and texts == @texts")
         return int(rows["round"].max()) + 1 if len(rows) else 0
 
+    def best_batches(self, size: str, texts: str) -> dict[str, int]:
+        """By part, the batch that the peer had with its best settings in the last round of which there are rows."""
+        if "batch" not in self.table:
+            return {}
+        rows = self.table.query("size == @size and texts == @texts and system == @BEST").dropna(subset="batch")
+        return {part: int(batch) for part, batch in zip(rows["part"], rows["batch"], strict=True)}
+
     def add(
         self,
         part: str,
         size: str,
         texts: str,
         found: dict[str, dict[str, float]],
-        limit: float | None = None,
         flops: float | None = None,
     ) -> None:
         """Rows of a round."""
@@ -590,7 +619,7 @@ class Notes:
         where = {"call": len(self.calls) - 1, "part": part, "size": size, "texts": texts, "round": round_}
         for system, figures in found.items():
             each = {"tokens_per_step": figures["tokens"] / figures["steps"]} if "steps" in figures else {}
-            self.rows.append({**where, "system": system, "limit": limit, "flops": flops} | figures | each)
+            self.rows.append({**where, "system": system, "flops": flops} | figures | each)
         self.table.to_csv(self.results, index=False, float_format="%.6g")
         self.calls[-1]["minutes"] = round((time.perf_counter() - self.started) / 60, 1)
         self.machines.write_text(json.dumps(self.calls, indent=2) + "\n", encoding="utf-8")
@@ -610,7 +639,9 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "libc": " ".join(platform.libc_ver()),
         **{name: version(name) for name in ("torch", "transformers", "accelerate", "sentence-transformers")},
-        **worker("limit"),
+        "flops_per_second": limit(bf16_pays()),
+        "bf16": bf16_pays(),
+        "bf16_gain": measured_gain(DEVICE),
     }
 
 

@@ -134,7 +134,7 @@ def busy(step: Steps, given: list[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Measure each way."""
-    rows, rate = [], limit(half=True)["flops_per_second"]
+    rows, rate = [], limit(half=True)
     for texts, padding, compiled in WAYS:
         given = batches(*TEXTS[texts], FIRST + TIMED)
         step = Steps(padding, compiled)

@@ -1,11 +1,10 @@
 """One measurement in a process of its own, printed as a line of JSON. `bench.py` calls this.
 
     python experiments/throughput/worker.py SYSTEM --model FOLDER --text FILE --length N --seconds S
-    python experiments/throughput/worker.py limit
 
 SYSTEM is a peer (`trainer`, `classify` with its defaults, or with `--batch` its other settings; `encode`), what
-poolwise's library does beside it (`encode-poolwise`), or the matrix product (`limit`). How poolwise trains is measured
-by its own program and read from its records.
+poolwise's library does beside it (`encode-poolwise`). How poolwise trains is measured by its own program and read from
+its records.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from transformers import (
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import DevBatches, SortedBatches
 from poolwise.data.tokens import tokenise
-from poolwise.machine import BF16_PAYS_FROM, measured_gain, prepare
+from poolwise.machine import prepare
 from poolwise.runs import peak_memory_mib
 from poolwise.settings import Masking
 
@@ -144,7 +143,7 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
         disable_tqdm=True,
         logging_strategy="no",
         seed=given.seed,
-        **({} if given.batch is None else best_settings(given.batch, uses_bf16(given))),
+        **({} if given.batch is None else best_settings(given.batch, bool(given.bf16))),
         **({} if given.rate is None else {"learning_rate": given.rate, "warmup_steps": given.warmup}),
     )
     clock = Clock(given.seconds if given.steps is None else float("inf"), given.least)
@@ -155,11 +154,6 @@ def peer(given: argparse.Namespace) -> dict[str, float]:
     if given.dev is None:
         return found
     return found | {"dev_loss": dev_loss(model.eval(), tokenizer, given.dev, given.length)}
-
-
-def uses_bf16(given: argparse.Namespace) -> bool:
-    """Whether products are in bf16: as told, or where the machine does them fast."""
-    return measured_gain(device()) >= BF16_PAYS_FROM if given.bf16 is None else bool(given.bf16)
 
 
 def best_settings(batch: int, half: bool) -> dict[str, Any]:
@@ -229,8 +223,8 @@ def of_poolwise(model_folder: str, length: int) -> Callable[[list[str]], Any]:
     return TrainedClassifier(Path(model_folder), notes, AutoTokenizer.from_pretrained(model_folder), classifier).encode
 
 
-def limit(half: bool, seconds: float = 3.0) -> dict[str, float]:
-    """The highest rate of matrix products of this machine, in FLOP a second, in bf16 or fp32.
+def limit(half: bool, seconds: float = 2.0) -> float:
+    """The rate of matrix products of this machine, in FLOP a second, in bf16 or fp32: the mean over some seconds.
 
     Of random matrices, into memory that is there already, so that no page has to be fetched for the product.
     """
@@ -238,14 +232,14 @@ def limit(half: bool, seconds: float = 3.0) -> dict[str, float]:
     dtype = torch.bfloat16 if half else torch.float32
     left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
     product = torch.zeros_like(left)
-    best, started = float("inf"), time.perf_counter()
+    torch.mm(left, right, out=product)
+    synchronise()
+    products, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        synchronise()
-        before = time.perf_counter()
         torch.mm(left, right, out=product)
         synchronise()
-        best = min(best, time.perf_counter() - before)
-    return {"flops_per_second": 2 * size**3 / best, "bf16": float(half), "bf16_gain": measured_gain(device())}
+        products += 1
+    return 2 * size**3 * products / (time.perf_counter() - started)
 
 
 def synchronise() -> None:
@@ -276,16 +270,11 @@ def main() -> None:
     parser.add_argument("--warmup", type=float, help="share of steps")
     parser.add_argument("--dev", type=Path, help="texts whose MLM loss is measured at the end")
     parser.add_argument("--texts", type=int, help="so many are encoded; all if not given")
-    parser.add_argument("--bf16", type=int, help="1 or 0; where the machine is fast in it, if not given")
+    parser.add_argument("--bf16", type=int, default=0, help="1: with --batch in bf16")
     given = parser.parse_args()
     if given.prepared:
         prepare()
-    if given.system == "limit":
-        found = limit(uses_bf16(given))
-    elif given.system.startswith("encode"):
-        found = encode(given)
-    else:
-        found = peer(given)
+    found = encode(given) if given.system.startswith("encode") else peer(given)
     peaks = peak_memory_mib()
     found["peak_mib"] = peaks.get("gpu", peaks["resident"])
     print(json.dumps(found))

@@ -170,7 +170,9 @@ BF16_PAYS_FROM = 1.5
 """How many times faster than in fp32 a matrix product must be in bf16 to make up for the casts around it.
 
 Seen: 4.6 (AMD, AVX-512 with bf16) and 0.55 (Intel, with the same flag, which is why the machine is timed)."""
-TRIES, LEAST_TRIES, MOST_SECONDS = 20, 3, 0.5
+TRIES, LEAST_TRIES, MOST_SECONDS = 20, 3, 4.0
+PAUSE = 0.1
+"""Seconds between two tries: another program's moment would decide 0.1 s of them, and one machine had 1.4 to 4.4."""
 TELLS_PROCESSORS_APART = ("model name", "flags", "Features", "CPU implementer", "CPU part")
 """In Linux's account of a core, on x86 and on ARM, which has no name there."""
 
@@ -196,7 +198,7 @@ def bf16_gain(device: str) -> float:
     """How many times faster a matrix product in bf16 is than in fp32, as once measured on such a device, and kept.
 
     Precision is part of a run's key, and another answer would make its next start another run: one and the same
-    machine had 4.4 in a quiet moment and 1.6 beside others.
+    machine had 4.4 in a quiet moment and 1.4 beside others.
     """
     return ranks.first_decides(lambda: _kept_gain(device))
 
@@ -273,6 +275,7 @@ def measured_gain(device: str) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
+        time.sleep(PAUSE)
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
