@@ -218,6 +218,15 @@ def test_the_config_stops_at_app():
             ["stage=sentiment", "stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1"],
             ["stage1.epochs=0", "stage1.objective.weight=-1", "protocol.dropout=1: must be at least 0 and below 1"],
         ),
+        (
+            ["stage=sentiment", "labels_per_class=8", "protocol.batch_tokens=512"],
+            ["protocol.batch_tokens=512: protocol.least_steps=100, for labels_per_class=8, counts batches"],
+        ),
+        (
+            ["stage=sentiment", "labels_per_class=8", "protocol.batch_tokens=512", "protocol.least_steps=0", "seed=-1"],
+            ["seed"],
+        ),
+        (["stage=sentiment", "protocol.batch_tokens=512", "seed=-1"], ["seed"]),
     ],
 )
 def test_all_problems_are_told_together(overrides, messages):

@@ -643,9 +643,11 @@ def test_without_padding_loss_states_and_gradients_are_the_same(own_model, own_b
         return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     padded, expected = passed()
-    model.leave_out_padding()
     present = own_batch["attention_mask"].numpy().astype(bool)
     assert not present.all()
+    with pytest.raises(ValueError, match="leave_out_padding"):
+        passed(packing=Packing.of(present))
+    model.leave_out_padding()
     packed, gradients = passed(packing=Packing.of(present))
     at_tokens = own_batch["attention_mask"] == 1
     torch.testing.assert_close(packed.loss, padded.loss)

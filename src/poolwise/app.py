@@ -535,6 +535,7 @@ def problems_in(config: Plain) -> list[str]:
         found += problems_in_representation(config["repr"])
         found += problems_with_protocol(config)
         found += problems_with_folds(config)
+        found += problems_with_least_steps(config)
         if config["labels_per_class"] != types.ALL_LABELS:
             found += types.problems_with_value(types.CountOrNull, config["labels_per_class"], "labels_per_class")
         found += types.problems_with_value(bool, config["keep_model"], "keep_model")
@@ -755,6 +756,18 @@ def problems_with_folds(config: Plain) -> list[str]:
     if folds is None or count is None:
         return []
     return [f"labels_per_class={count}: with protocol.folds={folds} a probe reads all of the other folds; give one"]
+
+
+def problems_with_least_steps(config: Plain) -> list[str]:
+    """Check that steps can be counted before texts are tokenised, where few labels are read often enough for some."""
+    protocol, count = config["protocol"], config["labels_per_class"]
+    steps, tokens = protocol.get("least_steps"), protocol.get("batch_tokens")
+    if count in (None, types.ALL_LABELS) or tokens is None or not steps:
+        return []
+    return [
+        f"protocol.batch_tokens={tokens}: protocol.least_steps={steps}, for labels_per_class={count}, counts batches "
+        "of batch_size texts; give protocol.least_steps=0, or leave batch_tokens out"
+    ]
 
 
 def problems_in_stage1(stage1: Plain) -> list[str]:

@@ -305,7 +305,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             The output; its loss is 0, not NaN, for a batch without a masked position.
 
         Raises:
-            ValueError: `masked_only` without labels, or `only_read` where that is not possible.
+            ValueError: `masked_only` without labels, `only_read` where that is not possible, or `packing` before
+                `leave_out_padding`, when texts would see one another.
         """
         if masked_only and labels is None:
             raise ValueError("masked_only=True needs labels: they say which positions are masked")
@@ -313,7 +314,8 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             raise ValueError("only_read=True needs masked_only=True, input_ids and reads_last_layer_in_part")
         at, rows = self._rows_read(labels, masked_positions, masked_only)
         if packing is not None:
-            assert input_ids is not None
+            if input_ids is None or self.body.config._attn_implementation != PACKED:
+                raise ValueError("packing needs input_ids, and leave_out_padding() before")
             body = self._body_without_padding(input_ids, token_type_ids, packing)
         else:
             inputs = {

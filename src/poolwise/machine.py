@@ -65,9 +65,12 @@ def uncollected() -> Iterator[None]:
 
 @cache
 def keeps_memory() -> bool:
-    """Have glibc keep blocks of memory in place of giving them back; whether it does, and there is a glibc."""
+    """Have glibc keep blocks of memory in place of giving them back; whether it does, and there is a glibc.
+
+    A person's own settings of that stay, by glibc's variables `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_`.
+    """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
+    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"} & os.environ.keys() or not hasattr(libc, "mallopt"):
         return False
     assert libc is not None
     return all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, -1)])
@@ -97,6 +100,23 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
     }
 
 
+CPU_QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Where Linux says how much time of cores a container may take in each period: of control groups 2, and of 1."""
+
+
+def cores_allowed() -> float:
+    """How many cores' time this process may take by its container's quota; infinite where there is none."""
+    for files in CPU_QUOTAS:
+        with suppress(OSError, ValueError):  # `max` is no number
+            quota, period = map(int, " ".join(Path(file).read_text(encoding="ascii") for file in files).split())
+            if quota > 0:
+                return quota / period
+    return math.inf
+
+
 def others_run() -> bool:
     """Whether other programs want a quarter of the cores now, by Linux's count of threads that run; elsewhere taken to
     be so. Measured on two cores only."""
@@ -112,7 +132,7 @@ def others_run() -> bool:
 
 ONE_THREAD_BELOW = 3e9
 """Floating-point operations of a step, with whole layers. Those of a smaller one are too short to wake a second
-thread for.
+thread for. Measured on two cores only.
 
 Tokens per second on one and on two of two idle cores, by these operations in thousand millions: 0.3: 51,200 and 26,600;
 0.8: 36,600 and 19,900; 1.0: 13,900 and 10,900 (fewer, larger layers) or 69,100 and 64,400; 4.2: 22,600 and 24,700, and
@@ -140,10 +160,10 @@ def fit_threads(work: float, workers: int) -> None:
 
 @cache
 def _threads_at_first() -> int:
-    """torch's own choice, which knows the cores that this process may use."""
+    """torch's own choice, which knows the cores that this process may use, and no more than a container's quota."""
     import torch
 
-    return torch.get_num_threads()
+    return max(int(min(torch.get_num_threads(), cores_allowed())), 1)
 
 
 OPERATIONS_A_SECOND = 2.2e14

@@ -357,5 +357,5 @@ def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoa
         worker_init_fn=leave_only_with_parent,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
         generator=torch.Generator().manual_seed(0),
-        pin_memory=torch.cuda.is_available(),  # copied while the GPU computes
+        pin_memory=torch.cuda.is_available(),  # copied while the CPU goes on
     )
