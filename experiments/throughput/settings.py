@@ -1,30 +1,39 @@
 """What the settings of speed that `bench.py` does not vary are worth: `settings.csv`.
 
-    python experiments/throughput/settings.py ../shared/data FOLDER [optimisers] [pools] [workers] [budgets]
+    python experiments/throughput/settings.py ../shared/data FOLDER [steps] [optimisers] [pools] [workers] [budgets]
 
-`FOLDER` is that of `bench.py`. Fused AdamW beside torch's other two, milliseconds a step; the share of padding with
-pools of so many batches, in those of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes;
-and its tokens a second in batches of so many texts, or of about as many tokens as these have. Rows of what is not named
-are kept.
+`FOLDER` is that of `bench.py`. A step of minilm, MLM alone, with each way of computing replaced by the plain one;
+fused AdamW beside torch's other two, milliseconds a step; the share of padding with pools of so many batches, in those
+of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes; and its tokens a second in batches
+of so many texts, or of about as many tokens as these have. Rows of what is not named are kept.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas
-import torch
-from bench import CELLS, HERE, LENGTHS, model_folder, of_record, prepare, program
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-from worker import device, synchronise
+from poolwise import app, machine
 
-from poolwise import machine
-from poolwise.data import batching
+machine.prepare()  # before torch is loaded
 
+import numpy as np  # noqa: E402
+import pandas  # noqa: E402
+import torch  # noqa: E402
+from bench import CELLS, HERE, LENGTHS, bf16_pays, model_folder, of_record, prepare, program, shared_settings  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers import AutoModelForMaskedLM, AutoTokenizer  # noqa: E402
+from worker import device, synchronise  # noqa: E402
+
+from poolwise import dropout, encoder  # noqa: E402
+from poolwise.data import batching  # noqa: E402
+
+STEPS = 14
+"""Of which the first two make ready."""
 ROUNDS = 3
 STEPS_TIMED = 3
 SIZES = ("tiny", "minilm", "base")
@@ -36,6 +45,66 @@ BUDGETS = {
 }
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed; as poolwise does it on a CPU unless told otherwise."""
+
+    masked_only: bool = True
+    only_read: bool = True
+    quick_dropout: bool = True
+    rows_at_once: int = encoder.ROWS_AT_ONCE
+    half: bool = True
+
+
+PLAIN = "as it is"
+WAYS = {
+    PLAIN: Way(),
+    "the last layer whole": Way(only_read=False),
+    "the last layer whole, logits at all positions": Way(only_read=False, masked_only=False),
+    "logits for no multiple of 32 positions": Way(rows_at_once=1),
+    "torch's dropout and attention": Way(quick_dropout=False),
+    "fp32": Way(half=False),
+}
+
+
+def steps(folder: Path) -> Iterator[Row]:
+    """Milliseconds of a step in each way, all on the same batches in random order; times are ratios within a batch."""
+    random = np.random.default_rng(1)
+    for data in LENGTHS:
+        given = ["stage=mlm", "objective=none", f"pretraining.batch_size={CELLS['minilm', data].batch}"]
+        job = app.planned(app.composed(app.prepared([*given, *shared_settings(folder, "minilm", data)])), [])
+        stage, texts = job.build()
+        model = stage.model.train()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        found: dict[str, list[float]] = {name: [] for name in WAYS}
+        for batch in islice(chain.from_iterable(repeat(texts.train_dataloader())), STEPS):
+            for name in random.permutation(list(WAYS)):
+                found[name].append(milliseconds_of(WAYS[name], model, optimiser, batch))
+        plain = np.array(found[PLAIN][2:])
+        for name, times in found.items():
+            figures = {"milliseconds": statistics.median(times[2:]), "times": float(np.median(times[2:] / plain))}
+            yield {"setting": "step", "where": data, "choice": name} | figures
+
+
+def milliseconds_of(way: Way, model: Any, optimiser: torch.optim.Optimizer, batch: dict[str, Any]) -> float:
+    """Of a forward and backward pass, and AdamW."""
+    kinds = (dropout.Dropout, nn.Dropout)[:: 1 if way.quick_dropout else -1]
+    for module in model.modules():
+        if type(module) is kinds[1]:
+            module.__class__ = kinds[0]
+    model.set_attn_implementation(dropout.QUICK if way.quick_dropout else "sdpa")
+    encoder.ROWS_AT_ONCE = way.rows_at_once
+    labels, at = batch["labels"], batch["masked_positions"]
+    given = {"masked_only": True, "masked_positions": at, "only_read": way.only_read} if way.masked_only else {}
+    began = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way.half and bf16_pays()):
+        output = model(batch["input_ids"], batch["attention_mask"], labels=labels, **given)
+    output.loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return 1000 * (time.perf_counter() - began)
 
 
 def optimisers(folder: Path) -> Iterator[Row]:
@@ -105,14 +174,13 @@ def budgets(folder: Path) -> Iterator[Row]:
             yield row | {"least": min(rates), "most": max(rates)}
 
 
-MEASURES = {"optimisers": optimisers, "pools": pools, "workers": workers, "budgets": budgets}
-SETTINGS = {"optimisers": "AdamW", "pools": "pool", "workers": "workers", "budgets": "batch"}
+MEASURES = {"steps": steps, "optimisers": optimisers, "pools": pools, "workers": workers, "budgets": budgets}
+SETTINGS = {"steps": "step", "optimisers": "AdamW", "pools": "pool", "workers": "workers", "budgets": "batch"}
 """What their rows are of."""
 
 
 def main() -> None:
     """Measure what is named, or all."""
-    machine.prepare()
     data, folder = (Path(each).absolute() for each in sys.argv[1:3])
     prepare(data, folder)
     chosen, file = sys.argv[3:] or list(MEASURES), HERE / "settings.csv"
