@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
 import pandas
 import torch
 import yaml
@@ -274,18 +275,21 @@ def of_record(record: dict[str, Any]) -> dict[str, float]:
 
 
 def needed_flops(folder: Path, size: str, data: str, part: str) -> float:
-    """Of the matrix products that one real token needs: of training three times those of the forward pass.
+    """Of the matrix products that one real token of training texts needs, as `flops_of_token` counts."""
+    place = model_folder(folder, size)
+    config, tokenizer = BertConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    texts = pandas.read_csv(folder / f"data/{data}_train.tsv", sep="\t", quoting=3)["text"]
+    ids = tokenizer(list(texts), truncation=True, max_length=LENGTHS[data]).input_ids
+    return flops_of_token(config, np.array([len(each) for each in ids]), part)
+
+
+def flops_of_token(config: BertConfig, lengths: np.ndarray, part: str) -> float:
+    """Of the matrix products that a token needs in texts of `lengths`: of training three times the forward pass's.
 
     Of a layer 8 H^2 + 4 H I for the dense layers and 4 H T for attention (T: tokens of a text, as its tokens see it);
     of the MLM head 2 H^2 + 2 H V at 15 % of positions, less the two special ones of each text. In training the last
     layer's 2 H^2 + 4 H I after its attention are needed where they are read: at masked positions and at token 0.
     """
-    place = model_folder(folder, size)
-    config, tokenizer = BertConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
-    texts = pandas.read_csv(folder / f"data/{data}_train.tsv", sep="\t", quoting=3)["text"]
-    lengths = pandas.Series(
-        [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=LENGTHS[data]).input_ids]
-    )
     seen = float((lengths**2).sum() / lengths.sum())
     hidden, inner = config.hidden_size, config.intermediate_size
     layer = 8 * hidden**2 + 4 * hidden * inner + 4 * hidden * seen

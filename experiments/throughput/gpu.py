@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas
 import torch
+from bench import flops_of_token
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -73,14 +74,6 @@ def batches(count: int, shortest: int, longest: int, number: int) -> list[dict[s
         moved = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}
         found.append(moved | {"packing": Packing.of(present).to(DEVICE), "lengths": lengths})
     return found
-
-
-def needed_flops(lengths: Any) -> float:
-    """Of the matrix products of a step of bert-base on texts of these lengths (see `needed_flops` in `bench.py`)."""
-    tokens = float(lengths.sum())
-    layer = 8 * 768**2 + 4 * 768 * 3072 + 4 * 768 * float((lengths**2).sum()) / tokens
-    head = 0.15 * (2 * 768**2 + 2 * 768 * 30522)
-    return 3 * tokens * (12 * layer + head)
 
 
 class Steps:
@@ -141,7 +134,7 @@ def main() -> None:
         torch.cuda.reset_peak_memory_stats()
         first, timed = seconds(step, given[:FIRST]), seconds(step, given[FIRST:])
         lengths = np.concatenate([batch["lengths"] for batch in given[FIRST:]])
-        work = sum(needed_flops(batch["lengths"]) for batch in given[FIRST:])
+        work = lengths.sum() * flops_of_token(BertConfig(), lengths, "stage1")
         rows.append(
             {"texts": texts, "padding": padding, "compiled": compiled, "gpu": torch.cuda.get_device_name()}
             | {"tokens_per_second": lengths.sum() / timed, "share_of_limit": work / timed / rate}
