@@ -485,7 +485,7 @@ def losses(cell: Cell, seed: int) -> dict[str, dict[str, float]]:
 def starts(folder: Path) -> dict[str, dict[str, float]]:
     """Seconds of `--help`, from a command to the first step of a job whose texts are tokenised, and of a sweep's jobs.
 
-    The latter fine-tune on one batch: what is left is a job's start, and its reading of dev and test.
+    The latter fine-tune on one batch, and see one of dev and one of test: what is left is a job's start.
     """
 
     def has_step(metrics: Path) -> bool:
@@ -506,7 +506,8 @@ def starts(folder: Path) -> dict[str, dict[str, float]]:
             found.setdefault("the first step of a cached job", []).append(time.perf_counter() - began)
         if process.returncode:
             raise SystemExit(f"{command} ended with {process.returncode}")
-        of_sweep = ["stage=sentiment", "encoder=base", "protocol.epochs=1", "+trainer.limit_train_batches=1", "-m"]
+        one_batch = [f"+trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
+        of_sweep = ["stage=sentiment", "encoder=base", "protocol.epochs=1", *one_batch, "-m"]
         seconds = []
         for jobs in (1, SWEEP):
             shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -514,7 +515,7 @@ def starts(folder: Path) -> dict[str, dict[str, float]]:
             run("train.py", *settings, *of_sweep, f"seed={','.join(map(str, range(1, jobs + 1)))}")
             seconds.append(time.perf_counter() - began)
         each = (seconds[1] - seconds[0]) / (SWEEP - 1)
-        found.setdefault("a further job of a sweep: planning, one step, dev and test", []).append(each)
+        found.setdefault("a further job of a sweep, with a batch of each split", []).append(each)
     return {name: {"seconds": sorted(seconds)[len(seconds) // 2]} for name, seconds in found.items()}
 
 
