@@ -9,6 +9,7 @@ import pandas
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel
@@ -235,6 +236,42 @@ def test_all_problems_are_told_together(overrides, messages):
     for message in messages:
         assert message in str(error.value)
     assert len(error.value.messages) == len(messages)
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [["stage=sentiment", f"repr={name}", f"seed={seed}"] for name in ("cls", "mean") for seed in (1, 2)],
+        [["stage=sentiment", "label_seed=${seed}", f"labels_per_class={count}", "seed=3"] for count in (4, "null")],
+        [["stage=mlm", f"data.text={text}", "data=files"] for text in ("'a b,c.txt'", "d.txt")],
+        [["stage=mlm", f"objective.weight={weight}", "++new=1"] for weight in (0.5, 1)],
+        [["stage=mlm", f"trainer={{accelerator: cpu, devices: {count}}}", "trainer.devices=3"] for count in (1, 2)],
+        [["stage=mlm", "seed=1", f"seed={seed}", f"+trainer.max_steps={seed}"] for seed in (2, 3)],
+        [["stage=mlm", "~logger.name", f"pretraining.epochs={epochs}"] for epochs in (1, 2)],
+        [["stage=mlm", f"hydra.run.dir={place}"] for place in ("a", "b")],
+    ],
+)
+def test_configs_of_a_sweep_are_those_that_hydra_composes(jobs):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        configs = app.Compositions()
+        for overrides in [*jobs, jobs[0]]:
+            expected = hydra.compose("train", overrides=overrides)
+            found = configs.of(overrides)
+            assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+            assert OmegaConf.to_container(found, resolve=True) == OmegaConf.to_container(expected, resolve=True)
+
+
+def test_a_sweep_composes_once_what_differs_in_values_alone(monkeypatch):
+    made = []
+    compose = hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda name, overrides: made.append(overrides) or compose(name, overrides))
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        configs = app.Compositions()
+        for overrides in app.jobs_of(["stage=sentiment", "repr=cls,mean", "labels_per_class=2,4", "seed=1,2,3"]):
+            configs.of(overrides)
+        assert len(made) == 2
+        with pytest.raises(HydraException, match="stage2"):
+            configs.of(["stage=sentiment", "repr=cls", "labels_per_class=2", "stage2=1"])
 
 
 def test_settings_may_stand_on_both_sides_of_a_flag():
