@@ -228,9 +228,9 @@ def in_order(arguments: Sequence[str]) -> list[str]:
 
 def let_through(arguments: Sequence[str]) -> list[str]:
     """Put Hydra's `++` before keys that do not exist, which Hydra would refuse one at a time and without a hint."""
-    choices = [str(override) for override in overrides_in(arguments) if override.is_choice]
+    choices = tuple(str(override) for override in overrides_in(arguments) if override.is_choice)
     try:
-        known = keys_of(composed(first_job(choices)))
+        known = keys_with(choices)
     except COMPOSING_ERRORS:
         return list(arguments)  # Hydra will say what is wrong, in its own words
 
@@ -242,6 +242,12 @@ def let_through(arguments: Sequence[str]) -> list[str]:
         )
 
     return [f"++{argument}" if strange(override_in(argument)) else argument for argument in arguments]
+
+
+@cache
+def keys_with(choices: tuple[str, ...]) -> set[str]:
+    """All keys of the config of the first job with these choices of groups."""
+    return keys_of(composed(first_job(choices)))
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

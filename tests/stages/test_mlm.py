@@ -317,8 +317,8 @@ def test_masked_accuracy():
 
 @pytest.mark.slow
 def test_bf16_ends_within_the_noise_of_fp32(program, tmp_path):
-    """Both stages by three seeds, which draw the same in both precisions: these differ by far less than seeds do in
-    stage 1, and on average by less than one run does from another in stage 2."""
+    """Both stages by three seeds, which draw the same in both precisions: these differ on average by far less than
+    seeds of fp32 do in stage 1, and by less than these in stage 2."""
     common = ["data.text=1500", "data.text_dev=300", "logger=csv", "seed=1,2,3", "-m"]
     stage2 = ["stage=sentiment", "stage1.seed=${seed}", "stage1.epochs=2", "protocol.epochs=3", "repr=pooler"]
     for precision in ("32-true", "bf16-mixed"):
@@ -335,5 +335,5 @@ def test_bf16_ends_within_the_noise_of_fp32(program, tmp_path):
     for name, share in {"dev/mlm_loss": 0.2, "test/loss": 1.0, "test/accuracy": 1.0}.items():
         full = torch.tensor([found["32-true", name, seed] for seed in (1, 2, 3)])
         differences = torch.tensor([found["bf16-mixed", name, seed] for seed in (1, 2, 3)]) - full
-        assert differences.abs().max() < 0.1 * full.mean()
-        assert differences.mean().abs() < share * max(full.std(), differences.std())
+        assert differences.mean().abs() < share * full.std(), (name, full, differences)
+        assert differences.abs().max() < {"dev/mlm_loss": 0.02, "test/loss": 0.1, "test/accuracy": 0.05}[name]
