@@ -249,6 +249,8 @@ def test_all_problems_are_told_together(overrides, messages):
         [["stage=mlm", "seed=1", f"seed={seed}", f"+trainer.max_steps={seed}"] for seed in (2, 3)],
         [["stage=mlm", "~logger.name", f"pretraining.epochs={epochs}"] for epochs in (1, 2)],
         [["stage=mlm", f"hydra.run.dir={place}"] for place in ("a", "b")],
+        [["stage=mlm", f"seed={seed}", "++seed=7"] for seed in (1, 2)],
+        [["stage=mlm", f"trainer.devices={count}", "trainer={accelerator: cpu, devices: 1}"] for count in (1, 2)],
     ],
 )
 def test_configs_of_a_sweep_are_those_that_hydra_composes(jobs):
@@ -267,11 +269,14 @@ def test_a_sweep_composes_once_what_differs_in_values_alone(monkeypatch):
     monkeypatch.setattr(hydra, "compose", lambda name, overrides: made.append(overrides) or compose(name, overrides))
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         configs = app.Compositions()
-        for overrides in app.jobs_of(["stage=sentiment", "repr=cls,mean", "labels_per_class=2,4", "seed=1,2,3"]):
+        asked = ["stage=sentiment", "repr=cls,mean", "labels_per_class=2,4", "seed=1,2,3", "+trainer.plugins=[a]"]
+        for overrides in app.jobs_of(asked):
             configs.of(overrides)
         assert len(made) == 2
-        with pytest.raises(HydraException, match="stage2"):
-            configs.of(["stage=sentiment", "repr=cls", "labels_per_class=2", "stage2=1"])
+        configs.of(["stage=mlm", "runs_dir=a"])
+        for overrides in (["stage=mlm", "runs_dir=null"], ["stage=mlm", "stage2=1"]):
+            with pytest.raises(HydraException, match=r"Error merging|stage2"):
+                configs.of(overrides)
 
 
 def test_settings_may_stand_on_both_sides_of_a_flag():

@@ -79,28 +79,32 @@ print(faults())
     assert pages["kept"] < 100 < pages["given back"]
 
 
-def test_a_persons_own_settings_of_memory_stay(monkeypatch):
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+@pytest.mark.parametrize(
+    ("name", "value"), [("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=9")]
+)
+def test_a_persons_own_settings_of_memory_stay(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     assert not machine.keeps_memory.__wrapped__()
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("files", "cores", "threads"),
     [
-        ({}, math.inf),
-        ({"cpu.max": "max 100000\n"}, math.inf),
-        ({"cpu.max": "250000 100000\n"}, 2.5),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, math.inf),
-        ({"cpu.cfs_quota_us": "150000\n", "cpu.cfs_period_us": "100000\n"}, 1.5),
+        ({}, math.inf, 64),
+        ({"cpu.max": "max 100000\n"}, math.inf, 64),
+        ({"cpu.max": "250000 100000\n"}, 2.5, 2),
+        ({"cpu.max": "50000 100000\n"}, 0.5, 1),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, math.inf, 64),
+        ({"cpu.cfs_quota_us": "150000\n", "cpu.cfs_period_us": "100000\n"}, 1.5, 1),
     ],
 )
-def test_a_containers_quota_bounds_threads(monkeypatch, tmp_path, files, cores):
+def test_a_containers_quota_bounds_threads(monkeypatch, tmp_path, files, cores, threads):
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
     monkeypatch.setattr(machine, "Path", lambda place: tmp_path / place.rpartition("/")[2])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert machine.cores_allowed() == cores
-    assert machine._threads_at_first.__wrapped__() == min(64, int(min(cores, 64)))
+    assert machine._threads_at_first.__wrapped__() == threads
 
 
 def test_garbage_is_looked_for_again_after_imports():

@@ -235,7 +235,13 @@ def worker(*arguments: object) -> dict[str, float]:
 @cache
 def bf16_pays() -> bool:
     """Whether this machine multiplies fast in bf16: asked once, as processes that each ask might not agree."""
-    return measured_gain(DEVICE) >= BF16_PAYS_FROM
+    return gain() >= BF16_PAYS_FROM
+
+
+@cache
+def gain() -> float:
+    """How many times faster a matrix product is in bf16."""
+    return measured_gain(DEVICE)
 
 
 def shared_settings(folder: Path, size: str, data: str) -> list[str]:
@@ -325,7 +331,7 @@ class Cell:
         self.plan = CELLS[size, data]
         text = folder / f"data/{data}_train.tsv"
         self.given = ("--model", model_folder(folder, size), "--text", text, "--length", LENGTHS[data])
-        self.best = {PEERS[part]: batch for part, batch in best.items()}
+        self.best = {PEERS[part]: batch for part, batch in best.items() if batch in self.plan.peer_batches}
         self.steps: dict[str, int] = {}
 
     def peer(self, system: str, *further: object) -> dict[str, float]:
@@ -372,17 +378,18 @@ class Cell:
         return of_record(program(self.folder, self.size, self.data, *settings, f"protocol.batch_size={batch}", limit))
 
     def rates(self, part: str, round_: int) -> dict[str, dict[str, float]]:
-        """A round of a part: each system once, another one first in each, and in another order in each second one.
+        """A round of a part: each system once; each second round is the one before in reverse.
 
         The limit of each is the mean of the machine's before and after it, as that changes from moment to moment.
         """
         systems = list(self.systems(part, round_ + 1).items())
-        first = round_ % len(systems)
-        found = {}
+        first = round_ // 2 % len(systems)
+        found, before = {}, limit(bf16_pays())
         for name, measure in [*systems[first:], *systems[:first]][:: -1 if round_ % 2 else 1]:
-            before = limit(bf16_pays())
             figures = measured(measure)
-            found[name] = figures | {"limit": (before + limit(bf16_pays())) / 2}
+            after = limit(bf16_pays())
+            found[name] = figures | {"limit": (before + after) / 2}
+            before = after
         return found
 
     def further(self, part: str, round_: int) -> dict[str, dict[str, float]]:
@@ -415,7 +422,8 @@ class Cell:
             return found | {f"poolwise, batches of {size}": partial(self.stage2, size, seed) for size in sizes}
         if self.size == "minilm":
             found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared", *drawn)
-            found[SAME_BATCHES] = partial(self.stage1, "none", seed, batch)
+            if batch != self.plan.batch:
+                found[SAME_BATCHES] = partial(self.stage1, "none", seed, batch)
             if bf16_pays():
                 found[IN_FP32] = partial(self.stage1, "none", seed, self.plan.batch, "trainer.precision=32-true")
         own = self.plan.batch
@@ -646,7 +654,7 @@ def machine() -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "transformers", "accelerate", "sentence-transformers")},
         "flops_per_second": limit(bf16_pays()),
         "bf16": bf16_pays(),
-        "bf16_gain": measured_gain(DEVICE),
+        "bf16_gain": gain(),
     }
 
 

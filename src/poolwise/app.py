@@ -290,10 +290,12 @@ class Compositions:
             HydraException: as there.
         """
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        are_single = not any(isinstance(override.value(), dict | list) for override in parsed)
-        values = [override for override in parsed if are_single and is_value(override)]
+        values = [override for override in parsed if is_value(override)]
+        others = [override for override in parsed if not is_value(override)]
         keys = [override.key_or_group for override in values]
-        alike = (*keys, *(str(override.input_line) for override in parsed if override not in values))
+        if any(overlap(key, other.key_or_group) for key in keys for other in others):
+            return hydra.compose("train", overrides=list(overrides))  # the last one counts
+        alike = (*keys, *(str(override.input_line) for override in others))
         if alike not in self.made:
             self.made[alike] = hydra.compose("train", overrides=list(overrides))
         config = deepcopy(self.made[alike])
@@ -306,9 +308,16 @@ class Compositions:
 
 
 def is_value(override: ParsedOverride) -> bool:
-    """Whether an override changes a value of the job's config, and no choice of a group."""
+    """Whether an override changes a single value of the job's config, and no choice of a group."""
     typed = override_in(str(override.input_line))
-    return override.type == OverrideType.CHANGE and typed is not None and not (typed.is_choice or typed.root == "hydra")
+    if typed is None or typed.is_choice or typed.root == "hydra":
+        return False
+    return override.type == OverrideType.CHANGE and not isinstance(override.value(), dict | list)
+
+
+def overlap(key: str, other: str) -> bool:
+    """Whether two keys are one, or one is inside the other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def problems_of_first_job(arguments: Sequence[str]) -> list[str]:

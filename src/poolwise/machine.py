@@ -28,6 +28,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 may be mapped apart from it. A threshold for these above 32 MiB is refused by older glibcs."""
 
 
+MALLOC_VARIABLES = {f"MALLOC_{name}_" for name in ("TRIM_THRESHOLD", "MMAP_MAX", "MMAP_THRESHOLD", "TOP_PAD")}
+
 SPINS = "5000"
 """How often a thread of GNU OpenMP looks for work before it sleeps, on a machine that has nothing else to do.
 
@@ -67,10 +69,11 @@ def uncollected() -> Iterator[None]:
 def keeps_memory() -> bool:
     """Have glibc keep blocks of memory in place of giving them back; whether it does, and there is a glibc.
 
-    A person's own settings of that stay, by glibc's variables `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_`.
+    A person's own settings of that stay, by glibc's variables.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"} & os.environ.keys() or not hasattr(libc, "mallopt"):
+    is_set = MALLOC_VARIABLES & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    if is_set or not hasattr(libc, "mallopt"):
         return False
     assert libc is not None
     return all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, -1)])
@@ -156,6 +159,14 @@ def fit_threads(work: float, workers: int) -> None:
         torch.set_num_threads(threads)
         if ranks.is_joined():
             os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses
+
+
+def keep_to_quota() -> None:
+    """Compute with no more threads than a container's quota has cores, unless `OMP_NUM_THREADS` says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(_threads_at_first())
 
 
 @cache
@@ -295,7 +306,7 @@ def measured_gain(device: str) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-        time.sleep(PAUSE)
+        time.sleep(PAUSE if tried < TRIES - 1 else 0)
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 

@@ -594,6 +594,7 @@ def isolated() -> Iterator[None]:
     set_libraries_aside()
     gc.collect()  # what a job that failed left: its error held it until now
     with warnings.catch_warnings(), global_settings_restored():
+        machine.keep_to_quota()
         try:
             yield
         finally:
