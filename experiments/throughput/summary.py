@@ -68,10 +68,10 @@ def drawn(table: pandas.DataFrame) -> Figure:
     """A bar for each system, by part, size and texts: how many times the peer's defaults."""
     cells = list(table.groupby(["part", "size", "texts"], sort=False))
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8.5, 0.6 + 1.35 * len(cells)), layout="constrained")
-        for axes, ((part, size, texts), rows) in zip(
-            figure.subplots(len(cells), 1, sharex=True, squeeze=False)[:, 0], cells, strict=True
-        ):
+        bars = [len(rows) for _, rows in cells]
+        figure = Figure(figsize=(8.5, 0.6 + 0.5 * len(cells) + 0.27 * sum(bars)), layout="constrained")
+        panels = figure.subplots(len(cells), 1, sharex=True, squeeze=False, height_ratios=bars)[:, 0]
+        for axes, ((part, size, texts), rows) in zip(panels, cells, strict=True):
             axes.set_title(f"{PARTS[part]}, {size}, {texts}")
             own = rows["system"].str.startswith("poolwise")
             names = rows["system"].str.replace(
