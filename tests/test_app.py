@@ -117,7 +117,7 @@ def test_every_experiment_file_has_its_folder():
 def test_the_config_stops_at_app():
     sources = [file for file in (REPOSITORY / "src/poolwise").rglob("*.py") if file.name != "app.py"]
     assert len(sources) > 20
-    assert [file for file in sources if re.search(r"DictConfig|(?<!-)\bcfg\b|omegaconf", file.read_text())] == []
+    assert [file for file in sources if re.search(r"DictConfig|\bcfg\b|omegaconf", file.read_text())] == []
 
 
 @pytest.mark.parametrize(
@@ -513,8 +513,9 @@ def test_a_pooler_without_a_gradient_is_warned_of_where_it_was_not_asked_for(
     assert lines[-1]["pooler/effective_rank"] == run["metrics"]["pooler/effective_rank"]
 
 
-def test_help_is_the_projects_own(program, capsys):
-    program("--help")
+@pytest.mark.parametrize("arguments", [["--help"], ["stage=mlm", "-h"]])
+def test_help_is_the_projects_own(program, capsys, arguments):
+    program(*arguments)
     printed = capsys.readouterr().out
     for words in (
         "objective: bow, combined, decoder, halves, none, nsp, rating, simcse, sop, views",

@@ -5,6 +5,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
 from functools import reduce
 from pathlib import Path
 
@@ -102,15 +103,17 @@ def test_layout_names_what_exists():
 
 
 def test_train_py_shows_its_help_in_a_second():
-    """Of a core: the machine may be busy. Half of it on a slow one."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--help"]
-    seconds = []
+    """The best of three: the machine may be busy, so that a second is one of a core."""
+    seconds, of_a_core = [], []
     for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, str(REPOSITORY / "train.py"), "--help"]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - started)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 1
+        of_a_core.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 2
+    assert min(of_a_core) < 1
     for words in ("stage: mlm, sentiment", "repr: attention, cls, ", "python train.py stage=mlm"):
         assert words in found.stdout
 

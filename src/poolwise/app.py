@@ -167,7 +167,7 @@ def main() -> None:
 
 def _main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_page())
+        print(help_page(), end="")
         return
     machine.prepare()
     try:
@@ -292,16 +292,15 @@ class Compositions:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         values = [override for override in parsed if is_value(override)]
         others = [override for override in parsed if not is_value(override)]
-        keys = [override.key_or_group for override in values]
-        if any(overlap(key, other.key_or_group) for key in keys for other in others):
-            return hydra.compose("train", overrides=list(overrides))  # the last one counts
-        alike = (*keys, *(str(override.input_line) for override in others))
+        if any(overlap(value.key_or_group, other.key_or_group) for value in values for other in others):
+            values, others = [], parsed  # of which the last one counts
+        alike = (*(value.key_or_group for value in values), *(str(other.input_line) for other in others))
         if alike not in self.made:
             self.made[alike] = hydra.compose("train", overrides=list(overrides))
         config = deepcopy(self.made[alike])
         try:
-            for override in values:
-                OmegaConf.update(config, override.key_or_group, override.value())
+            for value in values:
+                OmegaConf.update(config, value.key_or_group, value.value())
         except OmegaConfBaseException:
             return hydra.compose("train", overrides=list(overrides))  # which says what is wrong with it
         return config

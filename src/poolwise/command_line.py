@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from string import Template
 
 from poolwise.settings import STAGE_2_SEEDS, UserError
 from poolwise.words import nearest
@@ -112,25 +113,9 @@ def choices_of(group: str) -> list[str]:
 
 def help_page() -> str:
     """What `--help` prints; Hydra, which looks for the groups itself, would take a second."""
-    start = shlex.join(program())
+    page = Template((conf_dir() / "help.txt").read_text(encoding="utf-8"))
     choices = "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in sorted(groups() - {"hydra"}))
-    return f"""\
-poolwise adapts a BERT encoder to your text with a pooler that is really trained (stage=mlm), and compares
-sentence representations on sentiment (stage=sentiment).
-
-Groups and their choices (group=choice):
-
-{choices}
-
-Examples
-  {start} stage=mlm
-  {start} stage=sentiment repr=pooler -m
-  {start} stage=sentiment repr=cls,pooler,mean,cls_linear seed=1,2,3 -m
-  {start} stage=mlm model=minilm data=files data.text=my_texts.txt
-  python -m poolwise.report
-Common settings: seed=, runs_dir=, data.max_length=; stage 1: pretraining.epochs= or budget=, pretraining.batch_size=;
-stage 2: protocol.epochs=, protocol.batch_size=, encoder=base or FOLDER
-See what a run would use: {start} stage=mlm --cfg job"""
+    return page.substitute(program=shlex.join(program()), choices=choices)
 
 
 PATHS = re.compile(
