@@ -33,7 +33,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_it_holds_the_program_its_config_and_nothing_else(wheel):
     package = REPOSITORY / "src"
     program = {str(file.relative_to(package)) for kind in OF_THE_PROGRAM for file in package.rglob(kind)}
-    config = {f"poolwise/{file.relative_to(REPOSITORY)}" for file in (REPOSITORY / "conf").rglob("*.yaml")}
+    config = {f"poolwise/{file.relative_to(REPOSITORY)}" for file in (REPOSITORY / "conf").rglob("*.*")}
     names = ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == program | config
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
