@@ -17,6 +17,7 @@ import pytest
 import torch
 import wandb
 from datasets import Dataset
+from hydra.types import RunMode
 from torch import nn
 from transformers import BertConfig, BertTokenizer
 
@@ -95,6 +96,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     # Coverage traces as a debugger does, and under one Hydra shows tracebacks in place of messages.
     monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
+
+    # Hydra composes a config to learn its own mode, which nothing here sets, and another to run: a tenth of all tests.
+    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda self, **_: RunMode.RUN)
 
     def run(*arguments: str) -> int:
         places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

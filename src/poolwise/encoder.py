@@ -31,6 +31,7 @@ from poolwise.checkpoints import (
     weights_file,
     write_sums,
 )
+from poolwise.cross_entropy import CrossEntropy, is_by_rows
 from poolwise.data.masking import IGNORED_LABEL, positions_of
 from poolwise.durable import draft_folder_of
 from poolwise.families import (
@@ -388,8 +389,11 @@ def masked_lm_loss(
     logits: Float[Tensor, "M V"], targets: Int[Tensor, "M"], count: Tensor | int | None = None
 ) -> Float[Tensor, ""]:
     """Cross entropy in nats at M masked positions, divided by `count` (M if not given); 0 where M is 0."""
-    total = functional.cross_entropy(logits.float(), targets, reduction="sum")
-    return total / (max(len(targets), 1) if count is None else count)
+    divisor = max(len(targets), 1) if count is None else count
+    if is_by_rows(logits):
+        loss: Tensor = CrossEntropy.apply(logits, targets, float(divisor))  # type: ignore[no-untyped-call]
+        return loss
+    return functional.cross_entropy(logits.float(), targets, reduction="sum") / divisor
 
 
 @contextmanager

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NUMERICS_VERSION = 6
+NUMERICS_VERSION = 7
 """Raised by hand when the code's numbers change for the same settings; part of every run key."""
 
 RECORD_FILE = "record.json"

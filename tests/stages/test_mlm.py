@@ -301,6 +301,7 @@ def test_a_step_does_not_wait_for_the_device(model, texts, tokenizer, training_b
     stage.trainer = quiet_trainer(1, Watcher())
     stage.trainer.strategy.optimizers = [torch.optim.SGD(model.parameters())]
     monkeypatch.setattr(Stage, "is_at_hand", lambda stage, loss: False)  # as on a GPU
+    monkeypatch.setattr("poolwise.encoder.is_by_rows", lambda logits: False)
     batch = training_batch(objective.needs)
     stage.training_step(batch, 0).backward()  # what is made at the first step
     with WaitsForDevice() as waits:
