@@ -627,8 +627,27 @@ def test_a_classifier_computes_the_last_layer_at_token_0_where_it_reads_no_more(
     assert rows == [len(batch["input_ids"]) if alone else every, every]
 
 
+def flash_attention(queries, keys, values, starts, same, longest, _, dropout, causal, debug, scale):
+    """What torch's flash attention computes of whole texts, (K, heads, D), one after the other."""
+    assert torch.equal(starts, same)
+    assert (dropout, causal, debug) == (0.0, False, False)
+    assert longest == int(starts.diff().max())
+    texts = [each.split(starts.diff().tolist()) for each in (queries, keys, values)]
+    attended = []
+    for query, key, value in zip(*texts, strict=True):
+        scores = torch.einsum("qhd,khd->hqk", query, key) * scale
+        attended.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value))
+    return torch.cat(attended), None
+
+
 @EACH
-def test_without_padding_loss_states_and_gradients_are_the_same(own_model, own_batch, kind, tmp_path):
+@pytest.mark.parametrize("by_flash", [False, True])
+def test_without_padding_loss_states_and_gradients_are_the_same(
+    own_model, own_batch, kind, by_flash, monkeypatch, tmp_path
+):
+    if by_flash:  # as on a GPU
+        monkeypatch.setattr("poolwise.packing.flash_takes", lambda dtype, head_size, device: True)
+        monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_attention)
     model = own_model.eval()
     given = {name: own_batch[name] for name in ("input_ids", "attention_mask", "labels", "masked_positions")}
     if not model.family.can_leave_out_padding:

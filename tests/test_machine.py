@@ -2,6 +2,7 @@ import gc
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from poolwise import machine
+from poolwise import machine, ranks
 from poolwise.settings import UserError
 
 MEASURED = machine.bf16_gain
@@ -105,6 +106,39 @@ def test_a_containers_quota_bounds_threads(monkeypatch, tmp_path, files, cores, 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert machine.cores_allowed() == cores
     assert machine._threads_at_first.__wrapped__() == threads
+
+
+@pytest.mark.parametrize(
+    ("groups", "quotas", "cores"),
+    [
+        ("0::/job/step\n", {"": 8, "/job": 3, "/job/step": None}, 3),
+        ("0::/job/step\n", {"/job": 3, "/job/step": 2}, 2),
+        ("0::/job\n", {"/another": 1}, math.inf),
+        ("0::/\n", {"": 4}, 4),
+        ("5:memory:/other\n4:cpu,cpuacct:/job/step\n", {"/other": 1, "/job/step": 6}, 6),
+    ],
+)
+def test_the_quotas_of_all_groups_around_a_process_count(monkeypatch, tmp_path, groups, quotas, cores):
+    first = ":cpu" in groups
+    for group, count in quotas.items():
+        folder = tmp_path / f"sys/fs/cgroup{'/cpu' * first}{group}"
+        folder.mkdir(parents=True, exist_ok=True)
+        told = "-1" if count is None and first else "max" if count is None else str(100_000 * count)
+        files = {"cpu.cfs_quota_us": told, "cpu.cfs_period_us": "100000"} if first else {"cpu.max": f"{told} 100000"}
+        for name, text in files.items():
+            (folder / name).write_text(f"{text}\n", encoding="ascii")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups, encoding="utf-8")
+    monkeypatch.setattr(machine, "Path", lambda place: tmp_path / place.lstrip("/"))
+    assert machine.cores_allowed() == cores
+
+
+def test_cores_are_shared_by_processes_that_may_use_the_same_ones(monkeypatch):
+    own = (socket.gethostname(), os.sched_getaffinity(0))
+    others = [(own[0], {max(own[1]) + 1}), ("another", own[1]), (own[0], {*own[1], 999})]
+    monkeypatch.setattr(ranks, "of_each", lambda found: [found, *others])
+    assert ranks._found_sharing() == 2
+    assert ranks.sharing_cores() == 1
 
 
 def test_garbage_is_looked_for_again_after_imports():

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from poolwise import ranks
@@ -84,7 +84,7 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
 
     Args:
         trainer: the settings of Lightning's trainer, as typed.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or another kind.
         precision: that of training.
 
     Returns:
@@ -94,30 +94,46 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
     import torch
 
     waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    gain = bf16_gain("cuda" if device == "cuda" else "cpu") if trainer.get("precision") == "auto" else None
     return {
         "precision": precision,
-        **({"bf16_gain": round(bf16_gain(device), 2)} if trainer.get("precision") == "auto" else {}),
+        **({} if gain is None else {"bf16_gain": round(gain, 2)}),
         "threads": torch.get_num_threads(),
         "waiting_threads": waiting,
         "keeps_memory": keeps_memory(),
     }
 
 
-CPU_QUOTAS = (
-    ("/sys/fs/cgroup/cpu.max",),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
-"""Where Linux says how much time of cores a container may take in each period: of control groups 2, and of 1."""
+CPU_QUOTAS = {
+    "/sys/fs/cgroup": ("cpu.max",),
+    "/sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+}
+"""Where Linux says how much time of cores a control group may take in each period, below the group's own path: in
+version 2 and in 1."""
 
 
 def cores_allowed() -> float:
-    """How many cores' time this process may take by its container's quota; infinite where there is none."""
-    for files in CPU_QUOTAS:
-        with suppress(OSError, ValueError):  # `max` is no number
-            quota, period = map(int, " ".join(Path(file).read_text(encoding="ascii") for file in files).split())
-            if quota > 0:
-                return quota / period
-    return math.inf
+    """How many cores' time this process may take by the quotas of its control groups, as a container's or a batch
+    system's; infinite where there is none."""
+    allowed = [math.inf]
+    for folder, files in CPU_QUOTAS.items():
+        for group in control_groups():
+            with suppress(OSError, ValueError):  # `max` is no number
+                texts = (Path(f"{folder}{group}/{file}").read_text(encoding="ascii") for file in files)
+                quota, period = map(int, " ".join(texts).split())
+                allowed += [quota / period] if quota > 0 else []
+    return min(allowed)
+
+
+def control_groups() -> set[str]:
+    """The groups that bound this process's time, each within the next; the root, which a container sees as its own, is
+    the empty path."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    told = [line.split(":", 2) for line in lines]
+    own = [PurePosixPath(path) for _, controllers, path in told if {"", "cpu"} & set(controllers.split(","))]
+    return {""} | {str(group).rstrip("/") for path in own for group in (path, *path.parents)}
 
 
 def others_run() -> bool:
@@ -145,7 +161,8 @@ Tokens per second on one and on two of two idle cores, by these operations in th
 def fit_threads(work: float, workers: int) -> None:
     """Compute small steps with one thread and larger ones with all, unless `OMP_NUM_THREADS` says otherwise.
 
-    Several processes on a machine share its threads, and each leaves one to each of its loader's workers.
+    Several processes that may use the same cores share their threads, and each leaves one to each of its loader's
+    workers.
 
     Args:
         work: floating-point operations of a training step.
@@ -154,7 +171,7 @@ def fit_threads(work: float, workers: int) -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        own = _threads_at_first() // ranks.on_this_machine() - workers
+        own = _threads_at_first() // ranks.sharing_cores() - workers
         threads = 1 if work < ONE_THREAD_BELOW else max(own, 1)
         torch.set_num_threads(threads)
         if ranks.is_joined():
@@ -263,6 +280,7 @@ def _kept_gain(device: str) -> float:
     kept = _read_gain(file)
     if kept is not None:
         return kept
+    keep_to_quota()
     gain = round(measured_gain(device), 3)
     with suppress(OSError):  # nowhere to keep it: asked again
         file.parent.mkdir(parents=True, exist_ok=True)

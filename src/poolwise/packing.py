@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
+from torch.backends.cuda import is_flash_attention_available
 from torch.nested import nested_tensor_from_jagged
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -121,9 +122,12 @@ def flash_takes(dtype: torch.dtype, head_size: int, device: torch.device) -> boo
 
 @cache
 def has_flash(device: torch.device) -> bool:
-    """Whether torch's flash attention runs there: on GPUs from NVIDIA's Ampere on, and on `meta` as on these."""
-    on_a_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "meta" or on_a_gpu
+    """Whether torch's flash attention runs there: on GPUs from NVIDIA's Ampere on, with a torch that has it, and on
+    `meta` as on these."""
+    if device.type != "cuda":
+        return device.type == "meta"
+    is_nvidia = torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0) and is_flash_attention_available()
 
 
 def _by_text(states: Float[Tensor, "1 heads K D"], packing: Packing) -> Tensor:

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import shlex
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +56,7 @@ class Place:
 
 ALONE = Place(0, 1, 0, 1, "")
 _joined: Place = ALONE
+_sharing_cores = 1
 _patient: "ProcessGroup | None" = None
 """All processes, where they wait as long as `PATIENCE`."""
 
@@ -85,7 +87,7 @@ def join(accelerator: str) -> None:
     Raises:
         UserError: no launcher started this process, or it started unlike numbers of processes on its machines.
     """
-    global _joined, _patient
+    global _joined, _patient, _sharing_cores
     import torch
     from torch import distributed
 
@@ -113,6 +115,7 @@ def join(accelerator: str) -> None:
     )
     _patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
     _joined = place
+    _sharing_cores = _found_sharing()
     if place.rank:
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
@@ -143,12 +146,12 @@ def trainer_arguments() -> dict[str, Any]:
 
 def leave() -> None:
     """Part from the other processes, when all work is done."""
-    global _joined, _patient
+    global _joined, _patient, _sharing_cores
     if _joined is not ALONE:
         from torch import distributed
 
         distributed.destroy_process_group()
-        _joined, _patient = ALONE, None
+        _joined, _patient, _sharing_cores = ALONE, None, 1
 
 
 def rank() -> int:
@@ -166,9 +169,14 @@ def is_joined() -> bool:
     return _joined is not ALONE
 
 
-def on_this_machine() -> int:
-    """How many of the processes this machine has."""
-    return _joined.size // _joined.nodes
+def sharing_cores() -> int:
+    """How many of the processes, with this one, may use a core of this one's: launchers can give each its own."""
+    return _sharing_cores
+
+
+def _found_sharing() -> int:
+    own = socket.gethostname(), os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+    return sum(host == own[0] and bool(cores & own[1]) for host, cores in of_each(own))
 
 
 def is_first() -> bool:

@@ -342,8 +342,9 @@ def leave_only_with_parent(_: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoader[Item]:
-    """A loader over whole batches, or blocks of them; `workers` changes speed only.
+def loader(batches: Dataset[Item], order: Sampler[Any], workers: int, for_gpu: bool = False) -> DataLoader[Item]:
+    """A loader over whole batches, or blocks of them; `workers` and `for_gpu`, where a GPU copies them while the CPU
+    goes on, change speed only.
 
     The order of batches is the loader's `sampler`, not its `batch_sampler`: Lightning tells the epoch only to the
     former, and without it every epoch has the same order and the same masks.
@@ -357,5 +358,5 @@ def loader(batches: Dataset[Item], order: Sampler[Any], workers: int) -> DataLoa
         worker_init_fn=leave_only_with_parent,
         # The iterator draws a base seed; from its own generator it leaves torch's global one alone.
         generator=torch.Generator().manual_seed(0),
-        pin_memory=torch.cuda.is_available(),  # copied while the CPU goes on
+        pin_memory=for_gpu,
     )

@@ -100,6 +100,11 @@ class TextDataModule(lightning.LightningDataModule):
         whole: Batch = self.trainer.lightning_module.with_totals(batch)  # type: ignore[union-attr, operator]
         return whole
 
+    @property
+    def is_for_gpu(self) -> bool:
+        """Whether batches go to a GPU: a machine that has one may train on its CPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Length-grouped batches in a new order each epoch."""
         train, start = self.texts["train"], (self.start[0], self.start[1])
@@ -110,7 +115,7 @@ class TextDataModule(lightning.LightningDataModule):
             start=start,
             passes=self.passes,
         )
-        return loader(self.batches["train"], sampler, self.workers)
+        return loader(self.batches["train"], sampler, self.workers, self.is_for_gpu)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The dev split, always in the same order."""
@@ -122,7 +127,7 @@ class TextDataModule(lightning.LightningDataModule):
 
     def _in_order(self, split: str) -> DataLoader[Batch]:
         sampler = SortedBatches(self.texts[split].lengths, self.batch_size, ranks.rank(), ranks.size())
-        return loader(self.batches[split], sampler, self.workers)
+        return loader(self.batches[split], sampler, self.workers, self.is_for_gpu)
 
 
 def masked_data(
