@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from worker import limit
 
 from poolwise.machine import BF16_PAYS_FROM, measured_gain
+from poolwise.runs import git_commit
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -386,6 +388,7 @@ class Cell:
         first = round_ // 2 % len(systems)
         found, before = {}, limit(bf16_pays())
         for name, measure in [*systems[first:], *systems[:first]][:: -1 if round_ % 2 else 1]:
+            print(f"{part} {self.size} {self.data}: {name}", flush=True)
             figures = measured(measure)
             after = limit(bf16_pays())
             found[name] = figures | {"limit": (before + after) / 2}
@@ -424,8 +427,8 @@ class Cell:
             found[PREPARED] = partial(self.peer, peer, "--batch", batch, "--prepared", *drawn)
             if batch != self.plan.batch:
                 found[SAME_BATCHES] = partial(self.stage1, "none", seed, batch)
-            if bf16_pays():
-                found[IN_FP32] = partial(self.stage1, "none", seed, self.plan.batch, "trainer.precision=32-true")
+        if self.size in ("minilm", "tiny") and bf16_pays():
+            found[IN_FP32] = partial(self.stage1, "none", seed, self.plan.batch, "trainer.precision=32-true")
         own = self.plan.batch
         return found | {OBJECTIVES[name]: partial(self.stage1, name, seed, own) for name in self.plan.objectives}
 
@@ -571,8 +574,10 @@ def main() -> None:
         parser.error(f"no {', '.join(missing)}: tab-separated, unquoted, with the columns text and label")
     if not given.append and (given.parts or set(parts) != CELLS.keys()):
         parser.error("a part alone needs --append: else the rows of all others would be dropped")
+    print("making models and texts, and asking how fast this machine multiplies", flush=True)
     prepare(given.data, folder)
-    notes = Notes(given.append, {"cells": given.cells, "parts": given.parts, "seconds": given.seconds})
+    asked = {name: getattr(given, name) for name in ("cells", "parts", "rounds", "seconds")}
+    notes = Notes(given.append, {"date": f"{date.today()}", "commit": git_commit()} | asked)
     for (size, data), chosen in parts.items():
         if size == "headed":
             with_head(folder)
@@ -641,7 +646,9 @@ class Notes:
 
 def machine() -> dict[str, Any]:
     """What was measured on."""
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    told = Path("/proc/cpuinfo")  # Linux's
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
     names = {name.strip(): value.strip() for name, value in facts.items()}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {

@@ -1,19 +1,22 @@
 """What the settings of speed that `bench.py` does not vary are worth: `settings.csv`.
 
-    python experiments/throughput/settings.py ../shared/data FOLDER [steps] [optimisers] [pools] [workers] [budgets]
+    python experiments/throughput/settings.py ../shared/data FOLDER
+        [steps] [optimisers] [pools] [workers] [budgets] [memory]
 
 `FOLDER` is that of `bench.py`. A step of minilm, MLM alone, with each way of computing replaced by the plain one;
 fused AdamW beside torch's other two, milliseconds a step; the share of padding with pools of so many batches, in those
-of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes; and its tokens a second in batches
-of so many texts, or of about as many tokens as these have. Rows of what is not named are kept.
+of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes; its tokens a second in batches
+of so many texts, or of about as many tokens as these have; and its tokens a second and peak of memory after so many
+steps where glibc keeps memory and where it gives it back. Rows of what is not named are kept.
 """
 
+import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,12 @@ from torch import nn  # noqa: E402
 from transformers import AutoModelForMaskedLM, AutoTokenizer  # noqa: E402
 from worker import device, synchronise  # noqa: E402
 
-from poolwise import dropout, encoder  # noqa: E402
+from poolwise import cross_entropy, dropout, encoder  # noqa: E402
 from poolwise.data import batching  # noqa: E402
 
-STEPS = 14
-"""Of which the first two make ready."""
+STEPS = 16
+"""Of which the first two make ready. Each batch is computed once untimed in each way: what oneDNN makes ready for a new
+length would fall on the way that meets it first."""
 ROUNDS = 3
 STEPS_TIMED = 3
 SIZES = ("tiny", "minilm", "base")
@@ -43,6 +47,10 @@ BUDGETS = {
     "mr": ("batch_size=64", "batch_tokens=1750"),
     "imdb": ("batch_size=16", "batch_tokens=3400"),
 }
+TRIM = "MALLOC_TRIM_THRESHOLD_"
+ALLOCATOR = {"kept": {}, "given back": {TRIM: "131072"}}
+"""What poolwise has glibc do, and what glibc does by itself."""
+KEPT = {"tiny": (100, 400, 1600), "minilm": (40, 160), "base": (12,)}
 
 Row = dict[str, Any]
 
@@ -55,6 +63,7 @@ class Way:
     only_read: bool = True
     quick_dropout: bool = True
     rows_at_once: int = encoder.ROWS_AT_ONCE
+    loss_by_rows: bool = True
     half: bool = True
 
 
@@ -64,6 +73,7 @@ WAYS = {
     "the last layer whole": Way(only_read=False),
     "the last layer whole, logits at all positions": Way(only_read=False, masked_only=False),
     "logits for no multiple of 32 positions": Way(rows_at_once=1),
+    "torch's cross entropy": Way(loss_by_rows=False),
     "torch's dropout and attention": Way(quick_dropout=False),
     "fp32": Way(half=False),
 }
@@ -85,11 +95,15 @@ def steps(folder: Path) -> Iterator[Row]:
             began = time.perf_counter()
             batch = next(batches)
             made.append(1000 * (time.perf_counter() - began))
+            for name in WAYS:
+                milliseconds_of(WAYS[name], model, optimiser, batch)
             for name in random.permutation(list(WAYS)):
                 found[name].append(milliseconds_of(WAYS[name], model, optimiser, batch))
         plain = np.array(found[PLAIN][2:])
         for name, times in found.items():
-            figures = {"milliseconds": statistics.median(times[2:]), "times": float(np.median(times[2:] / plain))}
+            share = np.array(times[2:]) / plain
+            figures = {"milliseconds": statistics.median(times[2:]), "times": float(np.median(share))}
+            figures |= {"least": float(np.quantile(share, 0.25)), "most": float(np.quantile(share, 0.75))}
             yield {"setting": "step", "where": data, "choice": name} | figures
         batch_made = {"milliseconds": statistics.median(made[2:])}
         yield {"setting": "step", "where": data, "choice": "a batch, masked and padded"} | batch_made
@@ -103,6 +117,7 @@ def milliseconds_of(way: Way, model: Any, optimiser: torch.optim.Optimizer, batc
             module.__class__ = kinds[0]
     model.set_attn_implementation(dropout.QUICK if way.quick_dropout else "sdpa")
     encoder.ROWS_AT_ONCE = way.rows_at_once
+    encoder.is_by_rows = cross_entropy.is_by_rows if way.loss_by_rows else lambda _: False
     labels, at = batch["labels"], batch["masked_positions"]
     given = {"masked_only": True, "masked_positions": at, "only_read": way.only_read} if way.masked_only else {}
     began = time.perf_counter()
@@ -181,8 +196,35 @@ def budgets(folder: Path) -> Iterator[Row]:
             yield row | {"least": min(rates), "most": max(rates)}
 
 
-MEASURES = {"steps": steps, "optimisers": optimisers, "pools": pools, "workers": workers, "budgets": budgets}
-SETTINGS = {"steps": "step", "optimisers": "AdamW", "pools": "pool", "workers": "workers", "budgets": "batch"}
+def memory(folder: Path) -> Iterator[Row]:
+    """Tokens a second and the peak of memory after so many steps of stage 1, by turns."""
+    for size, lengths in KEPT.items():
+        for steps, name in product(lengths, ALLOCATOR):
+            os.environ.pop(TRIM, None)
+            os.environ |= ALLOCATOR[name]
+            settings = ("stage=mlm", "objective=none", f"budget={steps}steps", "pretraining.batch_size=64")
+            record = of_record(program(folder, size, "mr", *settings))
+            row = {"setting": "memory", "where": f"{size}, {steps} steps", "choice": name}
+            yield row | {"tokens_per_second": record["tokens"] / record["seconds"], "peak_mib": record["peak_mib"]}
+    os.environ.pop(TRIM, None)
+
+
+MEASURES = {
+    "steps": steps,
+    "optimisers": optimisers,
+    "pools": pools,
+    "workers": workers,
+    "budgets": budgets,
+    "memory": memory,
+}
+SETTINGS = {
+    "steps": "step",
+    "optimisers": "AdamW",
+    "pools": "pool",
+    "workers": "workers",
+    "budgets": "batch",
+    "memory": "memory",
+}
 """What their rows are of."""
 
 
