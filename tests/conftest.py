@@ -17,6 +17,7 @@ import pytest
 import torch
 import wandb
 from datasets import Dataset
+from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from torch import nn
 from transformers import BertConfig, BertTokenizer
@@ -87,6 +88,13 @@ def one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 Program = Callable[..., int]
+READ_MODE = Hydra.get_mode
+
+
+def mode_where_it_is_set(hydra: Hydra, config_name: str, overrides: list[str]) -> RunMode | None:
+    """Hydra's mode, which an experiment's file may set; None where the command line alone does, as for Hydra."""
+    may_set = any(override.lstrip("+").startswith(("experiment", "hydra.mode")) for override in overrides)
+    return READ_MODE(hydra, config_name, overrides) if may_set else None
 
 
 @pytest.fixture
@@ -97,8 +105,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     # Coverage traces as a debugger does, and under one Hydra shows tracebacks in place of messages.
     monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
 
-    # Hydra composes a config to learn its own mode, which nothing here sets, and another to run: a tenth of all tests.
-    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda self, **_: RunMode.RUN)
+    # Hydra composes a config to learn its mode, and another to run: a tenth of the time of all tests.
+    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", mode_where_it_is_set)
 
     def run(*arguments: str) -> int:
         places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]

@@ -18,10 +18,19 @@ OTHER_MODEL = [setting for setting in MLM if not setting.startswith("model.")]
 POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """Where the run of `base` is kept for the next test."""
+    return tmp_path_factory.mktemp("kept") / "base"
+
+
 @pytest.fixture
-def base(program, tmp_path) -> Path:
+def base(program, tmp_path, kept) -> Path:
     """The run whose export is the checkpoint that controls start from: its pooler is trained."""
-    assert program(*MLM, f"runs_dir={tmp_path / 'base'}") == 0
+    if not kept.exists():
+        assert program(*MLM, f"runs_dir={tmp_path / 'base'}") == 0
+        shutil.copytree(tmp_path / "base", kept)
+    shutil.copytree(kept, tmp_path / "base", dirs_exist_ok=True)
     (folder,) = (tmp_path / "base/mlm").iterdir()
     return folder
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from poolwise import machine
 from poolwise.settings import UserError, leave
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--column", help="the column that holds the texts (one of a common name, as text or review)")
     parser.add_argument("--jsonl", action="store_true", help="write a JSON object a line in place of a table")
     arguments = parser.parse_args()
+    machine.prepare()
     try:
         texts = texts_to_classify(arguments.texts, arguments.file, arguments.column)
         write(classified(arguments.run, texts), arguments.jsonl)
@@ -86,6 +88,7 @@ def classified(run: Path, texts: Iterable[str]) -> Iterator["Prediction"]:
     quieten()
     from poolwise.trained import load
 
+    machine.keep_to_quota()
     classifier: TrainedClassifier = load(run)
     waiting = iter(texts)
     while some := list(islice(waiting, AT_A_TIME)):

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from poolwise import machine
 from poolwise.app import quieten
 from poolwise.command_line import program
 from poolwise.compare.records import read_runs
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of runs (runs)")
     parser.add_argument("--port", type=int, default=8000, help="where the page is served on this machine (8000)")
     arguments = parser.parse_args()
+    machine.prepare()
     try:
         serve(arguments.run or best_runs(arguments.runs), arguments.port)
     except UserError as error:
@@ -74,6 +76,7 @@ def serve(runs: Sequence[Path], port: int) -> None:
     from poolwise.trained import load
 
     quieten()
+    machine.keep_to_quota()
     page = application([load(run) for run in runs])
     print(f"http://{HOST}:{port} shows {len(runs)} runs; Ctrl-C ends it", flush=True)
     server = uvicorn.Server(uvicorn.Config(page, host=HOST, port=port, log_level="warning"))

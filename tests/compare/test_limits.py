@@ -3,9 +3,10 @@ import json
 import pytest
 
 from helpers import write_run
-from poolwise.compare.limits import FEW_MISTAKES, penalties_at_an_end, rates_at_an_end, unlike_rates
+from poolwise.compare.limits import FEW_MISTAKES, limits_of, penalties_at_an_end, rates_at_an_end, unlike_rates
 from poolwise.compare.records import read_runs, with_chosen_learning_rates
 from poolwise.compare.report import write_report
+from poolwise.compare.verdict import settings_of
 from poolwise.runs import write_record
 
 
@@ -17,7 +18,9 @@ def changed(folder, protocol=None, **record):
 
 
 def limits(runs) -> str:
-    return " ".join(write_report(runs).limits)
+    """As a report has them, which draws its figures too."""
+    found = with_chosen_learning_rates(read_runs(runs, "sentiment"))
+    return " ".join(limits_of(found, settings_of(found)))
 
 
 def test_runs_without_a_limit_have_none_told(tmp_path):
