@@ -27,10 +27,11 @@ def kept(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(program, tmp_path, kept) -> Path:
     """The run whose export is the checkpoint that controls start from: its pooler is trained."""
-    if not kept.exists():
+    if kept.exists():
+        shutil.copytree(kept, tmp_path / "base")
+    else:
         assert program(*MLM, f"runs_dir={tmp_path / 'base'}") == 0
         shutil.copytree(tmp_path / "base", kept)
-    shutil.copytree(kept, tmp_path / "base", dirs_exist_ok=True)
     (folder,) = (tmp_path / "base/mlm").iterdir()
     return folder
 

@@ -116,6 +116,7 @@ def test_a_containers_quota_bounds_threads(monkeypatch, tmp_path, files, cores, 
         ("0::/job\n", {"/another": 1}, math.inf),
         ("0::/\n", {"": 4}, 4),
         ("5:memory:/other\n4:cpu,cpuacct:/job/step\n", {"/other": 1, "/job/step": 6}, 6),
+        ("4:cpu,cpuacct:/job/step\n0::/unified\n", {"/job": 5, "/job/step": None, "/unified": 1}, 5),
     ],
 )
 def test_the_quotas_of_all_groups_around_a_process_count(monkeypatch, tmp_path, groups, quotas, cores):
@@ -134,7 +135,8 @@ def test_the_quotas_of_all_groups_around_a_process_count(monkeypatch, tmp_path, 
 
 
 def test_cores_are_shared_by_processes_that_may_use_the_same_ones(monkeypatch):
-    own = (socket.gethostname(), os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    own = (socket.gethostname(), {0, 1})
     others = [(own[0], {max(own[1]) + 1}), ("another", own[1]), (own[0], {*own[1], 999})]
     monkeypatch.setattr(ranks, "of_each", lambda found: [found, *others])
     assert ranks._found_sharing() == 2
@@ -261,6 +263,32 @@ def test_processors_are_told_apart_by_what_they_can_do(monkeypatch, tmp_path):
         monkeypatch.setattr(machine, "Path", lambda place: tmp_path / place.rpartition("/")[2])
         told[features] = machine.processor()
     assert told == {"asimd": " 0xd40  asimd", "asimd bf16": " 0xd40  asimd bf16"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "gain"),
+    [([1.49, 1.2, 1.61], 1.61), ([1.2, 1.3, 1.1], 1.3), ([2.0], 2.0), ([0.55], 0.55), ([1.4, 0.9], 1.4)],
+)
+def test_a_gain_that_is_not_enough_is_measured_again(monkeypatch, answers, gain):
+    waiting = iter(answers)
+    monkeypatch.setattr(machine, "measured_gain", lambda device: next(waiting))
+    assert machine.gain_at_rest("cpu") == gain
+    assert next(waiting, None) is None
+
+
+@pytest.mark.parametrize("has_home", [True, False])
+def test_precisions_are_timed_with_the_threads_of_training(monkeypatch, tmp_path, has_home):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if not has_home:
+        monkeypatch.setattr(machine, "gain_file", Mock(side_effect=RuntimeError))
+    monkeypatch.setattr(machine, "_threads_at_first", lambda: 3)
+    monkeypatch.setattr(machine, "measured_gain", lambda device: float(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        assert machine._kept_gain("cpu") == 3.0
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_precisions_are_timed_in_turns(monkeypatch):

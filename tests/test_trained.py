@@ -252,10 +252,11 @@ def test_predict_keeps_to_the_cores_that_a_container_may_use(trained_run, monkey
     torch.set_num_threads(4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("poolwise.machine._threads_at_first", lambda: 3)
-    assert run_predict(monkeypatch, trained_run("cls")[0], *TEXTS) == 0
-    kept = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    assert kept == 3
+    try:
+        assert run_predict(monkeypatch, trained_run("cls")[0], *TEXTS) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_long_text_takes_one_line_of_predicts_table(trained_run, monkeypatch, capsys):

@@ -7,7 +7,6 @@ with torch's, by kind of operation; what is in none of these is Python and Light
 of the matrix products in their time, and of one large product (`limit`) before and after.
 """
 
-import os
 import re
 import sys
 import time
@@ -27,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E
 from worker import limit  # noqa: E402
 
 from poolwise import dropout  # noqa: E402
+from poolwise.cross_entropy import ROWS  # noqa: E402
 from poolwise.stages import mlm  # noqa: E402
 from poolwise.stages.loop import choices_of, work_of_step  # noqa: E402
 
@@ -37,7 +37,7 @@ KINDS = {
     "norm of the gradient": "linalg_vector_norm|foreach_norm|foreach_mul|clamp",
     "matrix products": "mm$|bmm|addmm|linear|matmul|mkldnn",
     "random bits of dropout": "random",
-    "loss": "log_softmax|nll_loss|cross_entropy|exp_",
+    "loss": "log_softmax|nll_loss|cross_entropy",
     "softmax of attention": "softmax",
     "layer norm": "layer_norm",
     "activation": "gelu|tanh",
@@ -72,14 +72,20 @@ class Watch(lightning.Callback):
             self.tokens = stage.tokens - self.tokens
 
 
-def spent(profiled: profile, steps: int, weights: set[tuple[int, ...]]) -> Counter[str]:
-    """Milliseconds of each of `steps` by kind of operation; copies of what has the shape of a weight apart."""
+def spent(profiled: profile, steps: int, weights: set[tuple[int, ...]], vocabulary: int) -> Counter[str]:
+    """Milliseconds of each of `steps` by kind of operation; copies of what has the shape of a weight apart.
+
+    All that is done with a few rows of the vocabulary is the loss.
+    """
     found: Counter[str] = Counter()
     for event in profiled.key_averages(group_by_input_shape=True):
         if not event.key.startswith("aten::"):
             continue  # ranges around operations, such as a whole step
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "elementwise")
-        of_weights = bool(event.input_shapes) and tuple(event.input_shapes[0]) in weights
+        shape = tuple(event.input_shapes[0]) if event.input_shapes else ()
+        of_weights = shape in weights
+        if kind != "matrix products" and len(shape) == 2 and shape[0] <= ROWS and shape[1] == vocabulary:
+            kind = "loss"
         if kind == "copies":
             kind = "copies of weights and their gradients" if of_weights else "copies of states"
         elif event.key == "aten::mul_" and of_weights:
@@ -94,7 +100,7 @@ def step_of(folder: Path, size: str) -> list[dict[str, Any]]:
     given = ["stage=mlm", "objective=none", "pretraining.batch_size=64", f"budget={sum(STEPS[size])}steps"]
     job = app.planned(app.composed(app.prepared([*given, *shared_settings(folder, size, "mr")])), [])
     stage, texts = job.build()
-    before = limit(bf16_pays())
+    threads, before = torch.get_num_threads(), limit(bf16_pays())
     machine.fit_threads(work_of_step(stage, texts), texts.workers)
     watch = Watch(*STEPS[size])
     arguments = machine.trainer_arguments(job.settings.trainer) | {"limit_val_batches": 0, "max_epochs": -1}
@@ -102,9 +108,10 @@ def step_of(folder: Path, size: str) -> list[dict[str, Any]]:
         **arguments, **choices_of(job), callbacks=[watch], logger=False, enable_checkpointing=False
     )
     trainer.fit(stage, texts)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     after = limit(bf16_pays())
-    found = spent(watch.profile, profiled, {tuple(parameter.shape) for parameter in stage.parameters()})
+    weights = {tuple(parameter.shape) for parameter in stage.parameters()}
+    found = spent(watch.profile, profiled, weights, stage.model.config.vocab_size)
     flops = needed_flops(folder, size, "mr", "stage1") * watch.tokens / profiled
     rows: list[dict[str, Any]] = [
         {"kind": "a step, without the profiler", "milliseconds": 1000 * watch.seconds / timed}
@@ -122,11 +129,12 @@ def main() -> None:
     prepare(data, folder)
     mlm.PROBES = 0
     dropout.random_bits = record_function("aten::random_bits")(dropout.random_bits)  # numpy draws them
-    rows: list[dict[str, Any]] = []
-    for size in sys.argv[3:] or STEPS:
-        rows += step_of(folder, size)
-        pandas.DataFrame(rows).to_csv(HERE / "step.csv", index=False, float_format="%.4g")
-    print(pandas.DataFrame(rows).to_string(index=False))
+    chosen, file = sys.argv[3:] or list(STEPS), HERE / "step.csv"
+    table = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["size"])
+    for size in chosen:
+        table = pandas.concat([table[table["size"] != size], pandas.DataFrame(step_of(folder, size))])
+        table.to_csv(file, index=False, float_format="%.4g")
+    print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Place:
 ALONE = Place(0, 1, 0, 1, "")
 _joined: Place = ALONE
 _sharing_cores = 1
+"""What `sharing_cores` gives; found when they join."""
 _patient: "ProcessGroup | None" = None
 """All processes, where they wait as long as `PATIENCE`."""
 
