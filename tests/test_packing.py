@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers import objective_settings, quiet_trainer
 from poolwise.objectives import build_objective
 from poolwise.objectives.base import Surroundings
-from poolwise.packing import Packing, flash_takes
+from poolwise.packing import Packing, flash_takes, has_flash
 from poolwise.provenance import ProvenanceTracker
 from poolwise.settings import Optimisation
 from poolwise.stages.mlm import MaskedLanguageModelling
@@ -28,6 +28,22 @@ OPTIMISATION = Optimisation(learning_rate=1e-2, weight_decay=0.01, warmup_share=
 )
 def test_flash_attention_takes_half_precision_in_heads_of_eights_on_a_gpu(dtype, head_size, device, takes):
     assert flash_takes(dtype, head_size, torch.device(device)) == takes
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "built", "has"),
+    [
+        ((8, 0), None, True, True),
+        ((7, 5), None, True, False),
+        ((10, 3), "6.2", True, False),
+        ((9, 0), None, False, False),
+    ],
+)
+def test_flash_attention_is_of_nvidias_later_gpus_and_a_torch_that_has_it(monkeypatch, capability, hip, built, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr("poolwise.packing.is_flash_attention_available", lambda: built)
+    assert has_flash.__wrapped__(torch.device("cuda")) == has
 
 
 class Moved(torch.Tensor):

@@ -1,3 +1,8 @@
+from unittest.mock import Mock
+
+import pytest
+import torch
+
 from helpers import MASKING, TEXTS
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.masking import IGNORED_LABEL
@@ -22,6 +27,14 @@ def test_labelled_batches_of_like_numbers_of_tokens(texts):
     assert sorted(example for batch in batches for example in batch["examples"].tolist()) == list(range(len(texts)))
     assert [len(batch["labels"]) for batch in data.val_dataloader()] == [1] * len(texts)
     assert data.a_batch == "40 tokens"
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False), (None, False)])
+def test_batches_are_pinned_for_a_gpu_that_trains_and_not_for_one_that_is_there(texts, monkeypatch, device, pinned):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = labelled_data(dict.fromkeys(SPLITS, texts), batch_size=4, seed=1, workers=0)
+    data.trainer = device and Mock(**{"strategy.root_device": torch.device(device)})
+    assert data.train_dataloader().pin_memory == data.val_dataloader().pin_memory == pinned
 
 
 def test_dev_masks_are_the_same_in_every_epoch_and_for_every_seed(texts, tokenizer):
