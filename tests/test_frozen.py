@@ -258,9 +258,9 @@ def test_what_folds_are_not_for_is_told_before_work(program, tmp_path, all_in_on
     ("name", "dense", "moves"),
     [
         ("pooler", "as_named", False),
-        ("pooler", "trained", True),
+        pytest.param("pooler", "trained", True, marks=pytest.mark.slow),
         ("cls_linear", "as_named", True),
-        ("cls_linear", "fixed", False),
+        pytest.param("cls_linear", "fixed", False, marks=pytest.mark.slow),
     ],
 )
 def test_the_dense_layer_is_fixed_or_trained(program, tmp_path, name, dense, moves):

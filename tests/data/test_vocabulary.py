@@ -155,7 +155,9 @@ def without_sizes(settings: list[str]) -> list[str]:
 GIVEN = ["objective@stage1.objective=none", "repr=mean", "seed=1", *without_sizes(SMALL_STAGE2)]
 
 
-@pytest.mark.parametrize("setting", ["model.add_words=20", "model.vocabulary_size=150"])
+@pytest.mark.parametrize(
+    "setting", ["model.add_words=20", pytest.param("model.vocabulary_size=150", marks=pytest.mark.slow)]
+)
 def test_stage_1_exports_the_vocabulary_with_the_model_and_stage_2_reads_it(
     program, tmp_path, checkpoint, tokenizer, setting
 ):

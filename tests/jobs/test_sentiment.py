@@ -98,7 +98,11 @@ def test_the_key_of_a_default_run_is_what_it_was():
 
 @pytest.mark.parametrize(
     ("protocol", "imbalance"),
-    [("probe", "class_weights"), ("frozen", "balanced_sampling"), ("finetune", {"good": 3.0, "bad": 0.5})],
+    [
+        ("probe", "class_weights"),
+        pytest.param("frozen", "balanced_sampling", marks=pytest.mark.slow),
+        ("finetune", {"good": 3.0, "bad": 0.5}),
+    ],
 )
 def test_figures_of_each_class_are_told_where_classes_are_unbalanced(
     program, tmp_path, capsys, protocol, imbalance, monkeypatch
@@ -132,7 +136,7 @@ def test_the_overlap_of_windows_matters_to_windows_alone():
     assert windows.material.items() >= {"long_texts": "windows", "window_overlap": 0.25}.items()
 
 
-@pytest.mark.parametrize("protocol", ["finetune", "frozen", "probe"])
+@pytest.mark.parametrize("protocol", ["finetune", pytest.param("frozen", marks=pytest.mark.slow), "probe"])
 def test_long_texts_are_read_in_windows(program, tmp_path, protocol):
     small = [*SMALL_RUN, "protocol.epochs=1"] if protocol != "probe" else SMALL_RUN
     own = [f"protocol={protocol}", "data.max_length=10", "data.long_texts=windows", "labels_per_class=20"]

@@ -223,7 +223,7 @@ def test_the_command_after_stage_1_on_text_alone_names_the_exports(program, tmp_
     ("budget", "length", "time"),
     [
         ("8steps", "8 steps; an epoch has 3 steps of 32 texts", "told after the first steps"),
-        ("90000tokens", "90,000 tokens; an epoch has 3 steps of 32 texts", "told after the first steps"),
+        ("9000tokens", "9,000 tokens; an epoch has 3 steps of 32 texts", "told after the first steps"),
         (
             "0.9s",
             "0.9 s of training; an epoch has 3 steps of 32 texts",

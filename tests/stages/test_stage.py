@@ -121,7 +121,7 @@ def test_a_budget_of_steps_ends_with_them(trained, steps):
     assert record["metrics"]["dev/perplexity"] > 1
 
 
-@pytest.mark.parametrize("objective", ["bow", "views"])
+@pytest.mark.parametrize("objective", ["bow", pytest.param("views", marks=pytest.mark.slow)])
 def test_a_budget_of_tokens_ends_with_the_batch_that_spends_it(trained, objective):
     epochs, whole, _ = trained(f"objective={objective}")
     budget = whole["tokens"] + 1
