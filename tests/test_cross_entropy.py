@@ -46,7 +46,7 @@ def test_without_a_weight_bf16_gradients_are_rounded_once_as_torch_does():
     assert (gradient == expected).double().mean() > 0.999  # an fp32 rounding may tip one of bf16
 
 
-def test_the_default_precision_of_new_tensors_decides_nothing(monkeypatch):
+def test_the_default_precision_of_new_tensors_decides_nothing():
     """Which Lightning's bf16-true and 64-true set."""
     usual = losses_and_gradients(torch.float32, 1.0, 255.0)[0]
     torch.set_default_dtype(torch.bfloat16)

@@ -26,9 +26,8 @@ from poolwise.words import size
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's `mallopt`: from how many free bytes on the end of the heap is given back (-1: never), and how many blocks
 may be mapped apart from it. A threshold for these above 32 MiB is refused by older glibcs."""
-
-
 MALLOC_VARIABLES = {f"MALLOC_{name}_" for name in ("TRIM_THRESHOLD", "MMAP_MAX", "MMAP_THRESHOLD", "TOP_PAD")}
+"""By which a person sets that, beside `GLIBC_TUNABLES`."""
 
 SPINS = "5000"
 """How often a thread of GNU OpenMP looks for work before it sleeps, on a machine that has nothing else to do.
@@ -274,7 +273,6 @@ def processor() -> str:
 
 
 def _kept_gain(device: str) -> float:
-    keep_to_quota()
     try:
         file = gain_file(device)
     except RuntimeError:  # a user without a home
@@ -297,7 +295,8 @@ def _kept_gain(device: str) -> float:
 
 def gain_at_rest(device: str) -> float:
     """The greatest of `MEASUREMENTS`, of which the first that is enough, or below 1, is the last: a machine that mostly
-    has 3 had 1.41 and 1.497 in a neighbour's moments."""
+    has 3 had 1.41 and 1.497 in a neighbour's moments. With the threads that training may have."""
+    keep_to_quota()
     gains: list[float] = []
     while len(gains) < MEASUREMENTS and all(1 <= gain < BF16_PAYS_FROM for gain in gains):
         gains.append(round(measured_gain(device), 3))
