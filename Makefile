@@ -41,8 +41,10 @@ test-slow: $(VENV)/.tests ## run the tests that take minutes
 faults: $(VENV)/.tests ## kill runs, fill disks, damage files, turn clocks: what survives it, in experiments/faults
 	$(RUN) experiments/faults/faults.py
 
-bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer and sentence-transformers; needs ../shared/data and 2 to 3 hours
+bench: $(VENV)/.tests ## measure throughput beside transformers.Trainer and sentence-transformers; needs ../shared/data and 4 hours
 	$(RUN) experiments/throughput/bench.py ../shared/data runs/throughput
+	$(RUN) experiments/throughput/settings.py ../shared/data runs/throughput
+	$(RUN) experiments/throughput/step.py ../shared/data runs/throughput
 	$(RUN) experiments/throughput/summary.py
 
 docs: setup ## build the pages of docs/, README and lab book into docs/_build, and check the links between them

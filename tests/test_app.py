@@ -23,6 +23,7 @@ from poolwise.data.sources import load_corpus
 from poolwise.objectives import OBJECTIVES
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import MLMSettings, SentimentSettings, UserError
+from poolwise.stages import loop
 from poolwise.trained import load
 
 CONF = REPOSITORY / "conf"
@@ -251,6 +252,9 @@ def test_all_problems_are_told_together(overrides, messages):
         [["stage=mlm", f"hydra.run.dir={place}"] for place in ("a", "b")],
         [["stage=mlm", f"seed={seed}", "++seed=7"] for seed in (1, 2)],
         [["stage=mlm", f"trainer.devices={count}", "trainer={accelerator: cpu, devices: 1}"] for count in (1, 2)],
+        [["stage=sentiment", f"repr.layer={layer}", "data.name=mr", "repr=mean", "data=files"] for layer in (1, 2)],
+        [["stage=mlm", f"data.max_length={length}", "experiment=first_real_run"] for length in (32, 64)],
+        [["stage=mlm", "+objective@objective.parts.bow=bow", f"objective.parts.bow.weight={one}"] for one in (1, 2)],
     ],
 )
 def test_configs_of_a_sweep_are_those_that_hydra_composes(jobs):
@@ -270,6 +274,7 @@ def test_a_sweep_composes_once_what_differs_in_values_alone(monkeypatch):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         configs = app.Compositions()
         asked = ["stage=sentiment", "repr=cls,mean", "labels_per_class=2,4", "seed=1,2,3", "+trainer.plugins=[a]"]
+        asked += ["data=files", "data.name=own", "repr.layer=1,2"]
         for overrides in app.jobs_of(asked):
             configs.of(overrides)
         assert len(made) == 2
@@ -354,10 +359,14 @@ def test_a_sweep_of_many_jobs_says_that_it_looks_at_them(program, monkeypatch, c
         assert ("looking at 2 jobs before the first begins" in capfd.readouterr().out) == told
 
 
-def test_each_job_of_a_sweep_resolves_what_the_command_line_refers_to(program, tmp_path):
+def test_each_job_of_a_sweep_resolves_what_the_command_line_refers_to(program, tmp_path, monkeypatch):
+    looks = []
+    earlier = loop.earlier_time_in_words
+    monkeypatch.setattr(loop, "earlier_time_in_words", lambda *given: looks.append(given) or earlier(*given))
     frozen = ["encoder=base", "protocol=frozen", "labels_per_class=8", "repr=mean", "logger=csv"]
     assert program("stage=sentiment", *frozen, *SMALL_STAGE2, "seed=2,3", "label_seed=${seed}", "-m") == 0
     assert sorted(run["label_seed"] for run in records(tmp_path / "runs/sentiment")) == [2, 3]
+    assert len(looks) == 2  # at all earlier runs: for the sweep and for its first job
 
 
 def test_what_makes_a_missing_encoder_has_the_seed_that_the_job_refers_to(program, capsys):

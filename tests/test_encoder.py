@@ -20,6 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from poolwise import checkpoints
 from poolwise.checkpoints import check_checkpoint, file_hash, fingerprint, pooler_notes, provenance_of, weights_file
 from poolwise.encoder import (
     BertForMaskedLMWithPooler,
@@ -319,6 +320,20 @@ def test_weights_that_are_not_finite_are_told(model, tokenizer, exported, tmp_pa
     for load in (lambda: load_encoder(str(exported), 1, True), lambda: load_for_pretraining(str(exported), "keep", 1)):
         with pytest.raises(UserError, match="export: the weights are not finite"):
             load()
+
+
+def test_a_checkpoint_that_does_not_change_is_checked_once(exported, monkeypatch):
+    built = []
+    build = checkpoints.body_with_pooler
+    monkeypatch.setattr(checkpoints, "body_with_pooler", lambda family: built.append(family) or build(family))
+    for _ in range(2):
+        check_checkpoint(str(exported), refuse_unexpected=True)
+    assert len(built) == 1
+    config = json.loads((exported / "config.json").read_text())
+    (exported / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    (exported / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=r"does not fit config\.json"):
+        check_checkpoint(str(exported), refuse_unexpected=True)
 
 
 def test_what_is_loaded_passes_the_check(exported, config, tokenizer, tmp_path):

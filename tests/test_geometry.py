@@ -7,12 +7,14 @@ from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
 from helpers import MASKING
+from poolwise import geometry
 from poolwise.data.batching import MaskedBatches
 from poolwise.geometry import (
     alignment,
     class_alignment,
     dev_geometries,
     effective_rank,
+    geometry_and_components,
     mean_cosine,
     principal_components,
     saturated_share,
@@ -101,6 +103,18 @@ def test_the_geometry_of_vectors_is_told_by_these_measures():
         "uniformity": uniformity(VECTORS),
         "alignment": class_alignment(VECTORS, labels),
     }
+
+
+def test_jobs_that_classify_the_same_vectors_measure_them_once(monkeypatch):
+    measured = []
+    monkeypatch.setattr(geometry, "vector_geometry", lambda *given: measured.append(given) or vector_geometry(*given))
+    labels = torch.arange(40) % 2
+    for vectors in (VECTORS, VECTORS.clone(), VECTORS + 1, VECTORS):
+        found, components = geometry_and_components(vectors, labels)
+        assert found == vector_geometry(vectors, labels)
+        assert torch.equal(components, principal_components(vectors))
+        found.clear()  # which is the caller's own
+    assert len(measured) == 2
 
 
 def test_a_sample_is_spread_over_a_split():

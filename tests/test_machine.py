@@ -37,6 +37,22 @@ def test_prepare_sets_what_is_not_set_already(monkeypatch):
     assert os.environ["GOMP_SPINCOUNT"] == machine.SPINS
 
 
+def test_what_a_launcher_starts_chooses_for_itself_how_threads_wait(monkeypatch):
+    for name in machine.WAITING:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(machine, "chosen_here", set())
+    monkeypatch.setattr(machine, "others_run", lambda: False)
+    machine.prepare()
+    machine.let_others_choose()
+    assert not machine.WAITING & os.environ.keys()
+    monkeypatch.setattr(machine, "chosen_here", set())
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # a person's own
+    machine.prepare()
+    machine.let_others_choose()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="of /proc")
 def test_other_programs_that_run_are_seen(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})

@@ -1,17 +1,25 @@
 """What the settings of speed that `bench.py` does not vary are worth: `settings.csv`.
 
-    python experiments/throughput/settings.py ../shared/data FOLDER
-        [steps] [optimisers] [pools] [workers] [budgets] [memory]
+    python experiments/throughput/settings.py ../shared/data FOLDER [NAME ...]
 
-`FOLDER` is that of `bench.py`. A step of minilm, MLM alone, with each way of computing replaced by the plain one;
-fused AdamW beside torch's other two, milliseconds a step; the share of padding with pools of so many batches, in those
-of `bench.py` for minilm; seconds of a stage 1 on `mr` with so many loader processes; its tokens a second in batches
-of so many texts, or of about as many tokens as these have; and its tokens a second and peak of memory after so many
-steps where glibc keeps memory and where it does not. Rows of what is not named are kept.
+`FOLDER` is that of `bench.py`; all is measured, or what is named, and rows of what is not named are kept:
+
+- `steps`: a step of minilm, MLM alone, with each way of computing replaced by the plain one.
+- `positions`: tokens a second of tiny with logits for a multiple of so many masked positions, from its first step on.
+- `optimisers`: fused AdamW beside torch's other two, milliseconds a step.
+- `pools`: the share of padding with pools of so many batches, in the batches of `bench.py` for minilm.
+- `workers`: seconds of a stage 1 on `mr` with so many loader processes.
+- `budgets`: its tokens a second in batches of so many texts, or of about as many tokens as these have.
+- `memory`: its tokens a second and peak of memory after so many steps, where glibc keeps memory and where it does not.
+- `precisions`: what an epoch of each stage comes to in bf16 and in fp32, with the same seeds.
+- `imports`: seconds of importing what a job needs, with Python's start, and of each package's own modules among them.
 """
 
+import argparse
 import os
+import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +35,18 @@ machine.prepare()  # before torch is loaded
 import numpy as np  # noqa: E402
 import pandas  # noqa: E402
 import torch  # noqa: E402
-from bench import CELLS, HERE, LENGTHS, bf16_pays, model_folder, of_record, prepare, program, shared_settings  # noqa: E402
+from bench import (  # noqa: E402
+    CELLS,
+    HERE,
+    LENGTHS,
+    UNPROBED,
+    bf16_pays,
+    model_folder,
+    of_record,
+    prepare,
+    program,
+    shared_settings,
+)
 from torch import nn  # noqa: E402
 from transformers import AutoModelForMaskedLM, AutoTokenizer  # noqa: E402
 from worker import device, synchronise  # noqa: E402
@@ -58,6 +77,20 @@ ALLOCATOR = {
 larger blocks are freed."""
 KEPT = {("tiny", 100): 2, ("tiny", 800): 1, ("minilm", 40): 2, ("base", 10): 1}
 """Steps of stage 1, and how often they are measured."""
+
+POSITIONS = (1, 32)
+SEEDS, PRECISIONS = (1, 2, 3), ("bf16-mixed", "32-true")
+LARGER = "protocol.batch_size=64"
+IMPORTED = """
+from poolwise import app, machine
+with machine.uncollected():
+    from poolwise import jobs, objectives
+    from poolwise.stages import sweep
+"""
+IMPORT = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
+"""A module's own microseconds, those of what it imports left out, and its name, as `-X importtime` tells them."""
+LEAST_IMPORT = 0.1
+"""Seconds; packages below it have no row."""
 
 Row = dict[str, Any]
 
@@ -221,30 +254,88 @@ def memory(folder: Path) -> Iterator[Row]:
             yield row | {"peak_mib": max(record["peak_mib"] for record in records)}
 
 
+def positions(folder: Path) -> Iterator[Row]:
+    """Tokens a second of stage 1, by turns; new batches bring new numbers of masked positions."""
+    settings = ("stage=mlm", "objective=none", f"budget={CELLS['tiny', 'mr'].steps}steps", "pretraining.batch_size=64")
+    found: dict[int, list[float]] = {count: [] for count in POSITIONS}
+    for _ in range(ROUNDS):
+        for count, rates in found.items():
+            rows = f"from poolwise import encoder; encoder.ROWS_AT_ONCE = {count}"
+            start = ("-c", UNPROBED.replace("app.main()", f"{rows}; app.main()"))
+            record = of_record(program(folder, "tiny", "mr", *settings, start=start))
+            rates.append(record["tokens"] / record["seconds"])
+    for count, rates in found.items():
+        row = {"setting": "positions", "where": "tiny", "choice": count, "tokens_per_second": statistics.median(rates)}
+        yield row | {"least": min(rates), "most": max(rates)}
+
+
+def precisions(folder: Path) -> Iterator[Row]:
+    """An epoch of each stage from minilm on `mr`, in both precisions with the same seeds."""
+    stages = {
+        "dev/mlm_loss": ("stage=mlm", "objective=none", "pretraining.epochs=1"),
+        "dev/accuracy": ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", LARGER),
+    }
+    for seed in SEEDS:
+        for metric, settings in stages.items():
+            for precision in PRECISIONS:
+                given = (*settings, f"seed={seed}", f"trainer.precision={precision}")
+                record = program(folder, "minilm", "mr", *given, start=("train.py",))
+                row = {"setting": "precision", "where": f"{metric}, seed {seed}", "choice": precision}
+                yield row | {"figure": record["metrics"][metric]}
+
+
+def imports(_folder: Path) -> Iterator[Row]:
+    """Seconds of all imports of a job in a process of its own, and of each package's own modules among them."""
+    found: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        told = subprocess.run([sys.executable, "-X", "importtime", "-c", IMPORTED], capture_output=True, check=True)
+        of_process = {"all, and Python's start": time.perf_counter() - began}
+        for microseconds, name in IMPORT.findall(told.stderr.decode()):
+            package = name.split(".")[0]
+            of_process[package] = of_process.get(package, 0.0) + int(microseconds) / 1e6
+        for name, seconds in of_process.items():
+            found.setdefault(name, []).append(seconds)
+    for name, each in found.items():
+        if (seconds := statistics.median(each)) >= LEAST_IMPORT:
+            yield {"setting": "imports", "where": "a job", "choice": name, "seconds": seconds}
+
+
 MEASURES = {
     "steps": steps,
+    "positions": positions,
     "optimisers": optimisers,
     "pools": pools,
     "workers": workers,
     "budgets": budgets,
     "memory": memory,
+    "precisions": precisions,
+    "imports": imports,
 }
 SETTINGS = {
     "steps": "step",
+    "positions": "positions",
     "optimisers": "AdamW",
     "pools": "pool",
     "workers": "workers",
     "budgets": "batch",
     "memory": "memory",
+    "precisions": "precision",
+    "imports": "imports",
 }
 """What their rows are of."""
 
 
 def main() -> None:
     """Measure what is named, or all."""
-    data, folder = (Path(each).absolute() for each in sys.argv[1:3])
-    prepare(data, folder)
-    chosen, file = sys.argv[3:] or list(MEASURES), HERE / "settings.csv"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", nargs="*", choices=[*MEASURES, []], default=[])
+    given = parser.parse_args()
+    folder = given.folder.absolute()
+    prepare(given.data, folder)
+    chosen, file = given.settings or list(MEASURES), HERE / "settings.csv"
     kept = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["setting"])
     kept = kept[~kept["setting"].isin([SETTINGS[name] for name in chosen])]
     rows: list[Row] = []

@@ -1,14 +1,15 @@
-"""What a step of stage 1 spends its time on, on a CPU: `step.csv`.
+"""What a training step spends its time on, on a CPU: `step.csv`.
 
-    python experiments/throughput/step.py ../shared/data FOLDER [tiny] [minilm] [base]
+    python experiments/throughput/step.py ../shared/data FOLDER [tiny] [minilm] [base] [tiny:16] [minilm:16]
 
-`FOLDER` is that of `bench.py`. Lines of `mr` in batches of 64, MLM alone: milliseconds a step without the profiler, and
-with torch's, by kind of operation; what is in none of these is Python and Lightning. Beside it the operations a second
-of the matrix products in their time, and of one large product (`limit`) before and after.
+`FOLDER` is that of `bench.py`. Lines of `mr`, stage 1 in batches of 64, MLM alone, or fine-tuning in batches of 16:
+milliseconds a step without the profiler, and with torch's, by kind of operation; what is in none of these is Python and
+Lightning. Beside it the operations a second of the matrix products in their time, and of one large product (`limit`)
+before and after.
 """
 
+import argparse
 import re
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,8 +31,16 @@ from poolwise.cross_entropy import ROWS  # noqa: E402
 from poolwise.stages import mlm  # noqa: E402
 from poolwise.stages.loop import choices_of, work_of_step  # noqa: E402
 
-STEPS = {"tiny": (60, 60, 20), "minilm": (30, 30, 20), "base": (10, 10, 6)}
-"""Of each size, that make ready, that are timed, and that are profiled."""
+STEPS = {
+    "tiny": (60, 60, 20),
+    "minilm": (30, 30, 20),
+    "base": (10, 10, 6),
+    "tiny:16": (150, 100, 40),
+    "minilm:16": (100, 60, 40),
+}
+"""Of each size, and of its fine-tuning: how many make ready, are timed, and are profiled."""
+STAGE1 = ("stage=mlm", "objective=none", "pretraining.batch_size=64")
+STAGE2 = ("stage=sentiment", "encoder=base", "repr=pooler", "protocol.epochs=1", "protocol.batch_size=16")
 KINDS = {
     "optimiser": "adamw",
     "norm of the gradient": "linalg_vector_norm|foreach_norm|foreach_mul|clamp",
@@ -94,16 +103,19 @@ def spent(profiled: profile, steps: int, weights: set[tuple[int, ...]], vocabula
     return found
 
 
-def step_of(folder: Path, size: str) -> list[dict[str, Any]]:
+def step_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """Train, and tell what a step spent."""
-    _, timed, profiled = STEPS[size]
-    given = ["stage=mlm", "objective=none", "pretraining.batch_size=64", f"budget={sum(STEPS[size])}steps"]
+    steps, size = STEPS[name], name.partition(":")[0]
+    _, timed, profiled = steps
+    is_stage1 = name == size
+    given = [*STAGE1, f"budget={sum(steps)}steps"] if is_stage1 else STAGE2
     job = app.planned(app.composed(app.prepared([*given, *shared_settings(folder, size, "mr")])), [])
     stage, texts = job.build()
     threads, before = torch.get_num_threads(), limit(bf16_pays())
     machine.fit_threads(work_of_step(stage, texts), texts.workers)
-    watch = Watch(*STEPS[size])
-    arguments = machine.trainer_arguments(job.settings.trainer) | {"limit_val_batches": 0, "max_epochs": -1}
+    watch = Watch(*steps)
+    lengths = {"limit_val_batches": 0, "max_epochs": -1, "max_steps": sum(steps)}
+    arguments = machine.trainer_arguments(job.settings.trainer) | lengths
     trainer = lightning.Trainer(
         **arguments, **choices_of(job), callbacks=[watch], logger=False, enable_checkpointing=False
     )
@@ -111,8 +123,8 @@ def step_of(folder: Path, size: str) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
     after = limit(bf16_pays())
     weights = {tuple(parameter.shape) for parameter in stage.parameters()}
-    found = spent(watch.profile, profiled, weights, stage.model.config.vocab_size)
-    flops = needed_flops(folder, size, "mr", "stage1") * watch.tokens / profiled
+    found = spent(watch.profile, profiled, weights, stage.model.config.vocab_size if is_stage1 else 0)
+    flops = needed_flops(folder, size, "mr", "stage1" if is_stage1 else "stage2") * watch.tokens / profiled
     rows: list[dict[str, Any]] = [
         {"kind": "a step, without the profiler", "milliseconds": 1000 * watch.seconds / timed}
     ]
@@ -120,16 +132,21 @@ def step_of(folder: Path, size: str) -> list[dict[str, Any]]:
     rows += [{"kind": kind, "milliseconds": milliseconds} for kind, milliseconds in found.most_common()]
     rows += [{"kind": "products, operations a second", "rate": 1000 * flops / found["matrix products"]}]
     rows += [{"kind": "one large product, operations a second", "rate": (before + after) / 2}]
-    return [{"size": size} | row for row in rows]
+    return [{"size": name} | row for row in rows]
 
 
 def main() -> None:
     """Write what a step of each size spends."""
-    data, folder = (Path(each).absolute() for each in sys.argv[1:3])
-    prepare(data, folder)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sizes", nargs="*", choices=[*STEPS, []], default=[])
+    given = parser.parse_args()
+    folder = given.folder.absolute()
+    prepare(given.data, folder)
     mlm.PROBES = 0
     dropout.random_bits = record_function("aten::random_bits")(dropout.random_bits)  # numpy draws them
-    chosen, file = sys.argv[3:] or list(STEPS), HERE / "step.csv"
+    chosen, file = given.sizes or list(STEPS), HERE / "step.csv"
     table = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["size"])
     for size in chosen:
         table = pandas.concat([table[table["size"] != size], pandas.DataFrame(step_of(folder, size))])

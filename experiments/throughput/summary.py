@@ -24,7 +24,7 @@ COMBINED = "poolwise, combined"
 """Halves texts and gives each half special tokens, so that it trains on more tokens of the same texts: theirs count."""
 RATE_HEADS = (
     *("part, size, texts", "system", "rounds", "tokens/s", "tokens a step", "x defaults", "x best", "(least, most)"),
-    *("share of limit", "peak MiB", "anonymous MiB"),
+    *("x MLM alone", "(least, most)", "share of limit", "peak MiB", "anonymous MiB"),
 )
 PEERS = (
     *("Trainer, defaults", "Trainer, best settings", "Trainer, best settings, with poolwise's allocator settings"),
@@ -45,7 +45,8 @@ def summary(results: pandas.DataFrame) -> pandas.DataFrame:
     timed.loc[combined, "tokens"] = of_texts
     timed["tokens_per_second"] = timed["tokens"] / timed["seconds"]
     timed["tokens_per_step"] = timed["tokens"] / timed["steps"]
-    timed["share_of_limit"] = timed["tokens_per_second"] * timed["flops"] / timed["limit"]
+    limit = timed.groupby(cell)["limit"].transform("median")  # one of two seconds is the machine's moment
+    timed["share_of_limit"] = timed["tokens_per_second"] * timed["flops"] / limit
     for name, base in (("to_defaults", DEFAULTS), ("to_best", BEST), ("to_mlm_alone", MLM_ALONE)):
         rates = timed[timed["system"] == timed["part"].map(base)].set_index(cell)["tokens_per_second"]
         timed[name] = timed["tokens_per_second"] / rates.reindex(pandas.MultiIndex.from_frame(timed[cell])).to_numpy()
@@ -54,7 +55,7 @@ def summary(results: pandas.DataFrame) -> pandas.DataFrame:
     found = timed.reindex(columns=[*timed.columns.difference(columns), *columns]).groupby(
         ["part", "size", "texts", "system"], sort=False
     )
-    spread = found["to_best"].agg(["min", "max"]).add_prefix("to_best_")
+    spread = [found[name].agg(["min", "max"]).add_prefix(f"{name}_") for name in ("to_best", "to_mlm_alone")]
     table = found[columns].median().join(spread).join(found.size().rename("rounds")).reset_index()
     names = table["part"] + table["size"] + table["texts"]
     places = {name: place for place, name in enumerate(names.unique())}
@@ -106,7 +107,10 @@ def lines(results: pandas.DataFrame, table: pandas.DataFrame) -> Iterator[str]:
             ["dev MLM loss", "seed", *columns[2:]], plain_cells(runs.assign(round=runs["round"] + 1), columns)
         )
         yield from markdown(
-            ["to the dev MLM loss of", "seed", "dev MLM loss", "seconds", "seconds of poolwise", "times as fast"],
+            [
+                *("to the dev MLM loss of", "seed", "dev MLM loss", "seconds", "seconds of poolwise", "times as fast"),
+                *("steps", "steps of poolwise"),
+            ],
             list(loss_cells(runs)),
         )
     frozen = medians(results, "frozen")
@@ -163,7 +167,7 @@ def plain_cells(rows: pandas.DataFrame, columns: Sequence[str]) -> list[list[str
 def rate_cells(row: pandas.Series) -> list[str]:
     """Of a system in a part, size and texts."""
     slower = SLOWER if row["system"].startswith("poolwise") and row["to_best"] < 1 else ""
-    several = row["rounds"] > 1
+    beside_alone = row["system"].startswith("poolwise, ") and row["to_mlm_alone"] != 1
     return [
         f"{row['part']}, {row['size']}, {row['texts']}",
         row["system"],
@@ -172,19 +176,28 @@ def rate_cells(row: pandas.Series) -> list[str]:
         number(row["tokens_per_step"], ",.0f"),
         number(row["to_defaults"], ".2f"),
         number(row["to_best"], ".2f") + slower,
-        f"({row['to_best_min']:.2f}, {row['to_best_max']:.2f})" if several else "",
+        least_and_most(row, "to_best"),
+        number(row["to_mlm_alone"], ".2f") if beside_alone else "",
+        least_and_most(row, "to_mlm_alone") if beside_alone else "",
         number(row["share_of_limit"], ".0%"),
         number(row["peak_mib"], ",.0f"),
         number(row["anon_mib"], ",.0f"),
     ]
 
 
+def least_and_most(row: pandas.Series, name: str) -> str:
+    """Of a ratio, where there are several rounds and it is known."""
+    known = row["rounds"] > 1 and not pandas.isna(row[name])
+    return f"({row[f'{name}_min']:.2f}, {row[f'{name}_max']:.2f})" if known else ""
+
+
 def loss_cells(runs: pandas.DataFrame) -> Iterator[list[str]]:
-    """Of each peer and seed: its loss, and how long poolwise needs to it."""
+    """Of each peer and seed: its loss, and how long poolwise needs to it, in seconds and in steps."""
     for (_, round_), rows in runs.groupby(["size", "round"]):
         own = rows["system"].str.startswith("poolwise")
         for _, peer in rows[~own].iterrows():
-            seconds, bound = seconds_to(peer["dev_loss"], rows[own])
+            seconds, bound = needed_to(peer["dev_loss"], rows[own], "seconds")
+            steps, _ = needed_to(peer["dev_loss"], rows[own], "steps")
             ratio = peer["seconds"] / seconds
             sign = {"": "", "at most": "at least ", "more than": "less than "}[bound]
             slower = SLOWER if ratio < 1 else ""
@@ -195,25 +208,27 @@ def loss_cells(runs: pandas.DataFrame) -> Iterator[list[str]]:
                 number(peer["seconds"]),
                 f"{bound} {number(seconds)}".strip(),
                 f"{sign}{ratio:.2f}{slower}",
+                number(peer["steps"]),
+                f"{bound} {number(steps, ',.0f')}".strip(),
             ]
 
 
-def seconds_to(loss: float, runs: pandas.DataFrame) -> tuple[float, str]:
-    """Seconds of training to a dev loss, and in what sense they are a bound.
+def needed_to(loss: float, runs: pandas.DataFrame, of: str) -> tuple[float, str]:
+    """Seconds, or steps, of training to a dev loss, and in what sense they are a bound.
 
     Between the last of the longer and longer runs before the first one that reaches it and that one: linear in the
-    logarithm of seconds.
+    logarithm.
     """
     runs = runs.sort_values("seconds")
-    seconds, losses = runs["seconds"].to_numpy(), runs["dev_loss"].to_numpy()
+    needed, losses = runs[of].to_numpy(), runs["dev_loss"].to_numpy()
     reached = np.flatnonzero(losses <= loss)
     if not len(reached):
-        return float(seconds[-1]), "more than"
+        return float(needed[-1]), "more than"
     first = int(reached[0])
     if first == 0:
-        return float(seconds[0]), "at most"
+        return float(needed[0]), "at most"
     share = (losses[first - 1] - loss) / (losses[first - 1] - losses[first])
-    return float(np.exp((1 - share) * np.log(seconds[first - 1]) + share * np.log(seconds[first]))), ""
+    return float(np.exp((1 - share) * np.log(needed[first - 1]) + share * np.log(needed[first]))), ""
 
 
 def main() -> None:

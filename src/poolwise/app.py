@@ -292,7 +292,8 @@ class Compositions:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         values = [override for override in parsed if is_value(override)]
         others = [override for override in parsed if not is_value(override)]
-        if any(overlap(value.key_or_group, other.key_or_group) for value in values for other in others):
+        unordered = [other.key_or_group for other in others if not is_choice(other)]
+        if any(overlap(value.key_or_group, other) for value in values for other in unordered):
             values, others = [], parsed  # of which the last one counts
         alike = (*(value.key_or_group for value in values), *(str(other.input_line) for other in others))
         if alike not in self.made:
@@ -312,6 +313,14 @@ def is_value(override: ParsedOverride) -> bool:
     if typed is None or typed.is_choice or typed.root == "hydra":
         return False
     return override.type == OverrideType.CHANGE and not isinstance(override.value(), dict | list)
+
+
+def is_choice(override: ParsedOverride) -> bool:
+    """Whether an override picks a file of a group, which Hydra does before it changes values, wherever it stands."""
+    typed = override_in(str(override.input_line))
+    if typed is None or not typed.is_choice or isinstance(override.value(), dict):
+        return False
+    return override.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD)
 
 
 def overlap(key: str, other: str) -> bool:
@@ -481,7 +490,9 @@ class SweepCheck(Callback):
                 raise UserError("stop_on_failure=true: the jobs of a launcher run at once; allowed: false")
             sweep = Sweep(distinct, overrides_typed(config.hydra), stop, spread)
             sweep.begin()
-            os.environ |= {PLANNED_ON: json.dumps(distinct[0].identity.material.get("platform"))} if spread else {}
+            if spread:
+                os.environ[PLANNED_ON] = json.dumps(distinct[0].identity.material.get("platform"))
+                machine.let_others_choose()
             if "submitit" in config.hydra.launcher._target_:
                 wait_for_all_jobs()
         except UserError as error:

@@ -96,13 +96,18 @@ def check_checkpoint(path: str, refuse_unexpected: bool) -> None:
         check_sums(folder)
     else:
         stay_offline_without_hub()
-    _check_tensors(path, check_family(path), refuse_unexpected)
+    family, weights = check_family(path), weights_file(path)
+    _check_tensors(path, family, refuse_unexpected, _facts(weights), _facts(weights.with_name("config.json")))
     if folder.exists() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
 
 
-def _check_tensors(path: str, family: Family, refuse_unexpected: bool) -> None:
-    """Raise a UserError unless the tensors in the file are those that the config asks for, pooler and heads aside."""
+@lru_cache(maxsize=64)
+def _check_tensors(path: str, family: Family, refuse_unexpected: bool, *_facts: tuple[int, int]) -> None:
+    """Raise a UserError unless the tensors in the file are those that the config asks for, pooler and heads aside.
+
+    Both files are looked at once as long as these facts of them stay: the jobs of a sweep all ask.
+    """
     found = {_name_in_body(name, family): shape for name, shape in tensor_shapes(weights_file(path)).items()}
     config = _config(path)
     # A config that asks for more layers than there are tensors lacks some in any case.
@@ -379,8 +384,13 @@ def layer_count(path: str) -> int:
 
 def file_hash(file: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    return _hash_of(file, *_facts(file))
+
+
+def _facts(file: Path) -> tuple[int, int]:
+    """The size and the time of change, by which one sees that a file is as it was."""
     facts = file.stat()
-    return _hash_of(file, facts.st_size, facts.st_mtime_ns)
+    return facts.st_size, facts.st_mtime_ns
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -101,9 +102,14 @@ def program_of_torchrun() -> list[str]:
     return ["-m", "poolwise"] if program() == ["poolwise"] else program()[1:]
 
 
-def groups() -> set[str]:
+def groups() -> frozenset[str]:
     """The config groups: `model`, `repr` and so on."""
-    return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+    return _folders_in(conf_dir())
+
+
+@cache  # a sweep asks it of each setting of each job
+def _folders_in(folder: Path) -> frozenset[str]:
+    return frozenset(each.name for each in folder.iterdir() if each.is_dir())
 
 
 def choices_of(group: str) -> list[str]:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,10 +165,23 @@ def load_checked(path: Path) -> Any:
 
 def is_kept(path: Path) -> bool:
     """Whether what is kept in a file need not be made; says so where it must be made anew, as the file is damaged."""
-    whole = is_whole(path)
+    whole = is_found_whole(path)
     if not whole and path.exists():
         log.warning("%s: not what was written, and made anew (it was broken)", path)
     return whole
+
+
+def is_found_whole(path: Path) -> bool:
+    """As `is_whole`; a file that does not change is read once a process, as the jobs of a sweep all ask."""
+    if not path.is_file():
+        return False
+    facts = path.stat()
+    return _was_whole(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _was_whole(path: Path, _inode: int, _size: int, _changed: int) -> bool:
+    return is_whole(path)
 
 
 def is_whole(path: Path) -> bool:

@@ -4,6 +4,9 @@ Shapes: N texts, D vector size, C classes, E texts that are measured, B texts of
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -122,6 +125,29 @@ def vector_geometry(vectors: Float[Tensor, "E D"], labels: Int64[Tensor, " E"]) 
         "uniformity": uniformity(vectors),
         "alignment": class_alignment(vectors, labels),
     }
+
+
+@dataclass(frozen=True)
+class _Classified:
+    """Vectors and labels, which are equal to others of the same content."""
+
+    content: str
+    vectors: Tensor = field(compare=False)
+    labels: Tensor = field(compare=False)
+
+
+def geometry_and_components(
+    vectors: Float[Tensor, "E D"], labels: Int64[Tensor, " E"]
+) -> tuple[dict[str, float], Float[Tensor, "E 2"]]:
+    """`vector_geometry` and `principal_components`, found once for the jobs of a sweep that differ in labels drawn."""
+    content = sha256(vectors.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    geometry, components = _geometry_and_components(_Classified(content, vectors, labels))
+    return dict(geometry), components
+
+
+@lru_cache(maxsize=4)
+def _geometry_and_components(of: _Classified) -> tuple[dict[str, float], Tensor]:
+    return vector_geometry(of.vectors, of.labels), principal_components(of.vectors)
 
 
 def saturated_share(vectors: Float[Tensor, "N D"]) -> float:

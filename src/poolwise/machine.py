@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -23,6 +24,8 @@ from poolwise.durable import draft_beside
 from poolwise.settings import UserError
 from poolwise.words import size
 
+log = logging.getLogger(__name__)
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's `mallopt`: from how many free bytes on the end of the heap is given back (-1: never), and how many blocks
 may be mapped apart from it. A threshold for these above 32 MiB is refused by older glibcs."""
@@ -36,20 +39,33 @@ Tokens per second of a fine-tuned BERT of two layers of 128, on two idle cores: 
 26,300 with 1,000, 31,300 with 5,000 and 32,000 with 20,000. Beside another program on one of the cores: 19,000, 17,200,
 14,300 and 9,700; with torch's own 300,000 a factor of 9 was lost."""
 LOOKS = 5
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+"""Variables that say what threads of OpenMP do while they wait."""
+chosen_here: set[str] = set()
+"""Of these, what `prepare` has set in this process."""
 
 
 def prepare() -> None:
-    """Settings of threads and memory that make training on a CPU faster and change no number.
+    """Settings of threads and memory for training on a CPU, which change no number.
 
     Threads of OpenMP sleep while they wait where other programs want the cores, else they look for work for a moment
-    before (`SPINS`). glibc keeps blocks of memory in place of giving them back to the system at each step.
+    before (`SPINS`). glibc keeps blocks of memory in place of giving them back to the system at each step, which it may
+    or may not do by itself: worth 1.2 to 1.7 times, or nothing (experiments/throughput).
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    if not WAITING & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": SPINS}
+        chosen_here.update(WAITING & os.environ.keys())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if ranks.started().size > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each would tell that a step reached all parameters
     keeps_memory()
+
+
+def let_others_choose() -> None:
+    """Take back what `prepare` chose of waiting threads, for processes that a launcher starts, maybe many at once and
+    elsewhere: each looks for itself whether others want the cores."""
+    for name in chosen_here:
+        os.environ.pop(name, None)
 
 
 @contextmanager
@@ -92,7 +108,7 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
     """
     import torch
 
-    waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    waiting = {name: os.environ[name] for name in sorted(WAITING, reverse=True) if name in os.environ}
     gain = bf16_gain("cuda" if device == "cuda" else "cpu") if trainer.get("precision") == "auto" else None
     return {
         "precision": precision,
@@ -296,6 +312,7 @@ def _kept_gain(device: str) -> float:
 def gain_at_rest(device: str) -> float:
     """The greatest of `MEASUREMENTS`, of which the first that is enough, or below 1, is the last: a machine that mostly
     has 3 had 1.41 and 1.497 in a neighbour's moments. With the threads that training may have."""
+    log.info("measuring once how fast this machine multiplies in bf16, for trainer.precision=auto")
     keep_to_quota()
     gains: list[float] = []
     while len(gains) < MEASUREMENTS and all(1 <= gain < BF16_PAYS_FROM for gain in gains):

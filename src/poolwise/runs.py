@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from poolwise import ranks
+from poolwise.command_line import conf_dir
 from poolwise.durable import draft_of, flush
 from poolwise.settings import UserError
 from poolwise.words import kind_and_words, without_secrets
@@ -297,7 +299,7 @@ class RunRecord:
             **self.results,
             "config": self.config,
             "material": identity.material,
-            "versions": {name: version(name) for name in RECORDED_LIBRARIES},
+            "versions": library_versions(),
             "git_commit": self._commit,
         }
         if ranks.is_first():
@@ -391,8 +393,16 @@ def hash_of_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@cache
+def library_versions() -> dict[str, str]:
+    """Of those that numbers may depend on; looking them up takes some milliseconds each."""
+    return {name: version(name) for name in RECORDED_LIBRARIES}
+
+
+@cache  # this process has loaded its code by now
 def git_commit() -> str | None:
-    """The commit of the checkout that this code lies in, with `+changes` if it was edited; None outside git."""
+    """The commit of the checkout that this code lies in, with `+changes` if it, or the config, was edited since; None
+    outside git."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -402,7 +412,8 @@ def git_commit() -> str | None:
 
     with suppress(OSError, subprocess.CalledProcessError):
         git("ls-files", "--error-unmatch", __file__)  # a package may be installed in somebody else's checkout
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changes = git("status", "--porcelain", "--", str(here), str(conf_dir()))
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     return None
 
 

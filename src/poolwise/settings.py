@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -592,6 +593,7 @@ HELD_BY_CONTROLS: dict[str, dict[str, str | None]] = {
 """What each preset says of `pretraining`: another value typed beside it would make it another thing."""
 
 
+@cache
 def settings_of(kind: type) -> dict[str, Any]:
     """Names and type hints of the settings of `kind`.
 

@@ -1,4 +1,7 @@
-"""Loggers of a run: its own metrics file always, and W&B, CSV or TensorBoard beside it."""
+"""Loggers of a run: its own metrics file always, and W&B, CSV or TensorBoard beside it.
+
+W&B's client is not loaded before a run logs to it: it takes half a second.
+"""
 
 import glob
 import json
@@ -11,10 +14,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -22,6 +24,9 @@ from poolwise import machine, ranks
 from poolwise.runs import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RESUMED, RunRecord, check_inside
 from poolwise.settings import LoggerSettings, UserError, WandbLogging
 from poolwise.words import first_line, kind_and_words
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +82,7 @@ given_up: set[str] = set()
 
 
 @contextmanager
-def outlived(run: wandb.Run) -> Iterator[None]:
+def outlived(run: "wandb.Run") -> Iterator[None]:
     """What ends a W&B run; where W&B does not take it, say how to upload what it lacks. Nothing is raised."""
     folder = Path(run.dir).parent
     try:
@@ -89,6 +94,8 @@ def outlived(run: wandb.Run) -> Iterator[None]:
             *(first_line(error), "--no-skip-online " if run.settings.mode == "online" else "", folder),
         )
         if not isinstance(error, TimeoutError):  # W&B's own process has ended, and the next job needs another
+            import wandb
+
             with suppress(Exception):
                 wandb.teardown()
 
@@ -143,7 +150,7 @@ def loggers(settings: LoggerSettings, record: RunRecord, runs: Path) -> Iterator
             run.finish()
 
 
-def remove_earlier(run: wandb.Run) -> None:
+def remove_earlier(run: "wandb.Run") -> None:
     """Remove what stopped attempts at an offline run left beside it: else all are uploaded as one run."""
     own = Path(run.dir).parent
     for folder in own.parent.glob(f"offline-run-*-{glob.escape(run.id)}"):
@@ -172,7 +179,7 @@ RECORD_FILES = {
 """By stage, what a W&B run holds of a run's folder; a report can be made from it. None holds text of examples."""
 
 
-def keep_files(run: wandb.Run, folder: Path) -> None:
+def keep_files(run: "wandb.Run", folder: Path) -> None:
     """Have the W&B run upload what is there of `RECORD_FILES`, or `wandb sync` later.
 
     These are copies, not the links that W&B makes: a folder of offline runs can be moved to where the network is.
@@ -183,11 +190,13 @@ def keep_files(run: wandb.Run, folder: Path) -> None:
             run.save(copy, base_path=run.dir, policy="now", glob=False)
 
 
-def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.Run | None:
+def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> "wandb.Run | None":
     """A new W&B run, or the one that a stopped run had; online if somebody is logged in and the service answers.
 
     Else offline; never a prompt. None where W&B's own process does not start; the run's files hold all.
     """
+    import wandb
+
     check_inside(runs / "wandb", runs)
     mode = wandb_mode(settings.mode)
     if mode == "online":
@@ -206,7 +215,9 @@ def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> wandb.
 
 def _start_wandb(
     mode: Literal["online", "offline"], settings: WandbLogging, record: RunRecord, runs: Path
-) -> wandb.Run:
+) -> "wandb.Run":
+    import wandb
+
     identity = record.identity
     goes_on = RESUMED in record.results
     earlier = record.results.get("wandb") if goes_on else record.left.get("wandb")
@@ -275,6 +286,8 @@ def wandb_account(failure: str) -> "Iterator[wandb.Api]":  # whose own modules t
     Raises:
         UserError: anything went wrong with the service, in one line.
     """
+    import wandb
+
     wandb.setup(
         wandb.Settings(silent=True, x_file_transfer_retry_max=1, x_file_transfer_timeout_seconds=TRANSFER_SECONDS)
     )
@@ -304,4 +317,6 @@ def logged_in() -> bool:
 
 
 def _service() -> str:
+    import wandb
+
     return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)

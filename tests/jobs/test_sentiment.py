@@ -51,7 +51,7 @@ def test_few_labels_are_read_so_often_that_training_has_its_steps(given, passes)
 
 def states_folders(*overrides: str):
     given = ["stage=sentiment", "encoder=base", "protocol=frozen", *SMALL_STAGE2, *overrides]
-    return SentimentJob(settings(*given)).states_folders()
+    return SentimentJob(settings(*given)).states_folders
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from poolwise.data.batching import DevBatches, batches_an_epoch
 from poolwise.data.corpus import TextStream
 from poolwise.data.module import StreamedDataModule, TextDataModule, masked_data
 from poolwise.data.streaming import BatchMaking
-from poolwise.data.tokens import TokenisedTexts, with_ratings
+from poolwise.data.tokens import TokenisedTexts, tokenizer_hash, with_ratings
 from poolwise.jobs.corpus import checked_corpus, corpus_of, stage1_text, stream_of, warnings_of
 from poolwise.jobs.stage1 import ratings_of, stage1_identity, trains_nothing
 from poolwise.jobs.start import (
@@ -216,7 +216,8 @@ class MLMJob(Job):
     def states_file(self, rows: Dataset, arrangement: Arrangement | None) -> Path:
         """Where the states of these texts are kept that the frozen encoder reads, for other seeds and objectives."""
         settings, start = self.settings, self.start
-        key = states_key(settings, [start.fingerprint, None], start.tokenizer, rows, self.platform["device"])
+        tokenizer, device = tokenizer_hash(start.tokenizer), self.platform["device"]
+        key = states_key(settings, [start.fingerprint, None], tokenizer, rows, device)
         return settings.cache_dir / "states" / f"{key}.cls{'_of_halves' if arrangement == 'halves' else ''}.npy"
 
     def _streamed(self, stream: TextStream, texts: dict[str, TokenisedTexts], needs: BatchNeeds) -> StreamedDataModule:

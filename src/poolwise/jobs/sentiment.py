@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from poolwise.data.module import TextDataModule, labelled_data
 from poolwise.data.sources import load_corpus
 from poolwise.data.tokens import TokenisedTexts, tokenizer_hash
 from poolwise.encoder import PoolerAlone
-from poolwise.geometry import principal_components, vector_geometry
+from poolwise.geometry import geometry_and_components
 from poolwise.jobs.chosen import choose_encoder, reinitialised_layers, settled_representation, texts_in_stage1
 from poolwise.jobs.corpus import checked_corpus, corpus_of, warnings_of
 from poolwise.jobs.start import check_words, model_label, model_name, states_key, tokenised, weights_bytes
@@ -220,18 +221,20 @@ class SentimentJob(Job):
     def stored(self, model: Any, texts: Mapping[str, TokenisedTexts]) -> dict[str, StatesOnDisk]:
         """The frozen encoder's states of each split, read once."""
         device, found = self.identity.material["platform"]["device"], {}
-        for split, folder in self.states_folders().items():
+        for split, folder in self.states_folders.items():
             with ranks.first_alone():
                 found[split] = stored_states(model, texts[split], folder, device)
         return found
 
+    @cached_property
     def states_folders(self) -> dict[str, Path]:
         """Where the frozen encoder's states of each split are kept."""
         settings, chosen = self.settings, self.chosen
         weights = [chosen.fingerprint, None if chosen.path else settings.seed]
         device = self.identity.material["platform"]["device"]
+        tokenizer = tokenizer_hash(chosen.tokenizer)
         return {
-            split: settings.cache_dir / "states" / states_key(settings, weights, chosen.tokenizer, rows, device)
+            split: settings.cache_dir / "states" / states_key(settings, weights, tokenizer, rows, device)
             for split, rows in self.corpus.labelled.items()
         }
 
@@ -243,7 +246,7 @@ class SentimentJob(Job):
         Of an encoder in a file that has a pooler this is all that is loaded, where its states are kept.
         """
         path = self.chosen.path
-        are_kept = all(is_stored(folder, texts[split]) for split, folder in self.states_folders().items())
+        are_kept = all(is_stored(folder, texts[split]) for split, folder in self.states_folders.items())
         alone = are_kept and path is not None and checkpoints.has_pooler(path)
         model, representation = self.load(pooler_alone=alone)
         return model, representation, self.stored(model, texts)
@@ -435,8 +438,9 @@ class SentimentJob(Job):
         places = torch.searchsorted(test["examples"], vectors["examples"])
         components = torch.full((len(test["examples"]), 2), torch.nan)
         if vectors["vectors"].isfinite().all():
-            record.results["vector_geometry"] = vector_geometry(vectors["vectors"], test["labels"][places])
-            components[places] = principal_components(vectors["vectors"])
+            record.results["vector_geometry"], components[places] = geometry_and_components(
+                vectors["vectors"], test["labels"][places]
+            )
         columns = {f"component_{number}": column for number, column in enumerate(components.T, 1)}
         record.write_predictions({**predictions, "test": {**test, **columns}})
 

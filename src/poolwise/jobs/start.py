@@ -129,6 +129,7 @@ LOOKED_AT = 200
 """Texts; enough to see that a vocabulary is of another script."""
 
 
+@lru_cache(maxsize=4)  # a sweep asks it of the same texts in each job
 def check_words(texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, name: str) -> None:
     """See that the tokenizer knows something of the first texts.
 
@@ -173,11 +174,12 @@ def weights_bytes(settings: CommonSettings, path: str | None, tokenizer: PreTrai
     return encoder.scratch_parameters(settings.model, tokenizer) * 4 + MARGIN_BYTES
 
 
-def states_key(
-    settings: CommonSettings, weights: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, device: str
-) -> str:
-    """By which the states of texts are kept under `cache_dir` that a frozen encoder, given by its `weights`, read."""
-    material = [vectors.CODE_VERSION, *weights, tokenizer_hash(tokenizer), content_hash(rows), settings.data.max_length]
+def states_key(settings: CommonSettings, weights: Any, tokenizer: str, rows: Dataset, device: str) -> str:
+    """By which the states of texts are kept under `cache_dir` that a frozen encoder, given by its `weights`, read.
+
+    `tokenizer` is the hash of what cut them into word pieces.
+    """
+    material = [vectors.CODE_VERSION, *weights, tokenizer, content_hash(rows), settings.data.max_length]
     return hash_of([*material, *settings.data.reading.material.values(), device])[:32]
 
 

@@ -55,6 +55,7 @@ class Output:
         screen: shows training.
         checkpoints: writes them, and goes on from one.
         announce: shows facts on what is about to be done.
+        tells_all: whether it shows all that it is given, or only what is not shared with the jobs before it.
     """
 
     record: RunRecord
@@ -62,6 +63,7 @@ class Output:
     screen: TrainingScreen
     checkpoints: Checkpoints
     announce: Callable[[dict[str, str]], None]
+    tells_all: bool
 
 
 class Job(ABC):
@@ -119,7 +121,8 @@ class Job(ABC):
         self.check_shares(data)
         speed = speed_of(self, trainer, stage)
         output.record.results["speed"] = speed
-        output.announce(start_facts(self, trainer, data) | {"speed": speed_in_words(speed)})
+        facts = start_facts(self, trainer, data) if output.tells_all else {}  # which looks at all earlier runs
+        output.announce(facts | {"speed": speed_in_words(speed)})
         self.note_truncation(output.record, data.texts)
         if self.trains:
             trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
@@ -292,7 +295,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
 
             screen = TrainingScreen(len(later))
             try:
-                job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start))
+                job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start, tells_all=first))
             except Exception as error:
                 if machine.is_out_of_memory(error):
                     raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error

@@ -6,7 +6,7 @@ Shapes: B texts, R their windows, W windows of all texts of a split, T tokens, L
 import logging
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from poolwise.data.batching import Batch, Request, SortedBatches
 from poolwise.data.tokens import TokenisedTexts
-from poolwise.durable import BrokenFileError, draft_beside, flush, is_whole, seal, take_room
+from poolwise.durable import BrokenFileError, draft_beside, flush, is_found_whole, seal, take_room
 from poolwise.machine import check_room
 from poolwise.representations import Pooler, Representation, StoredStates, TokenStates, mean_over_windows
 
@@ -48,7 +48,7 @@ class StatesOnDisk:
         Raises:
             OSError, ValueError: there is none, or it is broken.
         """
-        if folder.exists() and not all(_is_whole(folder / f"{kind}.npy") for kind in KINDS):
+        if folder.exists() and not all(is_found_whole(folder / f"{kind}.npy") for kind in KINDS):
             raise BrokenFileError("its content does not fit its checksums")
         self.texts = texts
         self.kept: dict[str, Float[ndarray, "layers W H"]] = {
@@ -69,19 +69,6 @@ class StatesOnDisk:
             return torch.from_numpy(self.kept[kind][layer, rows])
 
         return [StoredStates(partial(read, layer)) for layer in range(len(self.kept["first"]))]
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file fits its checksum; asked once a process of a file that does not change."""
-    if not file.is_file():
-        return False
-    facts = file.stat()
-    return _was_whole(file, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _was_whole(file: Path, _inode: int, _size: int, _changed: int) -> bool:
-    return is_whole(file)
 
 
 def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
