@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from poolwise import checkpoints, encoder
-from poolwise.data.batching import Batch, LabelledBatches, SortedBatches
+from poolwise.data.batching import Batch, LabelledBatches, batches_an_epoch, cut
 from poolwise.data.tokens import tokenised_in_memory
 from poolwise.durable import draft_folder_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
@@ -37,7 +37,9 @@ ENCODER_FOLDER = "encoder"
 NOTES_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
 BATCH = 64
-"""Texts that are read at a time."""
+"""Texts that are read at a time on a GPU."""
+STATES = 2**20
+"""Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, whose caches hold so many."""
 HOTTEST = 20.0
 """The most by which logits are divided, or multiplied."""
 
@@ -187,9 +189,21 @@ class TrainedClassifier:
         notes = self.notes
         tokens = tokenised_in_memory(list(texts), self.tokenizer, notes.max_length, LongTexts(**notes.long_texts))
         unlabelled = LabelledBatches(replace(tokens, labels=np.zeros(len(tokens), np.int64)))
-        for requests in SortedBatches(tokens.lengths, BATCH):
-            batch = unlabelled[requests]
+        for examples in self._alike(tokens.lengths):
+            batch = unlabelled[[(0, int(example)) for example in examples]]
             yield {key: part.to(self.device) if isinstance(part, Tensor) else part for key, part in batch.items()}
+
+
+    def _alike(self, lengths: Int64[ndarray, " N"]) -> list[Int64[ndarray, " B"]]:
+        """The texts, by number, in batches of like length."""
+        if not len(lengths):
+            return []
+        order = np.argsort(lengths, kind="stable")
+        if self.device == "cuda":
+            return np.array_split(order, math.ceil(len(order) / BATCH))
+        config = self.classifier.encoder.config
+        count = batches_an_epoch(lengths, BATCH, STATES // config.hidden_size)
+        return cut(order, lengths[order], count)
 
 
 def check_texts(texts: Sequence[str]) -> None:
