@@ -38,7 +38,7 @@ NOTES_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
 BATCH = 64
 """Texts that are read at a time on a GPU."""
-STATES = 2**20
+STATES = 2**19
 """Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, whose caches hold so many."""
 HOTTEST = 20.0
 """The most by which logits are divided, or multiplied."""
@@ -192,7 +192,6 @@ class TrainedClassifier:
         for examples in self._alike(tokens.lengths):
             batch = unlabelled[[(0, int(example)) for example in examples]]
             yield {key: part.to(self.device) if isinstance(part, Tensor) else part for key, part in batch.items()}
-
 
     def _alike(self, lengths: Int64[ndarray, " N"]) -> list[Int64[ndarray, " B"]]:
         """The texts, by number, in batches of like length."""
