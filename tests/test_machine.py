@@ -41,12 +41,13 @@ def test_what_a_launcher_starts_chooses_for_itself_how_threads_wait(monkeypatch)
     for name in machine.WAITING:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(machine, "chosen_here", set())
+    monkeypatch.setattr(machine, "chosen_here", {})
     monkeypatch.setattr(machine, "others_run", lambda: False)
     machine.prepare()
     machine.let_others_choose()
     assert not machine.WAITING & os.environ.keys()
-    monkeypatch.setattr(machine, "chosen_here", set())
+    assert machine.choices({}, "cpu", "32-true")["waiting_threads"] == {"GOMP_SPINCOUNT": machine.SPINS}
+    monkeypatch.setattr(machine, "chosen_here", {})
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # a person's own
     machine.prepare()
     machine.let_others_choose()

@@ -577,7 +577,7 @@ def main() -> None:
     print("making models and texts, and asking how fast this machine multiplies", flush=True)
     prepare(given.data, folder)
     asked = {name: getattr(given, name) for name in ("cells", "parts", "rounds", "seconds")}
-    notes = Notes(given.append, {"date": f"{date.today()}", "commit": git_commit()} | asked)
+    notes = Notes(given.append, {"date": f"{date.today()}", "commit": git_commit(*HERE.glob("*.py"))} | asked)
     for (size, data), chosen in parts.items():
         if size == "headed":
             with_head(folder)

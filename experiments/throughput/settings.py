@@ -331,11 +331,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("settings", nargs="*", choices=[*MEASURES, []], default=[])
+    parser.add_argument("names", nargs="*")
     given = parser.parse_args()
+    if unknown := set(given.names) - set(MEASURES):
+        parser.error(f"{', '.join(unknown)}: must be among {', '.join(MEASURES)}")
     folder = given.folder.absolute()
     prepare(given.data, folder)
-    chosen, file = given.settings or list(MEASURES), HERE / "settings.csv"
+    chosen, file = given.names or list(MEASURES), HERE / "settings.csv"
     kept = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["setting"])
     kept = kept[~kept["setting"].isin([SETTINGS[name] for name in chosen])]
     rows: list[Row] = []

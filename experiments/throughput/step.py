@@ -140,8 +140,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("sizes", nargs="*", choices=[*STEPS, []], default=[])
+    parser.add_argument("sizes", nargs="*")
     given = parser.parse_args()
+    if unknown := set(given.sizes) - set(STEPS):
+        parser.error(f"{', '.join(unknown)}: must be among {', '.join(STEPS)}")
     folder = given.folder.absolute()
     prepare(given.data, folder)
     mlm.PROBES = 0

@@ -368,10 +368,10 @@ def overrides_typed(config: Any) -> list[str]:
 
 def run_elsewhere(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Do a job of a sweep in the process that a launcher started for it; the sweep's own reads what came of it."""
+    os.environ.setdefault("TTY_COMPATIBLE", "0")  # several lines of progress cannot be drawn in one place
+    machine.prepare()  # before torch is loaded, which reads settings of threads then
     from poolwise.stages.sweep import Sweep
 
-    os.environ.setdefault("TTY_COMPATIBLE", "0")  # several lines of progress cannot be drawn in one place
-    machine.prepare()
     try:
         job = planned(cfg, overrides)
     except UserError as error:  # it was right when the sweep began

@@ -41,8 +41,8 @@ Tokens per second of a fine-tuned BERT of two layers of 128, on two idle cores: 
 LOOKS = 5
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
 """Variables that say what threads of OpenMP do while they wait."""
-chosen_here: set[str] = set()
-"""Of these, what `prepare` has set in this process."""
+chosen_here: dict[str, str] = {}
+"""Of these, what `prepare` has chosen for this process."""
 
 
 def prepare() -> None:
@@ -54,7 +54,7 @@ def prepare() -> None:
     """
     if not WAITING & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": SPINS}
-        chosen_here.update(WAITING & os.environ.keys())
+        chosen_here.update({name: os.environ[name] for name in WAITING & os.environ.keys()})
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if ranks.started().size > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each would tell that a step reached all parameters
@@ -108,7 +108,7 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
     """
     import torch
 
-    waiting = {name: os.environ[name] for name in sorted(WAITING, reverse=True) if name in os.environ}
+    waiting = chosen_here | {name: os.environ[name] for name in sorted(WAITING, reverse=True) if name in os.environ}
     gain = bf16_gain("cuda" if device == "cuda" else "cpu") if trainer.get("precision") == "auto" else None
     return {
         "precision": precision,

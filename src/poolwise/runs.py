@@ -399,10 +399,12 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in RECORDED_LIBRARIES}
 
 
-@cache  # this process has loaded its code by now
-def git_commit() -> str | None:
-    """The commit of the checkout that this code lies in, with `+changes` if it, or the config, was edited since; None
-    outside git."""
+@cache
+def git_commit(*further: Path) -> str | None:
+    """The commit of the checkout that this code lies in, when it is first asked for; None outside git.
+
+    With `+changes` if the code, the config or one of `further` files was edited since it.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -412,7 +414,7 @@ def git_commit() -> str | None:
 
     with suppress(OSError, subprocess.CalledProcessError):
         git("ls-files", "--error-unmatch", __file__)  # a package may be installed in somebody else's checkout
-        changes = git("status", "--porcelain", "--", str(here), str(conf_dir()))
+        changes = git("status", "--porcelain", "--", str(here), str(conf_dir()), *map(str, further))
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     return None
 

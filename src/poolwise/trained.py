@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from poolwise import checkpoints, encoder
-from poolwise.data.batching import Batch, LabelledBatches, batches_an_epoch, cut
+from poolwise.data.batching import Batch, LabelledBatches
 from poolwise.data.tokens import tokenised_in_memory
 from poolwise.durable import draft_folder_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
@@ -39,7 +39,8 @@ WEIGHTS_FILE = "classifier.safetensors"
 BATCH = 64
 """Texts that are read at a time on a GPU."""
 STATES = 2**19
-"""Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, whose caches hold so many."""
+"""Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, for its caches: minilm and base read
+lines 1.55 and 1.30 times as fast as `sentence-transformers` so, and 1.25 and 0.94 times with four times as many."""
 HOTTEST = 20.0
 """The most by which logits are divided, or multiplied."""
 
@@ -200,9 +201,13 @@ class TrainedClassifier:
         order = np.argsort(lengths, kind="stable")
         if self.device == "cuda":
             return np.array_split(order, math.ceil(len(order) / BATCH))
-        config = self.classifier.encoder.config
-        count = batches_an_epoch(lengths, BATCH, STATES // config.hidden_size)
-        return cut(order, lengths[order], count)
+        most = STATES // self.classifier.encoder.config.hidden_size
+        firsts, first = [], 0
+        for place, length in enumerate(lengths[order].tolist()):  # of a batch that ends here the longest
+            if (place + 1 - first) * length > most and place > first:
+                firsts.append(place)
+                first = place
+        return np.split(order, firsts)
 
 
 def check_texts(texts: Sequence[str]) -> None:

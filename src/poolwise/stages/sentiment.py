@@ -25,7 +25,6 @@ from transformers import PreTrainedModel
 
 from poolwise import ranks
 from poolwise.data.batching import Batch
-from poolwise.embedding import RowsEmbedding, kept_by_rows
 from poolwise.encoder import PoolerAlone
 from poolwise.families import family_of, first_places, last_layer_at
 from poolwise.geometry import TEXTS, spread
@@ -259,26 +258,6 @@ class Sentiment(Stage):
         self.predictions: dict[str, dict[str, Tensor]] = {}
         self.vectors: dict[str, Tensor] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._rows: RowsEmbedding | None = None
-
-    def on_fit_start(self) -> None:
-        """On a CPU, have the gradient of word embeddings kept by rows, too; not where it is shared or added up."""
-        super().on_fit_start()
-        alone = self.device.type == "cpu" and ranks.size() == 1 and self.trainer.accumulate_grad_batches == 1
-        if alone and self.classifier.encoder is not None:
-            self._rows = kept_by_rows(self.classifier.encoder.get_input_embeddings())
-
-    def let_gradients_go(self) -> None:
-        """All but the table of zeros that word embeddings keep."""
-        table = None if self._rows is None else self._rows.clear()
-        super().let_gradients_go()
-        if self._rows is not None:
-            self._rows.weight.grad = table
-
-    def on_fit_end(self) -> None:
-        """Let that table go."""
-        if self._rows is not None:
-            self._rows.weight.grad = None
 
     def progress_state(self) -> dict[str, Any]:
         """As in `Stage`, with the figures and predictions of the best epoch so far."""

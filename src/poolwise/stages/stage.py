@@ -224,14 +224,7 @@ class Stage(lightning.LightningModule, ABC):
         """Lightning's; then gradients, as large as the model, are let go: Lightning keeps them to the next backward
         pass, and so beside all that the forward pass holds."""
         super().optimizer_step(*arguments, **named)
-        self.let_gradients_go()
-
-    def let_gradients_go(self) -> None:
-        """Leave none for the next step."""
         self.trainer.optimizers[0].zero_grad()
-
-    def optimizer_zero_grad(self, *arguments: Any, **named: Any) -> None:
-        """Nothing before a step: there are none left."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains, by weight decay."""
