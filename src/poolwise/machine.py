@@ -54,6 +54,7 @@ def prepare() -> None:
     """
     if not WAITING & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": SPINS}
+        chosen_here.clear()
         chosen_here.update({name: os.environ[name] for name in WAITING & os.environ.keys()})
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if ranks.started().size > 1:
@@ -108,7 +109,9 @@ def choices(trainer: Mapping[str, Any], device: str, precision: str) -> dict[str
     """
     import torch
 
-    waiting = chosen_here | {name: os.environ[name] for name in sorted(WAITING, reverse=True) if name in os.environ}
+    waiting = {name: os.environ[name] for name in sorted(WAITING, reverse=True) if name in os.environ} or dict(
+        chosen_here
+    )
     gain = bf16_gain("cuda" if device == "cuda" else "cpu") if trainer.get("precision") == "auto" else None
     return {
         "precision": precision,
