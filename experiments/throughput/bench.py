@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
@@ -550,6 +550,24 @@ def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def asked(words: str | None, choices: Collection[str]) -> tuple[Path, list[str]]:
+    """What a command asks for that measures some of these: `DATA FOLDER [NAME ...]`.
+
+    Returns:
+        The folder, with models and texts in it, and the names; all of them where none is given.
+    """
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(choices):
+        parser.error(f"{', '.join(unknown)}: must be among {', '.join(choices)}")
+    folder = given.folder.absolute()
+    prepare(given.data, folder)
+    return folder, given.names or list(choices)
+
+
 def main() -> None:
     """Measure round by round; write every figure as it comes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -576,8 +594,8 @@ def main() -> None:
         parser.error("a part alone needs --append: else the rows of all others would be dropped")
     print("making models and texts, and asking how fast this machine multiplies", flush=True)
     prepare(given.data, folder)
-    asked = {name: getattr(given, name) for name in ("cells", "parts", "rounds", "seconds")}
-    notes = Notes(given.append, {"date": f"{date.today()}", "commit": git_commit(*HERE.glob("*.py"))} | asked)
+    settings = {name: getattr(given, name) for name in ("cells", "parts", "rounds", "seconds")}
+    notes = Notes(given.append, {"date": f"{date.today()}", "commit": git_commit(*HERE.glob("*.py"))} | settings)
     for (size, data), chosen in parts.items():
         if size == "headed":
             with_head(folder)

@@ -15,7 +15,6 @@
 - `imports`: seconds of importing what a job needs, with Python's start, and of each package's own modules among them.
 """
 
-import argparse
 import os
 import re
 import statistics
@@ -40,10 +39,10 @@ from bench import (  # noqa: E402
     HERE,
     LENGTHS,
     UNPROBED,
+    asked,
     bf16_pays,
     model_folder,
     of_record,
-    prepare,
     program,
     shared_settings,
 )
@@ -144,9 +143,9 @@ def steps(folder: Path) -> Iterator[Row]:
             share = np.array(times[2:]) / plain
             figures = {"milliseconds": statistics.median(times[2:]), "times": float(np.median(share))}
             figures |= {"least": float(np.quantile(share, 0.25)), "most": float(np.quantile(share, 0.75))}
-            yield {"setting": "step", "where": data, "choice": name} | figures
+            yield {"where": data, "choice": name} | figures
         batch_made = {"milliseconds": statistics.median(made[2:])}
-        yield {"setting": "step", "where": data, "choice": "a batch, masked and padded"} | batch_made
+        yield {"where": data, "choice": "a batch, masked and padded"} | batch_made
 
 
 def milliseconds_of(way: Way, model: Any, optimiser: torch.optim.Optimizer, batch: dict[str, Any]) -> float:
@@ -189,7 +188,7 @@ def optimisers(folder: Path) -> Iterator[Row]:
                 synchronise()
                 found[kind].append(1000 * (time.perf_counter() - began) / STEPS_TIMED)
         for kind, times in found.items():
-            yield {"setting": "AdamW", "where": size, "choice": kind, "milliseconds": statistics.median(times)}
+            yield {"where": size, "choice": kind, "milliseconds": statistics.median(times)}
 
 
 def pools(folder: Path) -> Iterator[Row]:
@@ -205,7 +204,7 @@ def pools(folder: Path) -> Iterator[Row]:
             sizes = [lengths[[example for _, example in batch]] for batch in batches]
             padded = sum(len(each) * int(each.max()) for each in sizes)
             words = "all" if pool > len(batches) else str(pool)
-            yield {"setting": "pool", "where": data, "choice": words, "padding": float(1 - lengths.sum() / padded)}
+            yield {"where": data, "choice": words, "padding": float(1 - lengths.sum() / padded)}
 
 
 def workers(folder: Path) -> Iterator[Row]:
@@ -218,7 +217,7 @@ def workers(folder: Path) -> Iterator[Row]:
                 given = (f"budget={plan.steps}steps", f"pretraining.batch_size={plan.batch}", f"workers={count}")
                 seconds.append(of_record(program(folder, size, "mr", "stage=mlm", *given))["seconds"])
         for count, seconds in found.items():
-            yield {"setting": "workers", "where": size, "choice": count, "seconds": statistics.median(seconds)}
+            yield {"where": size, "choice": count, "seconds": statistics.median(seconds)}
 
 
 def budgets(folder: Path) -> Iterator[Row]:
@@ -232,7 +231,7 @@ def budgets(folder: Path) -> Iterator[Row]:
                 record = of_record(program(folder, "minilm", data, "stage=mlm", *given))
                 rates.append(record["tokens"] / record["seconds"])
         for choice, rates in found.items():
-            row = {"setting": "batch", "where": data, "choice": choice, "tokens_per_second": statistics.median(rates)}
+            row = {"where": data, "choice": choice, "tokens_per_second": statistics.median(rates)}
             yield row | {"least": min(rates), "most": max(rates)}
 
 
@@ -249,7 +248,7 @@ def memory(folder: Path) -> Iterator[Row]:
             os.environ |= before
         for name, records in found.items():
             rates = [record["tokens"] / record["seconds"] for record in records]
-            row = {"setting": "memory", "where": f"{size}, {steps} steps", "choice": name}
+            row = {"where": f"{size}, {steps} steps", "choice": name}
             row |= {"tokens_per_second": statistics.median(rates), "least": min(rates), "most": max(rates)}
             yield row | {"peak_mib": max(record["peak_mib"] for record in records)}
 
@@ -265,7 +264,7 @@ def positions(folder: Path) -> Iterator[Row]:
             record = of_record(program(folder, "tiny", "mr", *settings, start=start))
             rates.append(record["tokens"] / record["seconds"])
     for count, rates in found.items():
-        row = {"setting": "positions", "where": "tiny", "choice": count, "tokens_per_second": statistics.median(rates)}
+        row = {"where": "tiny", "choice": count, "tokens_per_second": statistics.median(rates)}
         yield row | {"least": min(rates), "most": max(rates)}
 
 
@@ -280,7 +279,7 @@ def precisions(folder: Path) -> Iterator[Row]:
             for precision in PRECISIONS:
                 given = (*settings, f"seed={seed}", f"trainer.precision={precision}")
                 record = program(folder, "minilm", "mr", *given, start=("train.py",))
-                row = {"setting": "precision", "where": f"{metric}, seed {seed}", "choice": precision}
+                row = {"where": f"{metric}, seed {seed}", "choice": precision}
                 yield row | {"figure": record["metrics"][metric]}
 
 
@@ -298,7 +297,7 @@ def imports(_folder: Path) -> Iterator[Row]:
             found.setdefault(name, []).append(seconds)
     for name, each in found.items():
         if (seconds := statistics.median(each)) >= LEAST_IMPORT:
-            yield {"setting": "imports", "where": "a job", "choice": name, "seconds": seconds}
+            yield {"where": "a job", "choice": name, "seconds": seconds}
 
 
 MEASURES = {
@@ -312,39 +311,19 @@ MEASURES = {
     "precisions": precisions,
     "imports": imports,
 }
-SETTINGS = {
-    "steps": "step",
-    "positions": "positions",
-    "optimisers": "AdamW",
-    "pools": "pool",
-    "workers": "workers",
-    "budgets": "batch",
-    "memory": "memory",
-    "precisions": "precision",
-    "imports": "imports",
-}
-"""What their rows are of."""
 
 
 def main() -> None:
     """Measure what is named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*")
-    given = parser.parse_args()
-    if unknown := set(given.names) - set(MEASURES):
-        parser.error(f"{', '.join(unknown)}: must be among {', '.join(MEASURES)}")
-    folder = given.folder.absolute()
-    prepare(given.data, folder)
-    chosen, file = given.names or list(MEASURES), HERE / "settings.csv"
+    folder, chosen = asked(__doc__, MEASURES)
+    file = HERE / "settings.csv"
     kept = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["setting"])
-    kept = kept[~kept["setting"].isin([SETTINGS[name] for name in chosen])]
+    kept = kept[~kept["setting"].isin(chosen)]
     rows: list[Row] = []
     for name in chosen:
         for row in MEASURES[name](folder):
-            rows.append(row)
-            print(row, flush=True)
+            rows.append({"setting": name} | row)
+            print(rows[-1], flush=True)
             pandas.concat([kept, pandas.DataFrame(rows)]).to_csv(file, index=False, float_format="%.4g")
 
 

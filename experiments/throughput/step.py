@@ -8,7 +8,6 @@ Lightning. Beside it the operations a second of the matrix products in their tim
 before and after.
 """
 
-import argparse
 import re
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ machine.prepare()  # before torch is loaded
 import lightning  # noqa: E402
 import pandas  # noqa: E402
 import torch  # noqa: E402
-from bench import HERE, bf16_pays, needed_flops, prepare, shared_settings  # noqa: E402
+from bench import HERE, asked, bf16_pays, needed_flops, shared_settings  # noqa: E402
 from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 from worker import limit  # noqa: E402
 
@@ -137,18 +136,10 @@ def step_of(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write what a step of each size spends."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sizes", nargs="*")
-    given = parser.parse_args()
-    if unknown := set(given.sizes) - set(STEPS):
-        parser.error(f"{', '.join(unknown)}: must be among {', '.join(STEPS)}")
-    folder = given.folder.absolute()
-    prepare(given.data, folder)
+    folder, chosen = asked(__doc__, STEPS)
     mlm.PROBES = 0
     dropout.random_bits = record_function("aten::random_bits")(dropout.random_bits)  # numpy draws them
-    chosen, file = given.sizes or list(STEPS), HERE / "step.csv"
+    file = HERE / "step.csv"
     table = pandas.read_csv(file) if file.exists() else pandas.DataFrame(columns=["size"])
     for size in chosen:
         table = pandas.concat([table[table["size"] != size], pandas.DataFrame(step_of(folder, size))])

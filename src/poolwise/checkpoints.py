@@ -103,10 +103,10 @@ def check_checkpoint(path: str, refuse_unexpected: bool) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_tensors(path: str, family: Family, refuse_unexpected: bool, *_facts: tuple[int, int]) -> None:
+def _check_tensors(path: str, family: Family, refuse_unexpected: bool, *_seen: tuple[int, int]) -> None:
     """Raise a UserError unless the tensors in the file are those that the config asks for, pooler and heads aside.
 
-    Both files are looked at once as long as these facts of them stay: the jobs of a sweep all ask.
+    Both files are looked at once as long as what is `_seen` of them stays: the jobs of a sweep all ask.
     """
     found = {_name_in_body(name, family): shape for name, shape in tensor_shapes(weights_file(path)).items()}
     config = _config(path)

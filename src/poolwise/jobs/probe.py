@@ -46,7 +46,8 @@ class ProbeJob(SentimentJob):
         texts = self.texts()
         model, representation, states = self.load_frozen(texts)
         used = {split: self.drawn if split == "train" else np.arange(len(texts[split])) for split in texts}
-        output.announce({"train": self.task, "on": f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"})
+        texts_in_words = f"{self.settings.data.name}: {counted(len(self.drawn), 'text')}"
+        output.announce(lambda: {"train": self.task, "on": texts_in_words})
         self.note_truncation(output.record, texts)
         classes = len(self.corpus.label_names)
         classifier = SentimentClassifier(model, representation, classes, dropout=0.0, reads_stored=True)

@@ -54,16 +54,14 @@ class Output:
         loggers: where figures go.
         screen: shows training.
         checkpoints: writes them, and goes on from one.
-        announce: shows facts on what is about to be done.
-        tells_all: whether it shows all that it is given, or only what is not shared with the jobs before it.
+        announce: shows facts on what is about to be done; finds them where the jobs before have not shown them.
     """
 
     record: RunRecord
     loggers: list[Any]
     screen: TrainingScreen
     checkpoints: Checkpoints
-    announce: Callable[[dict[str, str]], None]
-    tells_all: bool
+    announce: Callable[[Callable[[], dict[str, str]]], None]
 
 
 class Job(ABC):
@@ -121,8 +119,7 @@ class Job(ABC):
         self.check_shares(data)
         speed = speed_of(self, trainer, stage)
         output.record.results["speed"] = speed
-        facts = start_facts(self, trainer, data) if output.tells_all else {}  # which looks at all earlier runs
-        output.announce(facts | {"speed": speed_in_words(speed)})
+        output.announce(lambda: start_facts(self, trainer, data) | {"speed": speed_in_words(speed)})
         self.note_truncation(output.record, data.texts)
         if self.trains:
             trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
@@ -287,15 +284,15 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
         with loggers(settings.logger, record, settings.runs_dir) as run_loggers:
             lightning.seed_everything(job.seed, workers=True, verbose=False)
 
-            def announce_start(facts: dict[str, str]) -> None:
-                shown = (facts if first else {"train": job.task}) | checkpoints.facts
+            def announce_start(facts: Callable[[], dict[str, str]]) -> None:
+                shown = (facts() if first else {"train": job.task}) | checkpoints.facts
                 show(f"{place}{job.identity.name}", shown, {"into": str(folder)})
                 for warning in job.data_warnings:
                     warn_once(f"data={settings.data.name}: {warning}")
 
             screen = TrainingScreen(len(later))
             try:
-                job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start, tells_all=first))
+                job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start))
             except Exception as error:
                 if machine.is_out_of_memory(error):
                     raise OutOfMemoryError(out_of_memory(job, screen.batch_shape, error)) from error
