@@ -170,6 +170,12 @@ def test_many_choices_are_not_asked_for_as_a_file():
         assert with_paths_quoted(override_in(many)) == many
 
 
+def test_a_name_too_long_for_the_system_is_no_place():
+    many = f"encoder={','.join(f'runs/mlm/run-{number}/export' for number in range(200))}"
+    assert expanded([many, "-m"]) == [many, "-m"]
+    assert expanded([f"model={'m' * 300}"]) == [f"model={'m' * 300}"]
+
+
 def test_commands_are_written_as_a_person_would():
     """Short again, of each key the last value, quoted once."""
     made = expanded(["stage=mlm", "model=my bert/one", "pretraining.epochs=1", "pretraining.epochs=2"])

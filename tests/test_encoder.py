@@ -136,6 +136,24 @@ def test_compiled_layers_compute_what_layers_do_in_training_alone(config, monkey
     assert len(graphs) == 2
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as torch looks at it
+def test_layers_that_cannot_be_compiled_are_computed_as_they_are(config, monkeypatch, caplog):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    model = BertForMaskedLMWithPooler(config).train()
+    expected = model(IDS, MASK, labels=LABELS).loss
+    model.compile_layers()
+    assert model.compiles_layers
+    assert model(IDS, MASK, labels=LABELS).loss.item() == expected.item()
+    assert not model.compiles_layers
+    (told,) = (each.getMessage() for each in caplog.records if each.name == "poolwise.encoder")  # once
+    assert told.startswith("WARNING: layers cannot be compiled, and are computed as they are: ")
+    assert "no compiler here" in told
+
+
 def test_masked_only_without_labels_is_refused(model):
     with pytest.raises(ValueError, match="needs labels"):
         model(IDS, MASK, masked_only=True)

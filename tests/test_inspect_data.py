@@ -215,6 +215,19 @@ def test_the_command_that_comes_next(words, following):
     assert inspect_data.next_command(typed, sweeps, runs) == f"python train.py {following}"
 
 
+@pytest.mark.parametrize(
+    ("words", "jobs"),
+    [
+        ("repr=cls,mean encoder=base", 6),
+        ("repr=cls,mean seed=4 encoder=base", 2),
+        ("protocol=finetune_rates encoder=base", 9),
+        ("stage=mlm", 1),
+    ],
+)
+def test_a_sweep_has_the_seeds_that_train_gives_it(words, jobs):
+    assert len(inspect_data.settings_of_runs(words.split(), sweeps=True)) == jobs
+
+
 def test_near_copies_count_where_they_are_asked_for(inspected, own, tmp_path):
     (tmp_path / "test.tsv").write_text(f"text\tlabel\n{LONG} 8\tbad\n{DEV_LIKE}\tgood\n")
     code, printed = inspected(*own, "data.contamination=error")

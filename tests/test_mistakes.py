@@ -59,6 +59,31 @@ MISTAKES = {
     "no choice": (["stage=mlm", "model=null"], 2, ["model=null: no such choice; model is one of bert_base"]),
     "stage in capitals": (["stage=MLM"], 2, ["stage=MLM: must be one of mlm, sentiment (did you mean mlm?)"]),
     "a setting taken away": (["stage=mlm", "~seed"], 2, ["seed is missing"]),
+    "a setting of stage 1 taken away": (["~stage1.seed"], 2, ["poolwise: stage1.seed is missing"]),
+    "a setting of the trainer taken away": (
+        ["stage=mlm", "~trainer.log_every_n_steps"],
+        2,
+        ["poolwise: trainer.log_every_n_steps is missing"],
+    ),
+    "an objective of stage 1 as a value": (
+        ["stage1.objective=bow"],
+        2,
+        ["stage1.objective=bow: is chosen by objective@stage1.objective=bow"],
+    ),
+    "no objective of stage 1": (
+        ["stage1.objective=null"],
+        2,
+        ["stage1.objective=None: is chosen by objective@stage1.objective="],
+    ),
+    "lists in place of names": (
+        ["repr.name=[cls]", "logger.name=[csv]", "stage1.objective.name=[bow]"],
+        2,
+        [
+            "repr.name=['cls']: must be one of cls, ",
+            "logger.name=['csv']: must be one of ",
+            "stage1.objective.name=['bow']: must be one of none, bow",
+        ],
+    ),
     "a part of long texts": (
         ["data.long_texts=tial"],
         2,
@@ -79,6 +104,7 @@ MISTAKES = {
     "a trainer's key": (["stage=mlm", "+trainer.max_epochs=3"], 2, ["write pretraining.epochs= in stage 1"]),
     "empty names": (["stage=mlm", "runs_dir=", "data.name="], 2, ["runs_dir is empty", "data.name is empty"]),
     "a misspelt key in --cfg": (["stage=mlm", "seeed=3", "--cfg", "job"], 1, ["seeed"]),
+    "a misspelt key in --cfg=": (["stage=mlm", "seeed=3", "--cfg=job"], 1, ["seeed"]),
     "broken grammar": (["stage=mlm", "data.name=a(b"], 1, ["a(b"]),
     # the config
     "unknown key": (

@@ -9,7 +9,6 @@ from transformers import BertModel
 
 import poolwise
 from helpers import TEXTS
-from poolwise import trained
 from poolwise.predict import main as predict
 from poolwise.predict import write
 from poolwise.settings import UserError
@@ -48,23 +47,6 @@ def test_long_texts_are_read_in_windows_if_they_were_in_training(trained_run):
     windows = load(trained_run("mean", long_texts={"read": "windows", "overlap": 0.0})[0])
     assert np.abs(windows.encode([LONG]) - head.encode([LONG])).max() > 1e-3
     np.testing.assert_allclose(windows.encode(TEXTS[:2]), head.encode(TEXTS[:2]), atol=1e-6)
-
-
-def test_a_batch_is_bounded_with_its_padding(trained_run, monkeypatch):
-    """One long text among many short ones: they would be padded to its length."""
-    classifier = load(trained_run("mean")[0])
-    monkeypatch.setattr(trained, "STATES", 1000 * classifier.classifier.encoder.config.hidden_size)
-    lengths = np.array([5] * 700 + [400, 3000, 4] + [350] * 3)
-    classifier.device = "cpu"
-    batches = classifier._alike(lengths)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert [(len(batch), int(lengths[batch].max())) for batch in batches] == [
-        *[(200, 5)] * 3,
-        (101, 5),
-        (2, 350),
-        (2, 400),
-        (1, 3000),
-    ]
 
 
 def test_other_representations_read_the_same_encoder(trained_run):

@@ -157,6 +157,11 @@ def _is_there(path: str) -> bool:
         return False
 
 
+def _is_folder(path: str) -> bool:
+    """As `_is_there`, of folders alone."""
+    return _is_there(path) and Path(path).is_dir()
+
+
 def problem_with_sweep(override: Override, arguments: Sequence[str]) -> str | None:
     """What to write where several choices are given and no sweep is asked for; None elsewhere."""
     sweeps = {"-m", "--multirun"} & set(arguments) or {"experiment", "hydra.mode"} & {
@@ -210,7 +215,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             found.append(override.at(f"{stage1}.{override.key}"))
             continue
         found.append(argument)
-        if override is not None and override.key == "encoder" and Path(override.value).is_dir() and not names_model:
+        if override is not None and override.key == "encoder" and _is_folder(override.value) and not names_model:
             found += _model_of(Path(override.value))
     return found
 
@@ -232,8 +237,7 @@ def _model_of(folder: Path) -> list[str]:
 
 def _is_place(model: str) -> bool:
     """Whether a model is given by folder or hub name: by a path, and not by choices of the group."""
-    choices = {file.stem for file in (conf_dir() / "model").glob("*.yaml")}
-    return "," not in model and model not in choices and ("/" in model or Path(model).exists())
+    return "," not in model and model not in choices_of("model") and ("/" in model or _is_there(model))
 
 
 def stage_of(arguments: Sequence[str]) -> str:

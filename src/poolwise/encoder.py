@@ -46,13 +46,14 @@ from poolwise.families import (
 )
 from poolwise.packing import PACKED, Packing
 from poolwise.settings import ScratchModel, UserError
+from poolwise.words import first_line
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 32
 """Logits at masked positions are made for a multiple of so many rows, those beyond left out of the loss: a matrix
-product of a shape that was not seen before is first made ready. tiny trains 1.8 times as fast for it on a CPU in bf16,
-at random numbers of masked positions."""
+product of a shape that was not seen before is first made ready, which takes tiny a third of its time on a CPU in bf16
+where numbers of masked positions are what they are (`positions` in experiments/throughput/settings.csv)."""
 
 
 @dataclass
@@ -164,14 +165,29 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
     def compile_layers(self) -> None:
         """Have torch compile what a layer does in training, once for all layers and all sizes of batches.
 
-        What is measured on dev is not compiled: that would take longer than it. Where there is nothing to compile with,
-        as no C compiler, layers stay as they are.
+        What is measured on dev is not compiled: that would take longer than it. Where compiling fails, that is told,
+        and layers stay as they are.
         """
-        torch._dynamo.config.suppress_errors = True
         torch._functorch.config.donated_buffer = False  # a loss's gradient alone is asked of a graph that is kept
         for layer in self.body.get_submodule(self.family.layers):
-            layer.forward = _compiled_in_training(layer)
+            layer.forward = self._compiled_in_training(layer)
         self.compiles_layers = True
+
+    def _compiled_in_training(self, layer: nn.Module) -> Callable[..., Any]:
+        eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
+
+        def forward(*states: Any, **how: Any) -> Any:
+            if not (layer.training and self.compiles_layers):
+                return eager(*states, **how)
+            try:
+                return compiled(*states, **how)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self.compiles_layers = False
+                why = first_line(getattr(error, "inner_exception", error))
+                log.warning("WARNING: layers cannot be compiled, and are computed as they are: %s", why)
+                return eager(*states, **how)
+
+        return forward
 
     def _body_without_padding(
         self, input_ids: Int[Tensor, "B T"], token_type_ids: Int[Tensor, "B T"] | None, packing: Packing
@@ -350,15 +366,6 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
             hidden_states=body.hidden_states,
             attentions=body.attentions,
         )
-
-
-def _compiled_in_training(layer: nn.Module) -> Callable[..., Any]:
-    eager, compiled = layer.forward, torch.compile(layer.forward, dynamic=True)
-
-    def forward(*states: Any, **how: Any) -> Any:
-        return (compiled if layer.training else eager)(*states, **how)
-
-    return forward
 
 
 class MLMHead(nn.Module):

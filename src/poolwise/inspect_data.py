@@ -33,6 +33,7 @@ from poolwise.app import (
     jobs_of,
     prepared,
     quieten,
+    sweep_of,
     typed_settings,
 )
 from poolwise.command_line import program, stage1_command
@@ -149,7 +150,8 @@ def settings_of_runs(words: Sequence[str], sweeps: bool = False) -> list[Setting
         UserError: one is wrong, or jobs differ in data or model.
     """
     settings = [word for word in prepared([*words, *(["-m"] if sweeps else [])]) if word != "-m"]
-    every = [typed_settings(composed(overrides), overrides) for overrides in jobs_of(settings)]
+    jobs = sweep_of(settings) if sweeps else jobs_of(settings)
+    every = [typed_settings(composed(overrides), overrides) for overrides in jobs]
     if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
         raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
     return every

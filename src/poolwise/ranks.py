@@ -276,11 +276,6 @@ def mean(value: "Tensor") -> "Tensor":
     return summed / size()
 
 
-def means(values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """`mean` of each."""
-    return {name: mean(value) for name, value in values.items()}
-
-
 def gathered(rows: "Tensor") -> "Tensor":
     """The rows (n, ...) of all processes, one process after the other, each with a number n of its own.
 

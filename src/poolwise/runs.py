@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -106,12 +106,12 @@ class RunIdentity:
     condition_material: dict[str, Any]
     flat: dict[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the material and of the version of the code's numbers."""
         return hash_of([NUMERICS_VERSION, self.material])
 
-    @property
+    @cached_property
     def group(self) -> str:
         """The condition's name and the first letters of its hash; runs that differ in seeds only share it."""
         return f"{self.condition}-{hash_of([NUMERICS_VERSION, self.condition_material])[:8]}"

@@ -662,6 +662,28 @@ def problems_with(kind: type, values: Mapping[str, Any], where: str) -> list[str
     return found
 
 
+def keys_of(plain: Any, where: str = "") -> set[str]:
+    """All keys of plain settings, also of their groups: `data`, `data.train` and so on."""
+    found: set[str] = set()
+    for key, value in plain.items() if isinstance(plain, dict) else ():
+        found |= {where + str(key)} | keys_of(value, f"{where}{key!s}.")
+    return found
+
+
+def problems_by_name(group: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> list[str]:
+    """Say what is wrong with a group of settings whose `name` says of which class they are."""
+    name = group.get("name", "")
+    if str(name) not in kinds:
+        return [not_one_of(f"{where}name", name, kinds)]
+    return problems_with(kinds[name], {key: value for key, value in group.items() if key != "name"}, where)
+
+
+def not_one_of(key: str, value: Any, allowed: Iterable[str]) -> str:
+    """The message for a value that is none of what is allowed, with the nearest spelling."""
+    allowed = list(allowed)
+    return f"{key}={value!r}: must be one of {', '.join(allowed)}{nearest(str(value), allowed)}"
+
+
 def unknown_key(key: str, value: Any, allowed: Iterable[str], meant: Sequence[str] = ()) -> str:
     """The message for a key that does not exist, with what is `meant` if that is known, else the nearest spelling."""
     allowed = list(allowed)

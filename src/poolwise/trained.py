@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,24 +24,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from poolwise import checkpoints, encoder
-from poolwise.data.batching import Batch, LabelledBatches
+from poolwise.data.batching import Batch, LabelledBatches, batches_to_read
 from poolwise.data.tokens import tokenised_in_memory
 from poolwise.durable import draft_folder_of
 from poolwise.representations import REPRESENTATIONS, EncoderShape, build_representation, label_of
 from poolwise.runs import MODEL_FOLDER, read_record
-from poolwise.settings import LongTexts, Read, UserError, problems_with
+from poolwise.settings import LongTexts, Read, UserError, problems_by_name
 from poolwise.stages.sentiment import SentimentClassifier
 from poolwise.words import first_line
 
 ENCODER_FOLDER = "encoder"
 NOTES_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
-BATCH = 64
-"""Texts that are read at a time on a GPU."""
-STATES = 2**19
-"""Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, for its caches: by hand, minilm and
-base read lines 1.55 and 1.30 times as fast as `sentence-transformers` so, and 1.25 and 0.94 times with four times as
-many."""
 HOTTEST = 20.0
 """The most by which logits are divided, or multiplied."""
 
@@ -191,24 +185,9 @@ class TrainedClassifier:
         notes = self.notes
         tokens = tokenised_in_memory(list(texts), self.tokenizer, notes.max_length, LongTexts(**notes.long_texts))
         unlabelled = LabelledBatches(replace(tokens, labels=np.zeros(len(tokens), np.int64)))
-        for examples in self._alike(tokens.lengths):
+        for examples in batches_to_read(tokens.lengths, self.classifier.encoder.config.hidden_size, self.device):
             batch = unlabelled[[(0, int(example)) for example in examples]]
             yield {key: part.to(self.device) if isinstance(part, Tensor) else part for key, part in batch.items()}
-
-    def _alike(self, lengths: Int64[ndarray, " N"]) -> list[Int64[ndarray, " B"]]:
-        """The texts, by number, in batches of like length."""
-        if not len(lengths):
-            return []
-        order = np.argsort(lengths, kind="stable")
-        if self.device == "cuda":
-            return np.array_split(order, math.ceil(len(order) / BATCH))
-        most = STATES // self.classifier.encoder.config.hidden_size
-        firsts, first = [], 0
-        for place, length in enumerate(lengths[order].tolist()):  # of a batch that ends here the longest
-            if (place + 1 - first) * length > most and place > first:
-                firsts.append(place)
-                first = place
-        return np.split(order, firsts)
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -368,10 +347,9 @@ def problems_with_notes(notes: Notes) -> list[str]:
 
 def problems_with_representation(settings: Any) -> list[str]:
     """What is wrong with the settings of a representation."""
-    if not isinstance(settings, dict) or settings.get("name") not in REPRESENTATIONS:
+    if not isinstance(settings, dict):
         return [f"representation={settings!r}"]
-    kind = REPRESENTATIONS[settings["name"]]
-    return problems_with(kind, {key: value for key, value in settings.items() if key != "name"}, "representation.")
+    return problems_by_name(settings, REPRESENTATIONS, "representation.")
 
 
 def _reason(folder: Path) -> str:

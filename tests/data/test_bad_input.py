@@ -339,6 +339,11 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         b'{"text": "b"}\n{"text": "a", "label": 1}\n',
         "1 label empty (line 1); fill",
     ),
+    "a row that lacks the label, of another suffix": (
+        "some.ndjson",
+        b'{"text": "b"}\n{"text": "a", "label": 1}\n',
+        "1 label empty (line 1); fill",
+    ),
     "an empty object before rows": (
         "first.jsonl",
         b'{}\n{"text": "a", "label": 1}\n{}\n{"text": "b", "label": 2}\n',
@@ -625,6 +630,10 @@ PLACES: dict[str, tuple[Broken, str]] = {
     "a saved data set with a text that lies beyond its end": (
         lambda place: far_text(save(place / "x.csv")),
         "its rows cannot be read",
+    ),
+    "a saved data set without the columns": (
+        lambda place: Dataset.from_dict({"foo": ["a"], "bar": [0]}).save_to_disk(str(place / "x.csv")),
+        "it has foo, bar in its first line",
     ),
     "several splits without train": (
         lambda place: DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}).save_to_disk(str(place / "x.csv")),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers import MASKING
+from poolwise.data import batching
 from poolwise.data.arrangement import BatchNeeds
 from poolwise.data.batching import (
     PLAIN,
@@ -15,6 +16,7 @@ from poolwise.data.batching import (
     LengthGroupedBatches,
     MaskedBatches,
     SortedBatches,
+    batches_to_read,
     loader,
 )
 from poolwise.data.masking import IGNORED_LABEL
@@ -135,6 +137,26 @@ def test_evaluation_batches_are_sorted_and_complete():
     flat = [example for batch in batches for example in batch]
     assert sorted(flat) == list(range(1003))
     assert (np.diff(LENGTHS[flat]) >= 0).all()
+
+
+def test_a_batch_to_read_is_bounded_with_its_padding(monkeypatch):
+    """One long text among many short ones: they would be padded to its length."""
+    monkeypatch.setattr(batching, "STATES", 1000 * 16)
+    lengths = np.array([5] * 700 + [400, 3000, 4] + [350] * 3)
+    batches = batches_to_read(lengths, 16, "cpu")
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert [(len(batch), int(lengths[batch].max())) for batch in batches] == [
+        *[(200, 5)] * 3,
+        (101, 5),
+        (2, 350),
+        (2, 400),
+        (1, 3000),
+    ]
+    of_gpu = batches_to_read(lengths, 16, "cuda")
+    assert [len(batch) for batch in of_gpu] == [*[64] * 11, 2]
+    assert (np.diff(lengths[np.concatenate(of_gpu)]) >= 0).all()
+    for device in ("cpu", "cuda"):
+        assert batches_to_read(lengths[:0], 16, device) == []
 
 
 def test_labelled_batches_hold_the_texts(texts):

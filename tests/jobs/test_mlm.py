@@ -20,6 +20,7 @@ from poolwise.stages.mlm import MaskedLanguageModelling
         ("7steps", [], 3),
         ("7steps", ["+trainer.accumulate_grad_batches=2"], 4),
         ("7steps", ["+trainer.limit_train_batches=1"], 7),
+        ("7steps", ["+trainer.limit_train_batches=null"], 3),
         ("1200tokens", [], 2),
         ("1201tokens", [], 3),
         ("1201tokens", ["objective=views"], 2),

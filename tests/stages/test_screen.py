@@ -150,7 +150,7 @@ def test_without_a_terminal_the_loss_is_read_for_a_line_of_log_alone(monkeypatch
     monkeypatch.setattr(screen, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr(screen, "LOG_SECONDS", log_seconds)
     monkeypatch.setattr(screen, "LOG_LINES", 1e9)
-    shown, trainer, loss = screen.TrainingScreen(later=0), quiet_trainer(1, lightning.Callback()), Loss()
+    shown, trainer, loss = screen.TrainingScreen(later=lambda: 0), quiet_trainer(1, lightning.Callback()), Loss()
     monkeypatch.setattr(type(trainer), "num_training_batches", 4)
     optimisation = Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_share=0.0, gradient_clip_norm=1.0)
     shown.on_train_start(trainer, Idle(optimisation))

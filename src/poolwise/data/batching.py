@@ -37,6 +37,13 @@ PLAIN = BatchNeeds()
 FIRST_DRAW, SECOND_DRAW = 0, 2
 """Numbers of independent masks of one text in one epoch: 0 and 1 for its copies, 2 and 3 for second masks of these."""
 
+READ_AT_ONCE = 64
+"""Texts that an encoder reads at a time on a GPU where nothing is trained."""
+STATES = 2**19
+"""Numbers in a layer's states (B T H) of texts that are read at a time on a CPU, for its caches: by hand, minilm and
+base read lines 1.55 and 1.30 times as fast as `sentence-transformers` so, and 1.25 and 0.94 times with four times as
+many."""
+
 Batch = Mapping[str, Any]
 """Tensors, and the plain number `tokens`."""
 Request = tuple[int, int]
@@ -162,6 +169,26 @@ class SortedBatches(Sampler[list[Request]]):
 
 def _chunks(values: ndarray, size: int) -> list[ndarray]:
     return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def batches_to_read(lengths: Int64[ndarray, " N"], width: int, device: str) -> list[Int64[ndarray, " B"]]:
+    """Texts, by number, in batches of like length, where nothing is trained.
+
+    Args:
+        lengths: (N,), in tokens.
+        width: H, of a state.
+        device: where they are read; on a CPU a batch is bounded with its padding.
+    """
+    order = np.argsort(lengths, kind="stable")
+    if device != "cpu":
+        return _chunks(order, READ_AT_ONCE)
+    most = STATES // width
+    firsts, first = [], 0
+    for place, length in enumerate(lengths[order].tolist()):  # of a batch that ends here the longest
+        if (place + 1 - first) * length > most and place > first:
+            firsts.append(place)
+            first = place
+    return np.split(order, firsts) if len(order) else []
 
 
 class LabelledBatches(Dataset[Batch]):

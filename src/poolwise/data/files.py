@@ -34,7 +34,7 @@ from poolwise.data.corpus import (
 )
 from poolwise.data.draws import held_out, number_held_out, share_of_texts
 from poolwise.data.parts import UNLABELLED, Found, Layout, Part, find_parts, parts_of_split
-from poolwise.data.reading import HIDDEN, PlacedRow, Row, Unusable, suffixes
+from poolwise.data.reading import HIDDEN, PlacedRow, Row, Unusable, is_json
 from poolwise.durable import DIGEST_BYTES, is_kept, sealed_draft_of
 from poolwise.settings import FilesData, UserError, take_all
 from poolwise.words import counted, first_line, some
@@ -472,7 +472,7 @@ def _columns(part: Part, row: Row, wanted: Wanted) -> dict[str, str]:
     try:
         return found_columns(part.path, list(row), wanted, part.rows)
     except UserError:
-        if suffixes(part.path)[0] not in (".json", ".jsonl"):
+        if not is_json(part.path):
             raise
     names = list(dict.fromkeys(name for _, each in islice(part.rows(), ROWS_FOR_NAMES) for name in each))
     return found_columns(part.path, names, wanted, part.rows)
@@ -497,6 +497,6 @@ def _value(path: str, what: str, column: str, placed: PlacedRow) -> str:
         raise UserError(f"{path}, {place}: {column} {value}")
     if not isinstance(value, str | int | float):
         kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
-        json_kind = f"JSON {kind}" if suffixes(path)[0] in (".json", ".jsonl") else kind
+        json_kind = f"JSON {kind}" if is_json(path) else kind
         raise UserError(f"{path}, {place}: {column} is a {json_kind}; a text, a number or true/false is allowed")
     return str(value) if what == "text" else label_text(value)

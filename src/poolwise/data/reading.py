@@ -97,6 +97,11 @@ def suffixes(path: str) -> tuple[str, str]:
     return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
 
+def is_json(path: str) -> bool:
+    """Whether a file is of JSON, by its name."""
+    return suffixes(path)[0] in (".json", ".jsonl", ".ndjson")
+
+
 def read_rows(path: str, header: bool = True, streaming: bool = False) -> Iterator[PlacedRow]:
     """The rows of a file, by the reader of its kind.
 
@@ -515,7 +520,7 @@ def _unsaved_formulas(path: str) -> set[tuple[int, int]]:
 
 def other_sheets(path: str) -> str:
     """What to say where something is missing in the sheet that is read, and there are others; else nothing."""
-    if kind_of(path) != ".xlsx":
+    if suffixes(path)[0] != ".xlsx":
         return ""
     with damage_told(path, (Exception,)), _workbook(path) as workbook:
         first, *others = (sheet.title for sheet in workbook.worksheets)

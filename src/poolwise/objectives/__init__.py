@@ -20,8 +20,7 @@ from poolwise.objectives.decoder import WeakDecoder
 from poolwise.objectives.none import NoObjective
 from poolwise.objectives.rating import Rating
 from poolwise.objectives.segments import NextSegment, SegmentOrder
-from poolwise.settings import UserError, problems_with, typed, unknown_key
-from poolwise.words import nearest
+from poolwise.settings import UserError, not_one_of, problems_by_name, typed, unknown_key
 
 COMBINED = "combined"
 """The name under which several objectives are one."""
@@ -88,10 +87,9 @@ def problems_with_objective(settings: Mapping[str, Any], where: str) -> list[str
     name = settings.get("name", "")
     if name == COMBINED:
         return _problems_with_parts(settings, where)
-    if name not in OBJECTIVES:
-        known = [*OBJECTIVES, COMBINED]
-        return [f"{where}name={name!r}: must be one of {', '.join(known)}{nearest(str(name), known)}"]
-    return problems_with(OBJECTIVES[name], {key: value for key, value in settings.items() if key != "name"}, where)
+    if str(name) not in OBJECTIVES:
+        return [not_one_of(f"{where}name", name, [*OBJECTIVES, COMBINED])]
+    return problems_by_name(settings, OBJECTIVES, where)
 
 
 def _problems_with_parts(settings: Mapping[str, Any], where: str) -> list[str]:
@@ -104,7 +102,7 @@ def _problems_with_parts(settings: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(parts, Mapping) or not parts or not all(isinstance(part, Mapping) for part in parts.values()):
         return [*found, f"{where}parts={parts!r}: must be a group of objectives, each with its settings"]
     for key, part in parts.items():
-        if part.get("name") not in OBJECTIVES or part["name"] == NoObjective.name:
+        if str(part.get("name")) not in OBJECTIVES or part["name"] == NoObjective.name:
             allowed = ", ".join(name for name in OBJECTIVES if name != NoObjective.name)
             found.append(f"{where}parts.{key}.name={part.get('name')!r}: must be one of {allowed}")
         elif part["name"] != key:

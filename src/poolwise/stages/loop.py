@@ -126,6 +126,7 @@ class Job(ABC):
         else:
             trainer.validate(stage, data, verbose=False)
             stage.on_train_end()
+        speed["compiles_layers"] = stage.compiles_layers  # false where it was tried and failed
         record = output.record
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results |= {"processes": ranks.size()} if ranks.size() > 1 else {}
@@ -231,7 +232,7 @@ def check_same(job: Job) -> None:
 
 def _do(job: Job, place: str, sweep: Sequence[Job], number: int) -> None:
     try:
-        results = train(job, place, to_do(sweep[number:]), first=number <= 1)
+        results = train(job, place, sweep[number:], first=number <= 1)
     except Stopped as stop:
         kept = (job.folder / resume.CHECKPOINT).exists()
         does = "goes on where it was stopped" if kept else "starts this run anew"
@@ -290,7 +291,7 @@ def train(job: Job, place: str, later: Sequence[Job], first: bool) -> dict[str, 
                 for warning in job.data_warnings:
                     warn_once(f"data={settings.data.name}: {warning}")
 
-            screen = TrainingScreen(len(later))
+            screen = TrainingScreen(lambda: len(to_do(later)))
             try:
                 job.carry_out(Output(record, run_loggers, screen, checkpoints, announce_start))
             except Exception as error:
@@ -359,7 +360,9 @@ def batches_an_epoch(job: Job, data: TextDataModule) -> int | None:
 
 def limited_batches(job: Job, batches: int) -> int:
     """How many of the batches an epoch trains on, by the limit that a person may have set as Lightning reads it."""
-    limit = job.settings.trainer.get("limit_train_batches", 1.0)
+    limit = job.settings.trainer.get("limit_train_batches")
+    if limit is None:
+        return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
@@ -440,6 +443,7 @@ def earlier_time_in_words(settings: CommonSettings, stage: str, length: Sequence
         for folder in (settings.runs_dir / stage).glob("*")
         if (record := read_record(folder)) is not None
         and record["status"] == "finished"
+        and {"config", "material", "wall_seconds"} <= record.keys()
         and record.get("steps") != 0
         and all(record["config"][key] == settings.config[key] for key in ("data", "model"))
         and length_of(record["material"][GROUPS[stage]]) == length

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from poolwise import ranks
 from poolwise.data.arrangement import Arrangement, halves, single
-from poolwise.data.batching import Batch, Request, SortedBatches
+from poolwise.data.batching import Batch, Request, batches_to_read
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.durable import is_kept, sealed_draft_of
 from poolwise.encoder import MaskedLMWithPooler
@@ -29,7 +29,6 @@ from poolwise.words import counted
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
 ROWS = "rows"
 
 
@@ -144,9 +143,8 @@ def cls_states(
     model.to(device).eval()
     states = torch.empty(2 if arrangement == "halves" else 1, len(texts), model.config.hidden_size)
     with torch.no_grad():
-        batches = SortedBatches(texts.lengths, BATCH)
-        for requests in track(batches, "  reading", console=console, transient=True, disable=not console.is_terminal):
-            examples = np.array([example for _, example in requests])
+        batches = batches_to_read(texts.lengths, model.config.hidden_size, device)
+        for examples in track(batches, "  reading", console=console, transient=True, disable=not console.is_terminal):
             rows = halves(texts, examples) if arrangement == "halves" else single(texts, examples)
             mask = torch.from_numpy(rows.present.astype(np.int64)).to(device)
             body = model.body(torch.from_numpy(rows.token_ids).to(device), attention_mask=mask)

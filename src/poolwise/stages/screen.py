@@ -3,7 +3,7 @@
 import math
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -53,9 +53,9 @@ class TrainingScreen(lightning.Callback):
     shows it, so that training never waits for it.
     """
 
-    def __init__(self, later: int) -> None:
+    def __init__(self, later: Callable[[], int]) -> None:
         """Args:
-        later: how many jobs of the sweep come after this one, for the estimate of the whole; 0 for a single run.
+        later: counts the jobs of the sweep that come after this one, for the estimate of the whole; 0 of a single run.
         """
         self.later = later
         self.console = Console(highlight=False, quiet=not ranks.is_first())
@@ -157,8 +157,8 @@ class TrainingScreen(lightning.Callback):
         self.estimated = True
         whole = now - self.started + seconds_left
         words = f"  time    {roughly(whole)} by the speed of the first steps"
-        if self.later:
-            words += f"; {roughly(whole * (1 + self.later))} with the {self.later} after it"
+        if later := self.later():
+            words += f"; {roughly(whole * (1 + later))} with the {later} after it"
         self.console.print(words, soft_wrap=True)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

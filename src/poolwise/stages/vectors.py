@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from poolwise.data.batching import Batch, Request, SortedBatches
+from poolwise.data.batching import Batch, Request, batches_to_read
 from poolwise.data.tokens import TokenisedTexts
 from poolwise.durable import BrokenFileError, draft_beside, flush, is_found_whole, seal, take_room
 from poolwise.machine import check_room
@@ -25,11 +25,10 @@ from poolwise.representations import Pooler, Representation, StoredStates, Token
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised by hand when this module's output changes for the same input; part of every cache key."""
 KINDS = ("first", "mean", "max")
 """What is kept of a layer: see `StoredStates`."""
-BATCH = 64
 MANY = 4096
 """Texts whose vectors are formed at a time."""
 
@@ -133,8 +132,7 @@ def encode(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> No
     }
     for kind in KINDS:
         take_room(folder / f"{kind}.npy")
-    for requests in SortedBatches(texts.lengths, BATCH):
-        examples = np.array([example for _, example in requests])
+    for examples in batches_to_read(texts.lengths, encoder.config.hidden_size, device):
         token_ids, present = texts.padded(examples)
         mask = torch.from_numpy(present.astype(np.int64)).to(device)
         output = encoder(torch.from_numpy(token_ids).to(device), attention_mask=mask, output_hidden_states=True)
