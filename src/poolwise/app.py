@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
@@ -274,6 +274,12 @@ def first_job(overrides: Sequence[str]) -> list[str]:
     return jobs_of(overrides)[0]
 
 
+@lru_cache(maxsize=4096)  # of a sweep, whose jobs share most of them
+def parsed_override(override: str) -> ParsedOverride:
+    """As Hydra's grammar reads it."""
+    return OverridesParser.create().parse_override(override)
+
+
 class Compositions:
     """Configs of a sweep's jobs. Hydra takes some tenths of a second for each; of jobs that differ in single values,
     and not in choices, it composes the first one, in which these are then changed as it changes them."""
@@ -287,7 +293,7 @@ class Compositions:
         Raises:
             HydraException: as there.
         """
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = [parsed_override(override) for override in overrides]
         values = [override for override in parsed if is_value(override)]
         others = [override for override in parsed if not is_value(override)]
         unordered = [other.key_or_group for other in others if not is_choice(other)]

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -147,9 +147,9 @@ def claimed(folder: Path, runs: Path, wait: bool) -> Iterator[None]:
         HeldElsewhereError: another process holds it, and `wait` is false.
         UserError: a link leads out of `runs`.
     """
-    check_inside(folder.parent, runs)
+    check_inside((folder.parent, folder), runs)
     folder.mkdir(parents=True, exist_ok=True)
-    check_inside(folder, runs)
+    check_inside(folder.iterdir(), runs)
     file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
@@ -189,10 +189,11 @@ def held_by(folder: Path) -> str | None:
     return None
 
 
-def check_inside(folder: Path, runs: Path) -> None:
-    """Raise a UserError if `folder`, or a file in it, is a link that leads out of `runs`."""
-    for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
-        if not place.resolve().is_relative_to(runs.resolve()):
+def check_inside(places: Iterable[Path], runs: Path) -> None:
+    """Raise a UserError if one of the places is a link that leads out of `runs`."""
+    inside = runs.resolve()
+    for place in places:
+        if not place.resolve().is_relative_to(inside):
             raise UserError(f"{place} is a link that leads out of {runs}, and nothing is written there; remove it")
 
 

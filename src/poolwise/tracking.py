@@ -197,7 +197,8 @@ def start_wandb(settings: WandbLogging, record: RunRecord, runs: Path) -> "wandb
     """
     import wandb
 
-    check_inside(runs / "wandb", runs)
+    own = runs / "wandb"
+    check_inside((own, *(own.iterdir() if own.is_dir() else ())), runs)
     mode = wandb_mode(settings.mode)
     if mode == "online":
         try:

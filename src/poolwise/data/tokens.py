@@ -9,10 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow
@@ -282,16 +283,22 @@ def truncation(texts: Mapping[str, TokenisedTexts], max_length: int) -> dict[str
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what the tokenizer does; truncation and padding, which calls change, are left out."""
-    return _hash_of(tokenizer.backend_tokenizer.to_str())
+    """SHA-256 of what the tokenizer does; truncation and padding, which calls change, are left out.
+
+    Kept for each tokenizer, as a sweep asks several times a job, until a word is added to it.
+    """
+    pieces, known = _HASHES.get(tokenizer, (0, ""))
+    if pieces != len(tokenizer):
+        description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        for changing in ("truncation", "padding"):
+            description.pop(changing)
+        known = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+        _HASHES[tokenizer] = (len(tokenizer), known)
+    return known
 
 
-@lru_cache(maxsize=16)  # a sweep asks it of one tokenizer several times a job
-def _hash_of(description_of_tokenizer: str) -> str:
-    description: dict[str, Any] = json.loads(description_of_tokenizer)
-    for changing in ("truncation", "padding"):
-        description.pop(changing)
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+_HASHES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
+"""How many word pieces a tokenizer had when it was asked, and its hash."""
 
 
 def kept_wordpiece(

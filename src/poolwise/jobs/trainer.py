@@ -1,6 +1,8 @@
 """Arguments of Lightning's trainer: which of them change numbers, and which are refused before work starts."""
 
 import inspect
+import json
+from functools import lru_cache
 from typing import Annotated, Any
 
 import lightning
@@ -47,9 +49,18 @@ CPU_PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
 def platform(trainer: dict[str, Any]) -> dict[str, Any]:
     """Device class and precision as Lightning resolves them, and trainer arguments that change numbers.
 
+    Args:
+        trainer: the arguments, plain data.
+
     Raises:
         UserError: Lightning or this machine does not take one of the arguments.
     """
+    return dict(_platform(json.dumps(trainer, sort_keys=True)))
+
+
+@lru_cache(maxsize=16)  # a trainer looks for plugins in all packages that are installed
+def _platform(given: str) -> dict[str, Any]:
+    trainer: dict[str, Any] = json.loads(given)
     try:
         resolved = lightning.Trainer(
             **trainer_arguments(trainer),
