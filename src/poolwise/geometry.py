@@ -59,9 +59,9 @@ def effective_rank(vectors: Float[Tensor, "N D"]) -> float:
 def mean_cosine(vectors: Float[Tensor, "N D"]) -> float:
     """Mean cosine over all pairs of different texts, from -1 / (N - 1) to 1; NaN for fewer than two texts."""
     units = functional.normalize(vectors.double(), dim=1)
-    cosines = units @ units.T
     count = len(vectors)
-    return float(cosines.sum() - cosines.trace()) / (count * (count - 1)) if count > 1 else float("nan")
+    over_all_pairs = units.sum(dim=0).square().sum() - units.square().sum()
+    return float(over_all_pairs) / (count * (count - 1)) if count > 1 else float("nan")
 
 
 def alignment(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"]) -> float:

@@ -2,13 +2,26 @@
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from poolwise.stages.probe import STRENGTHS, Fold, Probe, Standardised, fit, fit_best, fit_each, fit_folds
+from poolwise.stages import probe
+from poolwise.stages.probe import (
+    STRENGTHS,
+    Fold,
+    Probe,
+    Standardised,
+    fit,
+    fit_best,
+    fit_each,
+    fit_folds,
+    softmax_and_log,
+)
 
 
 def points(classes: int, examples: int = 300, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +54,28 @@ def test_class_weights_are_those_of_scikit_learn(classes: int) -> None:
     probe = fit(vectors, labels, classes, 0.1, weighted=True)
     np.testing.assert_allclose(probe.weights, reference.coef_, atol=2e-3)
     assert np.abs(fit(vectors, labels, classes, 0.1).weights - reference.coef_).max() > 0.01
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_probabilities_are_those_of_scipy_bit_for_bit(classes: int) -> None:
+    logits = 30 * np.random.default_rng(0).normal(size=(500, classes))
+    logits[0] = 0.0
+    for own, expected in zip(softmax_and_log(logits), (softmax, log_softmax), strict=True):
+        np.testing.assert_array_equal(own, expected(logits, axis=1))
+
+
+def test_a_fit_has_one_thread_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    seen: list[int] = []
+    minimum = probe.minimize
+    monkeypatch.setattr(probe, "minimize", lambda *given, **how: seen.extend(threads()) or minimum(*given, **how))
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threads()
+        fit(np.eye(4), np.arange(4) % 2, 2, 1.0)
+        assert threads() == before
+    assert set(seen) == {1}
 
 
 def test_a_unit_that_never_varies_changes_nothing() -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from unittest.mock import Mock
 
 import lightning
 import numpy as np
@@ -273,6 +274,18 @@ def test_matthews_of_a_constant_answer_is_zero():
     scores, labels = Scores("dev", 2), (torch.arange(100) < 10).long()
     scores.update({"examples": torch.arange(100), "labels": labels}, torch.tensor([[1.0, 0.0]]).repeat(100, 1))
     assert scores.finish()[0]["dev/matthews"].item() == 0.0
+
+
+def test_scores_that_could_not_be_finished_are_not_those_of_the_next(monkeypatch):
+    logits, labels = np.eye(3), np.arange(3)
+    expected, _ = scores_of("dev", logits, labels)
+    with monkeypatch.context() as failing:
+        failing.setattr(Scores, "finish", Mock(side_effect=RuntimeError("out of luck")))
+        with pytest.raises(RuntimeError, match="out of luck"):
+            scores_of("dev", logits, np.zeros(3, np.int64))
+    found, predictions = scores_of("dev", logits, labels)
+    assert found == expected
+    assert predictions["labels"].tolist() == [0, 1, 2]
 
 
 def test_scores_start_anew_after_finish():

@@ -51,7 +51,7 @@ from poolwise.settings import (
 from poolwise.stages.loop import Job, plain
 from poolwise.stages.sentiment import Sentiment, SentimentClassifier, calibrated_figures, recall_by_class
 from poolwise.stages.stage import Stage
-from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, is_stored, stored_states
+from poolwise.stages.vectors import BatchesWithLayers, StatesOnDisk, states_in, stored_states
 from poolwise.trained import Notes, fitted_temperature, place_from, save
 from poolwise.words import some
 
@@ -246,10 +246,12 @@ class SentimentJob(Job):
         Of an encoder in a file that has a pooler this is all that is loaded, where its states are kept.
         """
         path = self.chosen.path
-        are_kept = all(is_stored(folder, texts[split]) for split, folder in self.states_folders.items())
+        found = {split: states_in(folder, texts[split]) for split, folder in self.states_folders.items()}
+        kept = {split: states for split, states in found.items() if states is not None}
+        are_kept = len(kept) == len(found)
         alone = are_kept and path is not None and checkpoints.has_pooler(path)
         model, representation = self.load(pooler_alone=alone)
-        return model, representation, self.stored(model, texts)
+        return model, representation, kept if are_kept else self.stored(model, texts)
 
     def encoder(self) -> tuple[Any, str]:
         """The encoder with its pooler, and the status of that pooler."""

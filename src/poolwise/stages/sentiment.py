@@ -6,6 +6,7 @@ vectors are kept.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -213,10 +214,19 @@ def scores_of(
     split: str, logits: Float[ndarray, "N C"], labels: Int[ndarray, " N"]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The figures and predictions of a split, as `Scores.finish` gives them, from logits of its examples in order."""
-    scores = Scores(split, logits.shape[1])
+    scores = _scores_of_split(split, logits.shape[1])
     batch = {"labels": torch.from_numpy(labels), "examples": torch.arange(len(labels))}
-    scores.update(batch, torch.from_numpy(logits))
-    return scores.finish()
+    try:
+        scores.update(batch, torch.from_numpy(logits))
+        return scores.finish()
+    except Exception:
+        _scores_of_split.cache_clear()  # it holds what it could not finish
+        raise
+
+
+@lru_cache(maxsize=8)  # torchmetrics takes as long to make its metrics as to compute them, and a sweep asks often
+def _scores_of_split(split: str, classes: int) -> Scores:
+    return Scores(split, classes)
 
 
 def calibrated_figures(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> dict[str, float]:

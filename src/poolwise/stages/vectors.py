@@ -76,13 +76,12 @@ def layers_of(kept: Mapping[str, Tensor]) -> list[StoredStates]:
     return [StoredStates(dict(zip(KINDS, states, strict=True)).__getitem__) for states in layers]
 
 
-def is_stored(folder: Path, texts: TokenisedTexts) -> bool:
-    """Whether the states of these texts are in `folder`, and whole."""
+def states_in(folder: Path, texts: TokenisedTexts) -> StatesOnDisk | None:
+    """The states of these texts in `folder`; None where they are not there, or not whole."""
     try:
-        StatesOnDisk(folder, texts)
+        return StatesOnDisk(folder, texts)
     except (OSError, ValueError, EOFError):
-        return False
-    return True
+        return None
 
 
 def stored_states(encoder: Any, texts: TokenisedTexts, folder: Path, device: str) -> StatesOnDisk:
