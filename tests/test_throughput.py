@@ -32,11 +32,27 @@ def bench(monkeypatch):
 
 
 def test_the_page_has_the_tables_of_the_figures_beside_it(summary):
-    page = (FOLDER / "README.md").read_text().splitlines()
+    page = (FOLDER / "README.md").read_text()
     results = pandas.read_csv(FOLDER / "results.csv")
-    tables = [line for line in summary.lines(results, summary.summary(results)) if line]
-    assert len(tables) > 60
-    assert [line for line in tables if line not in page] == []
+    table = summary.summary(results)
+    assert len(list(summary.lines(results, table))) > 60
+    assert summary.with_tables(page, results, table) == page
+
+
+def test_the_best_of_a_peer_is_the_faster_one_of_a_round(summary):
+    facts = {"part": "stage1", "size": "tiny", "texts": "mr", "round": 0, "steps": 1, "flops": 1.0, "limit": 1e3}
+    systems = {"Trainer, defaults": (10.0, 100.0), "Trainer, best settings": (20.0, 400.0)}
+    systems["poolwise, MLM alone"] = (2.0, 200.0)
+    rows = [
+        facts | {"system": name, "tokens": 1000, "seconds": seconds, "peak_mib": peak}
+        for name, (seconds, peak) in systems.items()
+    ]
+    table = summary.summary(pandas.DataFrame(rows))
+    own = table.set_index("system").loc["poolwise, MLM alone"]
+    assert own[["to_defaults", "to_best"]].tolist() == [5.0, 5.0]
+    heads, _, row, _ = summary.aims(table)
+    assert heads.endswith("| share of limit | memory, x defaults | memory, x best |")
+    assert row == "| stage1, tiny, mr | MLM alone | 1 | 5.00 | **5.00** | 50% | 2.00 | **0.50** |"
 
 
 def test_ratios_are_medians_of_those_within_a_round(summary):

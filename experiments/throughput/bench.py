@@ -551,7 +551,7 @@ def growth(folder: Path, size: str) -> dict[str, dict[str, float]]:
 
 
 def asked(words: str | None, choices: Collection[str]) -> tuple[Path, list[str]]:
-    """What a command asks for that measures some of these: `DATA FOLDER [NAME ...]`.
+    """What a command asks for that measures some of these on a CPU: `DATA FOLDER [NAME ...]`; it ends where a GPU is.
 
     Returns:
         The folder, with models and texts in it, and the names; all of them where none is given.
@@ -563,6 +563,9 @@ def asked(words: str | None, choices: Collection[str]) -> tuple[Path, list[str]]
     given = parser.parse_args()
     if unknown := set(given.names) - set(choices):
         parser.error(f"{', '.join(unknown)}: must be among {', '.join(choices)}")
+    if HAS_GPU:
+        print(f"{parser.prog}: is of a CPU, and nothing is measured where there is a GPU; see gpu.py")
+        raise SystemExit(0)
     folder = given.folder.absolute()
     prepare(given.data, folder)
     return folder, given.names or list(choices)
