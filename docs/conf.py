@@ -7,6 +7,7 @@ project = "poolwise"
 author = "the authors of poolwise"
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/*/README.md"]
+include_patterns += ["experiments/*/report/*.md"]  # which these link to
 exclude_patterns = [".*", "runs", "docs/_build", "tests", "src"]
 extensions = ["myst_parser"]
 myst_heading_anchors = 3

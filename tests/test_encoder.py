@@ -137,17 +137,24 @@ def test_compiled_layers_compute_what_layers_do_in_training_alone(config, monkey
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as torch looks at it
-def test_layers_that_cannot_be_compiled_are_computed_as_they_are(config, monkeypatch, caplog):
+@pytest.mark.parametrize("fails", ["forward", "backward"])
+def test_layers_that_cannot_be_compiled_are_computed_as_they_are(config, monkeypatch, caplog, fails):
     def broken(graph, inputs):
         raise RuntimeError("no compiler here\nand more")
 
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    def whole(graph, inputs):
+        return make_boxed_func(graph.forward)
+
+    compilers = {"fw_compiler": whole, "bw_compiler": broken} if fails == "backward" else {"fw_compiler": broken}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=aot_autograd(**compilers)))
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     model = BertForMaskedLMWithPooler(config).train()
     expected = model(IDS, MASK, labels=LABELS).loss
     model.compile_layers()
     assert model.compiles_layers
-    assert model(IDS, MASK, labels=LABELS).loss.item() == expected.item()
+    loss = model(IDS, MASK, labels=LABELS).loss
+    assert loss.item() == expected.item()
+    loss.backward()
     assert not model.compiles_layers
     (told,) = (each.getMessage() for each in caplog.records if each.name == "poolwise.encoder")  # once
     assert told.startswith("WARNING: layers cannot be compiled, and are computed as they are: ")

@@ -248,7 +248,7 @@ def test_precision_is_what_this_machine_multiplies_fast(monkeypatch, gain, chose
 
 def test_the_machine_is_asked_once_and_its_answer_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert 0.001 < machine.measured_gain("cpu") < 50  # 0.009 on a processor that has no bf16 at all
+    assert 0 < machine.measured_gain("cpu") < 50  # 0.009 on a processor that has no bf16 at all
     answers = iter([1.49996, 2.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(machine, "measured_gain", lambda device: next(answers))
     ask = MEASURED.__wrapped__  # as each process does once

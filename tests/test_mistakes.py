@@ -68,12 +68,12 @@ MISTAKES = {
     "an objective of stage 1 as a value": (
         ["stage1.objective=bow"],
         2,
-        ["stage1.objective=bow: is chosen by objective@stage1.objective=bow"],
+        ["stage1.objective=bow: is a group, chosen by objective@stage1.objective=bow\n"],
     ),
     "no objective of stage 1": (
         ["stage1.objective=null"],
         2,
-        ["stage1.objective=None: is chosen by objective@stage1.objective="],
+        ["stage1.objective=null: is a group, chosen by objective@stage1.objective=NAME\n"],
     ),
     "lists in place of names": (
         ["repr.name=[cls]", "logger.name=[csv]", "stage1.objective.name=[bow]"],

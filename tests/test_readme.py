@@ -83,7 +83,7 @@ def test_the_commands_run(program, tmp_path, monkeypatch, capsys):
                 report.main()
     printed = capsys.readouterr().out
     assert "runs/report/index.html" in printed
-    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + (4 + 9 + 3 + 1) + 12 + 3
+    assert len(list((tmp_path / "runs/sentiment").glob("*/record.json"))) == 12 + (4 + 9 + 9 + 1) + 12 + 3
     assert len(list((tmp_path / "runs/mlm").glob("*/export"))) == 3 + 2 + 1 + 5
 
 

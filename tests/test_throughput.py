@@ -51,7 +51,7 @@ def test_the_best_of_a_peer_is_the_faster_one_of_a_round(summary):
     own = table.set_index("system").loc["poolwise, MLM alone"]
     assert own[["to_defaults", "to_best"]].tolist() == [5.0, 5.0]
     heads, _, row, _ = summary.aims(table)
-    assert heads.endswith("| share of limit | memory, x defaults | memory, x best |")
+    assert heads.endswith("| share of limit | memory, x defaults | memory, x best settings |")
     assert row == "| stage1, tiny, mr | MLM alone | 1 | 5.00 | **5.00** | 50% | 2.00 | **0.50** |"
 
 

@@ -105,7 +105,7 @@ def drawn(table: pandas.DataFrame) -> Figure:
 
 
 def aims(table: pandas.DataFrame) -> Iterator[str]:
-    """What poolwise has reached in each part, size and texts, as Markdown; in bold where that is the aim."""
+    """What poolwise reached in each part, size and texts, as Markdown; in bold where each round reached the aim."""
     heads = ["part, size, texts", "poolwise", "rounds", "x defaults", "x best", "share of limit"]
     rows = []
     for (part, size, texts), cell in table.groupby(["part", "size", "texts"], sort=False):
@@ -119,7 +119,7 @@ def aims(table: pandas.DataFrame) -> Iterator[str]:
                     row["system"].removeprefix("poolwise, "),
                     str(row["rounds"]),
                     *(
-                        f"{bold(number(row[name], '.2f'), row[name] >= least.get(name, np.inf))} "
+                        f"{bold(number(row[name], '.2f'), row[f'{name}_min'] >= least.get(name, np.inf))} "
                         f"{least_and_most(row, name)}".strip()
                         for name in ("to_defaults", "to_best")
                     ),
@@ -130,7 +130,7 @@ def aims(table: pandas.DataFrame) -> Iterator[str]:
                     *(bold(number(times, ".2f"), times <= 1) for times in memory),
                 ]
             )
-    yield from markdown([*heads, "memory, x defaults", "memory, x best"], rows, words=2)
+    yield from markdown([*heads, "memory, x defaults", "memory, x best settings"], rows, words=2)
 
 
 def bold(words: str, is_met: bool) -> str:

@@ -169,6 +169,7 @@ class MaskedLMWithPooler(PreTrainedModel):  # type: ignore[misc]
         and layers stay as they are.
         """
         torch._functorch.config.donated_buffer = False  # a loss's gradient alone is asked of a graph that is kept
+        torch._functorch.config.force_non_lazy_backward_lowering = True  # else it fails in the backward pass
         for layer in self.body.get_submodule(self.family.layers):
             layer.forward = self._compiled_in_training(layer)
         self.compiles_layers = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from poolwise import ranks
 from poolwise import settings as types
-from poolwise.objectives import problems_with_long_texts, problems_with_objective, reads_ratings
+from poolwise.objectives import COMBINED, OBJECTIVES, problems_with_long_texts, problems_with_objective, reads_ratings
 from poolwise.representations import REPRESENTATIONS
 from poolwise.settings import keys_of, not_one_of, problems_by_name, problems_with, unknown_key
 
@@ -78,7 +78,9 @@ def missing_in(config: Plain, allowed: Sequence[str]) -> list[str]:
     found += [f"stage1.{key} is missing" for key in ("objective", "seed") if key not in stage1]
     objective = stage1.get("objective", {})
     if not isinstance(objective, dict):
-        found.append(f"stage1.objective={objective}: is chosen by objective@stage1.objective={objective}")
+        given = "null" if objective is None else objective
+        chosen = objective if objective in (*OBJECTIVES, COMBINED) else "NAME"
+        found.append(f"stage1.objective={given}: is a group, chosen by objective@stage1.objective={chosen}")
     return found
 
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NUMERICS_VERSION = 7
-"""Raised by hand when the code's numbers change for the same settings; part of every run key."""
+"""Raised by hand when the code's numbers change for the same settings, by more than rounding, which threads and
+processors change too; part of every run key."""
 
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.jsonl"

@@ -336,6 +336,22 @@ def test_a_missing_run_costs_its_draw_and_not_the_part_of_draws(tmp_path):
     assert any("lack draws of labels that others have" in limit and "cls" in limit for limit in report.limits)
 
 
+def test_seeds_are_whole_numbers_beside_runs_that_have_none(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "mean", seed, [seed], 0.9, stage1_seed=seed)
+        for draw in (1, 2, 3):
+            seeds = {"label_seed": draw, "head_seed": 10 * draw + seed}
+            write_run(tmp_path, "cls", 100 * seed + draw, [draw], 0.9, stage1_seed=seed, labels=8, **seeds)
+            write_run(tmp_path, "pooler", 100 * seed + draw, [draw], 0.9, stage1_seed=seed, labels=8, **seeds)
+    write_run(tmp_path, "max", 1, [1], 0.9, objective=None)
+    few = [condition(tmp_path, name) for name in ("cls", "pooler")]
+    assert {str(kind) for kind in few[0].seeds().drop(columns="folder").dtypes} == {"int64"}
+    assert matched(few) is not None
+    (one, other), axes = paired_answers(few)
+    assert one.shape == other.shape
+    assert axes == paired_answers(few)[1]
+
+
 def test_a_draw_that_a_head_lacks_is_told_too(tmp_path):
     for head in (1, 2, 3):
         for draw in (1, 2, 3):

@@ -350,6 +350,19 @@ TOLD: dict[str, tuple[str, bytes | None, str]] = {
         "2 texts empty (lines 1, 3); fill them in",
     ),
     "empty objects alone": ("objects.json", b'{"data": [{}, {}]}', "2 texts empty (objects 1, 2); fill them in"),
+    "Parquet with a damaged note of datasets": (
+        "note.parquet",
+        parquet_of(
+            pyarrow.table(
+                {"text": ["a"], "label": [1]},
+                schema=pyarrow.schema(
+                    {"text": pyarrow.string(), "label": pyarrow.int64()},
+                    metadata={"huggingface": '{"info": {"features": {"label": {"names": ["bad"]}}}}'},
+                ),
+            )
+        ),
+        "not a whole .parquet file (what datasets noted of its columns cannot be read",
+    ),
     "Parquet texts that are lists": ("lists.parquet", parquet(text=[["a"]], label=[1]), "row 1: text is a list"),
     "Parquet texts that are bytes": ("bytes.parquet", parquet(text=[b"a"], label=[1]), "row 1: text is a bytes"),
     # labels

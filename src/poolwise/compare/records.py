@@ -400,7 +400,8 @@ class Condition:
             columns["label_seed"] = self.runs["label_seed"]
         if self.adapted:
             columns["stage1_seed"] = self.runs["stage1_seed"]
-        return pandas.DataFrame({**columns, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
+        whole = {name: seeds.astype(int) for name, seeds in columns.items()}  # floats where other runs have none
+        return pandas.DataFrame({**whole, "folder": self.runs["folder"]}).sort_values([*columns, "folder"])
 
     @cached_property
     def accuracy(self) -> Estimate:

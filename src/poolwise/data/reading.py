@@ -400,10 +400,17 @@ def parquet_rows(path: str) -> Iterator[PlacedRow]:
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """The names of classes that `datasets` noted in an Arrow schema, by column."""
+    """The names of classes that `datasets` noted in an Arrow schema, by column.
+
+    Raises:
+        ValueError: the note is damaged.
+    """
     if b"huggingface" not in (schema.metadata or {}):
         return {}
-    features = Features.from_arrow_schema(schema)
+    try:
+        features = Features.from_arrow_schema(schema)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"what datasets noted of its columns cannot be read: {error}") from error
     return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
 

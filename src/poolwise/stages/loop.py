@@ -122,11 +122,13 @@ class Job(ABC):
         output.announce(lambda: start_facts(self, trainer, data) | {"speed": speed_in_words(speed)})
         self.note_truncation(output.record, data.texts)
         if self.trains:
-            trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
+            try:
+                trainer.fit(stage, data, ckpt_path=output.checkpoints.path, weights_only=True)
+            finally:
+                speed["compiles_layers"] = stage.compiles_layers  # false where it was tried and failed
         else:
             trainer.validate(stage, data, verbose=False)
             stage.on_train_end()
-        speed["compiles_layers"] = stage.compiles_layers  # false where it was tried and failed
         record = output.record
         record.results["metrics"] = plain(trainer.callback_metrics)
         record.results |= {"processes": ranks.size()} if ranks.size() > 1 else {}

@@ -219,7 +219,7 @@ def scores_of(
     try:
         scores.update(batch, torch.from_numpy(logits))
         return scores.finish()
-    except Exception:
+    except BaseException:
         _scores_of_split.cache_clear()  # it holds what it could not finish
         raise
 
