@@ -269,6 +269,17 @@ def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
     return jobs_of([*(f"{key}={value}" for key, value in swept.items() if key not in asked), *overrides])
 
 
+def settings_of(jobs: Sequence[Sequence[str]]) -> list[types.MLMSettings | types.SentimentSettings]:
+    """The settings of each of these jobs, given as its overrides.
+
+    Raises:
+        UserError: a setting of one is wrong.
+    """
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        configs = Compositions()
+        return [typed_settings(configs.of(overrides), overrides) for overrides in jobs]
+
+
 def first_job(overrides: Sequence[str]) -> list[str]:
     """The first of the jobs of a sweep."""
     return jobs_of(overrides)[0]

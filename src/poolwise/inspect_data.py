@@ -28,13 +28,12 @@ from transformers import PreTrainedTokenizerBase
 from poolwise import checkpoints
 from poolwise.app import (
     COMPOSING_ERRORS,
-    composed,
     job_of,
     jobs_of,
     prepared,
     quieten,
+    settings_of,
     sweep_of,
-    typed_settings,
 )
 from poolwise.command_line import program, stage1_command
 from poolwise.data.contamination import THRESHOLD
@@ -150,8 +149,7 @@ def settings_of_runs(words: Sequence[str], sweeps: bool = False) -> list[Setting
         UserError: one is wrong, or jobs differ in data or model.
     """
     settings = [word for word in prepared([*words, *(["-m"] if sweeps else [])]) if word != "-m"]
-    jobs = sweep_of(settings) if sweeps else jobs_of(settings)
-    every = [typed_settings(composed(overrides), overrides) for overrides in jobs]
+    every = settings_of(sweep_of(settings) if sweeps else jobs_of(settings))
     if any((each.data, each.model) != (every[0].data, every[0].model) for each in every):
         raise UserError(f"{' '.join(words)}: several data sets or models; inspect one at a time")
     return every
