@@ -295,7 +295,7 @@ def test_runs_that_are_the_same_or_read_the_same_states_count_once(inspected, ow
         return Estimate(0.0, 600.0, "from 8 timed steps") if len(timed) == 1 else Estimate(60.0, 120.0, "from 9 texts")
 
     monkeypatch.setattr("poolwise.jobs.timing.estimate", estimate)
-    sweep = ["encoder=base,stage1", "labels_per_class=2,all", "label_seed=1,2", "stage1.seed=1,2", "repr=cls"]
+    sweep = ["encoder=base,stage1", "labels_per_class=2,all", "label_seed=1,2", "stage1.seed=1,2", "seed=1", "repr=cls"]
     told = " ".join(inspected(*own, "stage=sentiment", "protocol=probe", *sweep, "-m")[1].split())
     assert "stage 1: about 20 min for 2 runs, from 8 timed steps; " in told
     assert f"stage 2: about {3 + 2 * 9} min for 9 runs, from 9 texts of each of 2 kinds" in told
