@@ -273,12 +273,6 @@ def _not_to_be_had(path: str, error: Exception) -> str:
     )
 
 
-def holds_pooler(path: str) -> bool:
-    """Whether a folder's or hub name's weights are also those of a pooler."""
-    with safe_open(weights_file(path), framework="pt") as weights:
-        return any("pooler." in name for name in weights.keys())  # noqa: SIM118
-
-
 def weights_file(path: str) -> Path:
     """The safetensors file of a folder or hub name.
 

@@ -118,13 +118,7 @@ def principal_components(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N 2"]:
 
 def vector_geometry(vectors: Float[Tensor, "E D"], labels: Int64[Tensor, " E"]) -> dict[str, float]:
     """Measures of this module of what stage 2 classifies; `alignment` is that of classes."""
-    return {
-        "texts": float(len(vectors)),
-        "effective_rank": effective_rank(vectors),
-        "mean_cosine": mean_cosine(vectors),
-        "uniformity": uniformity(vectors),
-        "alignment": class_alignment(vectors, labels),
-    }
+    return {**_measured(vectors), "alignment": class_alignment(vectors, labels)}
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ COMPILING_SECONDS, COMPILED_GAIN = 14.0, 1.27
 
 
 def has_compiler() -> bool:
-    """Whether there is a C compiler, which torch's own calls: without one layers would stay as they are, unsaid."""
+    """Whether there is a C compiler, which torch's own calls: without one compiling would fail, and is not tried."""
     named = os.environ.get("CC", "").split()[:1]
     return any(shutil.which(name) for name in named or ("gcc", "clang"))
 

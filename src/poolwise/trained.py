@@ -273,7 +273,7 @@ def load(run: str | Path) -> TrainedClassifier:
         raise UserError(f"{path} is not the encoder that {folder} was trained on: its weights have changed since")
     with quiet():
         body, _ = encoder.load_encoder(path, pooler_required=False)
-    pooler = body.pooler if checkpoints.holds_pooler(path) else None
+    pooler = body.pooler if checkpoints.has_pooler(path) else None
     representation = build_representation(notes.representation, EncoderShape.of(body.config))
     classifier = SentimentClassifier(body, representation, len(notes.label_names), dropout=0.0)
     file = folder / MODEL_FOLDER / WEIGHTS_FILE

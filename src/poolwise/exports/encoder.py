@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from poolwise.checkpoints import PROVENANCE_FILE, WEIGHTS_FILE, check_family, holds_pooler, provenance_of
+from poolwise.checkpoints import PROVENANCE_FILE, WEIGHTS_FILE, check_family, has_pooler, provenance_of
 from poolwise.families import family_of
 from poolwise.trained import TrainedClassifier, place_of
 
@@ -17,7 +17,7 @@ RANDOM_POOLER = (
 
 def has_random_pooler(folder: Path) -> bool:
     """Whether `AutoModel` draws a pooler for an export."""
-    return check_family(str(folder)).has_pooler and not holds_pooler(str(folder))
+    return check_family(str(folder)).has_pooler and not has_pooler(str(folder))
 
 
 def readings(trained: TrainedClassifier) -> list[str]:

