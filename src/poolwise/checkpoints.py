@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from poolwise.durable import hash_of_file
 from poolwise.families import POOLER_KEYS, Family, body_with_pooler, family_named
 from poolwise.machine import is_plain_name, stay_offline_without_hub
 from poolwise.runs import EXPORT_FOLDER
@@ -390,5 +391,4 @@ def _facts(file: Path) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _hash_of(file: Path, _size: int, _changed: int) -> str:
     """The hash of a file as it was when it had this size and this time of change."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hash_of_file(file)

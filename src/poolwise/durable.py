@@ -85,6 +85,12 @@ def flush(path: Path) -> None:
         os.close(number)
 
 
+def hash_of_file(file: Path) -> str:
+    """SHA-256 in hex of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def seal(path: Path) -> None:
     """Have a file end with the SHA-256 of all before it, where readers of its format do not look."""
     with path.open("rb+") as stream:

@@ -30,7 +30,7 @@ import pandas
 
 from poolwise import ranks
 from poolwise.command_line import conf_dir
-from poolwise.durable import draft_of, flush
+from poolwise.durable import draft_of, flush, hash_of_file
 from poolwise.settings import UserError
 from poolwise.words import kind_and_words, without_secrets
 
@@ -387,12 +387,6 @@ def damaged_file(folder: Path, record: Mapping[str, Any]) -> Path | None:
         if entry in record and not (file.is_file() and hash_of_file(file) == record[entry]):
             return file
     return None
-
-
-def hash_of_file(file: Path) -> str:
-    """SHA-256 in hex of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache

@@ -32,6 +32,7 @@ from poolwise.data.reading import (
     read_rows,
     suffixes,
 )
+from poolwise.durable import hash_of_file
 from poolwise.machine import is_plain_name, stay_offline_without_hub
 from poolwise.settings import TextPer, UserError
 from poolwise.words import first_line, some
@@ -414,8 +415,8 @@ def _fingerprint_of_files(names: Mapping[str, str]) -> str:
 def _hash_of_files(names: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for path, name in names.items():
-        with damage_told(path), Path(path).open("rb") as stream:
-            own = hashlib.file_digest(stream, "sha256").hexdigest()
+        with damage_told(path):
+            own = hash_of_file(Path(path))
         digest.update(f"{name} {own}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
